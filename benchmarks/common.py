@@ -1,0 +1,57 @@
+"""What the benchmarks share: timing, the place of the reference data, and results written as JSON."""
+
+import datetime
+import json
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from lesjax.io import atomic_path
+
+
+ROOT = pathlib.Path(__file__).resolve().parent
+SHARED = pathlib.Path(os.environ.get("LESJAX_SHARED", ROOT.parent.parent / "shared"))
+
+
+def shared(relative: str) -> pathlib.Path:
+    """A file of the shared data; exits with a message where it is absent."""
+    path = SHARED / relative
+    if not path.exists():
+        sys.exit(f"This benchmark needs {relative}, looked for below {SHARED}; set LESJAX_SHARED to its folder.")
+    return path
+
+
+def interleaved(functions: dict[str, Callable[[], object]], rounds: int = 15) -> tuple[dict, dict]:
+    """Median run time (ms) and first-call time (s) of each function, run in turn so that noise hits all alike."""
+    first = {}
+    for name, function in functions.items():
+        start = time.perf_counter()
+        jax.block_until_ready(function())
+        first[name] = round(time.perf_counter() - start, 3)
+        for _ in range(2):
+            jax.block_until_ready(function())
+    times = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            jax.block_until_ready(function())
+            times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: round(float(np.median(t)), 4) for name, t in times.items()}, first
+
+
+def write_json(path: str | pathlib.Path, result: dict) -> None:
+    """Write a result with what it ran on and the command that made it; the file appears whole or not at all."""
+    header = {
+        "command": "python " + " ".join([str(pathlib.Path("benchmarks") / pathlib.Path(sys.argv[0]).name), *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
+        "jax": jax.__version__,
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps({**header, **result}, indent=1) + "\n")

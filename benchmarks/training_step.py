@@ -1,0 +1,124 @@
+"""Time of one training step, against the published PyTorch code and against reverse-over-reverse derivatives.
+
+    python benchmarks/training_step.py --json benchmarks/results/training_step.json
+"""
+
+import argparse
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import interleaved, shared, write_json
+
+from lesjax import io
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models.potential import initial_parameters, predict
+from lesjax.training.config import TrainingSection
+from lesjax.training.data import make_dataset, reference_energies, take
+from lesjax.training.losses import Weights, loss
+from lesjax.training.step import initial_state, make_step
+
+
+PEPTIDE = {"n_radial": 12, "n_embedding": 4}
+# reference_ms: one step of the published PyTorch code on 2 cores, given with the reference data
+CASES = {
+    "dipeptides_l4_nu3_bchi": {
+        "file": "data/dipeptides/train.xyz",
+        "frames": 4,
+        "reference_ms": 1380.0,
+        "representation": {"cutoff": 4.5, "max_l": 4, "max_nu": 3, "messages": (("Bchi",),), "bchi_shared": False, **PEPTIDE},
+        "long_range": {},
+    },
+    "dipeptides_l2_nu2": {
+        "file": "data/dipeptides/train.xyz",
+        "frames": 4,
+        "reference_ms": 110.0,
+        "representation": {"cutoff": 5.5, "max_l": 2, "max_nu": 2, **PEPTIDE},
+        "long_range": {},
+    },
+    "dimers_CC_epoch": {
+        "file": "data/dimers/CC_train.xyz",
+        "frames": 10,
+        "reference_ms": 447.0,
+        "representation": {
+            "cutoff": 5.0, "cutoff_p": 5.0, "max_l": 2, "max_nu": 2, "n_radial": 8, "n_embedding": 3,
+            "messages": (("M", "Ar", "Bchi"),),
+        },
+        "long_range": {"n_channels": 4, "separate_representation": True, "hidden": (24, 12), "k_cutoff": 2 * np.pi / 3},
+    },
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", default=None)
+    parser.add_argument("--rounds", type=int, default=11)
+    arguments = parser.parse_args()
+    results = {}
+    for name, case in CASES.items():
+        frames = io.read(shared(case["file"]))[: case["frames"]]
+        labels = [io.labels(atoms) for atoms in frames]
+        elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
+        config = ModelConfig(
+            representation=CACEConfig(elements=elements, **case["representation"]),
+            long_range=LongRangeConfig(**case["long_range"]),
+            reference_energies=reference_energies(elements, frames, labels),
+        )
+        section = TrainingSection()
+        dataset = make_dataset(config, frames, labels)
+        # one bucket: the published code takes the four structures in one step as well
+        (bucket,) = dataset.buckets if len(dataset.buckets) == 1 else make_dataset_in_one(config, frames, labels)
+        rows, mask = jnp.arange(len(frames)), jnp.ones(len(frames), bool)
+        weights = Weights(energy=1.0, forces=1.0)
+        rate = jnp.asarray(1e-4, jnp.float32)
+        step = make_step(config, section)
+        params = initial_parameters(config, 0)
+        state = initial_state(section, params)
+
+        def run() -> jax.Array:
+            nonlocal state
+            state, value = step(state, bucket, rows, mask, rate, weights)  # noqa: B023
+            return value
+
+        @jax.jit
+        def reverse_over_reverse(params, bucket, rows, mask):
+            batch = take(bucket, rows, mask)
+            one = partial(predict, config, with_stress=False)  # noqa: B023
+
+            def loss_fn(params):
+                prediction = jax.vmap(one, in_axes=(None, 0, 0))(params, batch.system, batch.solver)
+                return loss(prediction, batch, Weights(energy=1.0, forces=1.0))
+
+            return jax.value_and_grad(loss_fn)(params)
+
+        functions = {"step": run, "reverse_over_reverse": lambda: reverse_over_reverse(params, bucket, rows, mask)}
+        times, first = interleaved(functions, arguments.rounds)
+        results[name] = {
+            "ms": times["step"],
+            "compile_s": first["step"],
+            "reference_torch_ms": case["reference_ms"],
+            "speedup": round(case["reference_ms"] / times["step"], 2),
+            "reverse_over_reverse_ms": times["reverse_over_reverse"],
+            "reverse_over_reverse_compile_s": first["reverse_over_reverse"],
+            "padded_shape": list(bucket.system.neighbors.shape),
+        }
+        print(name, results[name], flush=True)
+    if arguments.json:
+        write_json(arguments.json, {"dtype": str(rate.dtype), "cases": results})
+
+
+def make_dataset_in_one(config, frames, labels):
+    """All frames in one bucket."""
+    from lesjax.training import data
+
+    data_plan = data.plan_buckets
+    data.plan_buckets = partial(data_plan, max_buckets=1)
+    try:
+        return make_dataset(config, frames, labels).buckets
+    finally:
+        data.plan_buckets = data_plan
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Latent Ewald Summation in JAX: long-range electrostatics learned from energies and forces.
+
+`import lesjax` is light: Flax is imported when `Potential` or `load` is first used.
+"""
+
+from typing import TYPE_CHECKING
+
+from lesjax import ewald as ewald, units as units
+from lesjax.system import System as System
+
+
+if TYPE_CHECKING:
+    from lesjax.models import Potential as Potential, load as load
+
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name in ("Potential", "load"):
+        from lesjax import models
+
+        return getattr(models, name)
+    raise AttributeError(f"module 'lesjax' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Generators of training sets with exactly known energies and forces."""

@@ -1,0 +1,4 @@
+"""Latent Ewald sums on plain arrays."""
+
+from lesjax.ewald.solver import Solver as Solver, make_solver as make_solver, stack_solvers as stack_solvers
+from lesjax.ewald.sums import energy as energy, field as field, potential as potential, self_energy as self_energy

@@ -1,0 +1,129 @@
+"""Planning on the host: which sum, which k-vectors. Needs values, so it cannot be traced."""
+
+import math
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float
+from scipy.special import erfcinv
+
+
+DEFAULT_ACCURACY = 1e-4
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Solver:
+    """What `energy`, `potential` and `field` need besides the atoms; made by `make_solver`.
+
+    Attributes:
+        sigma: smearing width σ of the Gaussian charges, Å. A leaf: it can be differentiated and learned.
+        kmask: which of the k-vectors (n1, ±n2, ±n3) take part, for the four signs; None for open boundaries.
+            It stays fixed while the cell strains, so that energy and stress are smooth.
+        method: "direct" or "open".
+    """
+
+    sigma: Float[np.ndarray | Array, "*b"]
+    kmask: Bool[np.ndarray | Array, "*b 4 n1 n2 n3"] | None
+    method: str = field(metadata={"static": True})
+
+
+def make_solver(
+    cell: Float[np.ndarray | Array, "3 3"],
+    pbc: bool | tuple[bool, bool, bool],
+    *,
+    n_atoms: int,
+    sigma: float = 1.0,
+    k_cutoff: float | None = None,
+    accuracy: float | None = None,
+    method: str = "auto",
+) -> Solver:
+    r"""Plan the sum for a cell. Runs on the host in numpy and cannot be traced.
+
+    The k-vectors left out change the forces of uncorrelated charges by the relative amount
+    :math:`\sqrt{\operatorname{erfc}(\sigma k_c)}`, the tail of :math:`\int (k\, w(k))^2 k^2 dk` with
+    :math:`w = e^{-\sigma^2 k^2 / 2} / k^2`; `accuracy` is that amount and gives the cutoff.
+
+    Args:
+        cell: lattice vectors as rows, Å; ignored for open boundaries.
+        pbc: periodic in all directions, or in none.
+        n_atoms: number of atoms; decides between the methods as soon as there are several.
+        sigma: smearing width σ, Å.
+        k_cutoff: largest \|k\|, 1/Å (2π/dl of the published code). Exclusive with `accuracy`.
+        accuracy: relative error of the forces; 1e-4 if neither is given.
+        method: "auto", "direct" (periodic) or "open" (no direction periodic).
+
+    Raises:
+        ValueError: for a singular cell, mixed boundaries, non-positive or contradictory settings.
+    """
+    periodic = (pbc,) * 3 if isinstance(pbc, (bool, np.bool_)) else tuple(bool(p) for p in pbc)
+    expected = "direct" if all(periodic) else "open"
+    if any(periodic) and not all(periodic):
+        raise ValueError(
+            f"`pbc` must be periodic in all directions or in none for the long-range sum, got {periodic}. "
+            "Put a slab into a cell with vacuum and set all three, or set none for a cluster."
+        )
+    if method not in ("auto", expected):
+        raise ValueError(f"`method` must be 'auto' or '{expected}' for pbc {periodic}, got {method!r}.")
+    if n_atoms < 1:
+        raise ValueError(f"`n_atoms` must be at least 1, got {n_atoms}.")
+    if not sigma > 0:
+        raise ValueError(f"`sigma` must be positive, got {sigma}.")
+    if k_cutoff is not None and accuracy is not None:
+        raise ValueError(f"Give `k_cutoff` or `accuracy`, not both; got {k_cutoff} and {accuracy}.")
+    width = np.asarray(sigma, dtype=jax.dtypes.canonicalize_dtype(float))
+    if expected == "open":
+        return Solver(sigma=width, kmask=None, method="open")
+    if k_cutoff is None:
+        k_cutoff = cutoff_for_accuracy(DEFAULT_ACCURACY if accuracy is None else accuracy, sigma)
+    return Solver(sigma=width, kmask=make_kmask(np.asarray(cell, float), k_cutoff), method="direct")
+
+
+def cutoff_for_accuracy(accuracy: float, sigma: float) -> float:
+    """Reciprocal cutoff, 1/Å, that leaves the relative force error `accuracy`; see `make_solver`."""
+    if not 0 < accuracy < 1:
+        raise ValueError(f"`accuracy` must lie between 0 and 1, got {accuracy}.")
+    return float(erfcinv(accuracy**2)) / sigma
+
+
+def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarray, "4 n1 n2 n3"]:
+    """Mark the k-vectors (n1, ±n2, ±n3), n >= 0, with 0 < |k| <= `k_cutoff`, 1/Å."""
+    if not k_cutoff > 0:
+        raise ValueError(f"`k_cutoff` must be positive, got {k_cutoff}.")
+    lengths = np.linalg.norm(cell, axis=1)
+    if abs(np.linalg.det(cell)) <= 1e-9 * np.prod(lengths) or not np.all(np.isfinite(cell)):
+        raise ValueError(
+            f"`cell` is singular: {cell.tolist()}. For a system without periodic images set pbc to False."
+        )
+    # n_a = k·a/2π, so |n_a| <= k_c |a|/2π; the tolerance keeps vectors that lie on the sphere
+    sizes = [math.floor(k_cutoff * length / (2 * math.pi) * (1 + 1e-12)) + 1 for length in lengths]
+    n1, n2, n3 = np.meshgrid(*map(np.arange, sizes), indexing="ij")
+    integers = np.stack([np.stack([n1, s2 * n2, s3 * n3], -1) for s2 in (1, -1) for s3 in (1, -1)])
+    kvectors = integers @ (2 * math.pi * np.linalg.inv(cell).T)
+    k_squared = np.sum(kvectors**2, axis=-1)
+    kmask = (k_squared > 0) & (k_squared <= k_cutoff**2 * (1 + 1e-12)) & np.any(integers != 0, axis=-1)
+    if not kmask.any():
+        raise ValueError(
+            f"`k_cutoff` = {k_cutoff:.3g} 1/Å leaves no k-vector in a cell with edges {lengths.round(3).tolist()} Å: "
+            "the box is too small for this smearing. Repeat the cell or raise `k_cutoff`."
+        )
+    return kmask
+
+
+def stack_solvers(solvers: list[Solver]) -> Solver:
+    """Stack the solvers of several systems along a leading axis for `vmap`, k-grids padded to one shape.
+
+    Raises:
+        ValueError: for solvers of different methods.
+    """
+    methods = {solver.method for solver in solvers}
+    if len(methods) != 1:
+        raise ValueError(f"`solvers` must share one method to be stacked, got {sorted(methods)}.")
+    sigma = np.stack([np.asarray(solver.sigma) for solver in solvers])
+    masks = [np.asarray(solver.kmask) for solver in solvers if solver.kmask is not None]
+    if not masks:
+        return Solver(sigma=sigma, kmask=None, method="open")
+    shape = np.max([mask.shape for mask in masks], axis=0)
+    padded = [np.pad(mask, [(0, int(n - m)) for n, m in zip(shape, mask.shape, strict=True)]) for mask in masks]
+    return Solver(sigma=sigma, kmask=np.stack(padded), method=methods.pop())

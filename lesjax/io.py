@@ -1,0 +1,150 @@
+"""Extended-xyz files: structures and their labels under configurable keys."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ase
+import ase.io
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names under which a file holds its labels; the first one that a frame has is used.
+
+    They are looked up in the comment line, in the columns, and in the results of ase's calculator, where ase
+    puts some names while reading.
+    """
+
+    energy: tuple[str, ...] = ("REF_energy", "energy")
+    forces: tuple[str, ...] = ("REF_forces", "forces", "force")
+    stress: tuple[str, ...] = ("REF_stress", "stress")
+    charges: tuple[str, ...] = ("REF_charges", "charges")
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Labels:
+    """Reference values of one structure, NaN where there is none. Leading axes ``*b`` when stacked.
+
+    Attributes:
+        energy: total energy, eV.
+        forces: eV/Å.
+        stress: eV/Å³, ASE's sign.
+        charges: e.
+    """
+
+    energy: Float[Array | np.ndarray, "*b"]
+    forces: Float[Array | np.ndarray, "*b n 3"]
+    stress: Float[Array | np.ndarray, "*b 3 3"]
+    charges: Float[Array | np.ndarray, "*b n"]
+
+    def pad_to(self, n_atoms: int) -> "Labels":
+        """Pad the rows of one structure with NaN; host only."""
+        extra = (0, n_atoms - len(self.forces))
+        return Labels(
+            energy=self.energy,
+            forces=np.pad(self.forces, (extra, (0, 0)), constant_values=np.nan),
+            stress=self.stress,
+            charges=np.pad(self.charges, extra, constant_values=np.nan),
+        )
+
+
+def read(path: str | os.PathLike) -> list[ase.Atoms]:
+    """Read all frames of a file that ase understands.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that cannot be parsed or has no frame.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    frames: list[ase.Atoms] = []
+    try:
+        # frame by frame, so that the message can say which one is broken
+        frames.extend(ase.io.iread(path, index=":"))
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)}: {error!r}") from error
+    if not frames:
+        raise ValueError(f"{str(path)!r} contains no structure.")
+    return frames
+
+
+def write(path: str | os.PathLike, frames: Sequence[ase.Atoms]) -> None:
+    """Write extended xyz; the file appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        ase.io.write(temporary, list(frames), format="extxyz")
+
+
+class atomic_path:  # noqa: N801 (a context manager, used like a function)
+    """Give a temporary path beside `path`, and move it there when the block ends without an error."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = pathlib.Path(path)
+        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> pathlib.Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self.temporary.unlink(missing_ok=True)
+            return
+        with open(self.temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self.temporary, self.path)
+
+
+def labels(atoms: ase.Atoms, keys: Keys | None = None) -> Labels:
+    """Labels of one frame, NaN where it has none.
+
+    Raises:
+        ValueError: for a label of the wrong shape.
+    """
+    keys = keys or Keys()
+    n = len(atoms)
+    return Labels(
+        energy=_find(atoms, keys.energy, ()),
+        forces=_find(atoms, keys.forces, (n, 3)),
+        stress=_stress(atoms, keys.stress),
+        charges=_find(atoms, keys.charges, (n,)),
+    )
+
+
+def _lookup(atoms: ase.Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
+    results = getattr(atoms.calc, "results", None) or {}
+    for name in names:
+        for place in (atoms.info, atoms.arrays, results):
+            if place.get(name) is not None:
+                return name, np.asarray(place[name], dtype=np.float64)
+    return None
+
+
+def _find(atoms: ase.Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    found = _lookup(atoms, names)
+    if found is None:
+        return np.full(shape, np.nan)
+    name, value = found
+    if value.size != int(np.prod(shape)):
+        raise ValueError(f"`{name}` has shape {value.shape} where {shape} is needed.")
+    return value.reshape(shape)
+
+
+def _stress(atoms: ase.Atoms, names: Sequence[str]) -> np.ndarray:
+    """A 3x3 matrix from nine numbers or from six in Voigt order (xx, yy, zz, yz, xz, xy)."""
+    found = _lookup(atoms, names)
+    if found is None:
+        return np.full((3, 3), np.nan)
+    name, value = found
+    if value.size == 6:
+        xx, yy, zz, yz, xz, xy = value.ravel()
+        return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+    if value.size != 9:
+        raise ValueError(f"`{name}` has shape {value.shape}; a stress has 6 (Voigt) or 9 numbers.")
+    return value.reshape(3, 3)

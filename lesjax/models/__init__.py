@@ -1,0 +1,9 @@
+"""Models: the only Flax modules of lesjax, and `Potential`, which joins them."""
+
+from lesjax.models.config import (
+    CACEConfig as CACEConfig,
+    LongRangeConfig as LongRangeConfig,
+    ModelConfig as ModelConfig,
+)
+from lesjax.models.potential import Potential as Potential, Prediction as Prediction
+from lesjax.models.storage import load as load

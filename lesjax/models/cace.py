@@ -1,0 +1,167 @@
+r"""Cartesian Atomic Cluster Expansion as a Flax Linen module.
+
+The atomic basis of atom i, for radial channel r, angular function a of order l and element channel (s, q):
+
+    A_i[a, r, (s,q)] = θ_q(z_i) Σ_b W^l[b, r, (s,q)] Σ_j θ_s(z_j) R_b(r_ij) f_c(r_ij) x^lx y^ly z^lz
+
+The sum over neighbours is one small matrix product per atom; the receiver's embedding and the radial
+mixing W come after the sum (the paper has them inside: the same numbers, for a fraction of the work).
+Messages of layer t, with the same mixing W and per-order weights c, p, λ:
+
+    memory  A^t[a, r, k] c^l[r, k]
+    Ar      Σ_j A_j^t[a, r, k] p^l[r, k] e^{-λ^l[r, k] r_ij} f_c(r_ij)
+    Bchi    Σ_j (edge features as above) · h^{l,k}(B_j^t),  h one dense layer
+
+Source: Cheng, npj Comput. Mater. 10, 157 (2024), doi:10.1038/s41524-024-01332-4.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lesjax.models import basis
+from lesjax.models.config import CACEConfig
+from lesjax.models.symmetrize import symmetrized_products
+from lesjax.numerics import safe_norm
+from lesjax.system import System, pair_vectors
+
+
+class CACE(nn.Module):
+    """Invariant features of each atom's neighbourhood."""
+
+    config: CACEConfig
+
+    @nn.compact
+    def __call__(self, system: System) -> Float[Array, "n f"]:
+        """Features of each atom: layers, invariants, radial and element channels, flattened in this order."""
+        c = self.config
+        dtype = system.positions.dtype
+        species = jnp.asarray(species_index(c.elements))[system.atomic_numbers]
+        embedding = nn.initializers.normal(1.0)
+        senders = self.param("sender_embedding", embedding, (len(c.elements), c.n_embedding), dtype)
+        receivers = self.param("receiver_embedding", embedding, (len(c.elements), c.n_embedding), dtype)
+        frequencies = self.param("bessel_frequencies", _harmonics, (c.n_bessel, c.cutoff), dtype)
+        if not c.trainable_bessel:
+            frequencies = jax.lax.stop_gradient(frequencies)
+        mixing_shape = (c.max_l + 1, c.n_bessel, c.n_radial, c.n_embedding, c.n_embedding)
+        mixing = self.param("radial_mixing", nn.initializers.normal(c.n_bessel**-0.5), mixing_shape, dtype)
+
+        vectors = pair_vectors(system)
+        distances = safe_norm(vectors, jnp.asarray(system.neighbor_mask))
+        envelope = jnp.where(system.neighbor_mask, self._cutoff(distances), 0.0)
+        radial = basis.bessel_functions(distances, frequencies, c.cutoff) * envelope[..., None]
+        angular = basis.angular_functions(vectors / distances[..., None], c.max_l)
+        theta_s = senders[species][system.neighbors]
+        theta_q = receivers[species]
+
+        n, m = system.shape
+        edges = (angular[..., :, None] * theta_s[..., None, :]).reshape(n, m, -1)
+        summed = jnp.einsum("nmb,nmx->nbx", radial, edges).reshape(n, c.n_bessel, -1, c.n_embedding, 1)
+        a = mix_radial(summed, mixing, c.max_l) * theta_q[None, :, None, None, :]
+        features = [self._products(a)]
+        for layer, messages in enumerate(c.messages):
+            a = self._pass_messages(
+                f"layer{layer}", messages, a, features[-1], system, distances, envelope, radial, angular, theta_s,
+                theta_q, mixing,
+            )  # fmt: skip
+            features.append(self._products(a))
+        return jnp.concatenate(features, axis=1)
+
+    def _cutoff(self, distances: Float[Array, "n m"]) -> Float[Array, "n m"]:
+        if self.config.cutoff_function == "cosine":
+            return basis.cosine_cutoff(distances, self.config.cutoff)
+        return basis.polynomial_cutoff(distances, self.config.cutoff, self.config.cutoff_p)
+
+    def _products(self, a: Float[Array, "a n r s q"]) -> Float[Array, "n f"]:
+        """Invariants, flattened per atom as (invariant, radial, sender, receiver)."""
+        n = a.shape[1]
+        products = symmetrized_products(a.reshape(a.shape[0], -1), self.config.max_l, self.config.max_nu)
+        return products.reshape(products.shape[0], n, -1).swapaxes(0, 1).reshape(n, -1)
+
+    def _pass_messages(
+        self,
+        name: str,
+        messages: tuple[str, ...],
+        a: Float[Array, "a n r s q"],
+        features: Float[Array, "n f"],
+        system: System,
+        distances: Float[Array, "n m"],
+        envelope: Float[Array, "n m"],
+        radial: Float[Array, "n m b"],
+        angular: Float[Array, "n m a"],
+        theta_s: Float[Array, "n m s"],
+        theta_q: Float[Array, "n q"],
+        mixing: Float[Array, "l b r s q"],
+    ) -> Float[Array, "a n r s q"]:
+        c = self.config
+        dtype = a.dtype
+        n, m = system.shape
+        order = basis.order_of_function(c.max_l)
+        per_order = (c.max_l + 1, c.n_radial, c.n_embedding, c.n_embedding)
+        total = jnp.zeros_like(a)
+        if "M" in messages:
+            memory = self.param(f"{name}_memory", nn.initializers.ones, per_order, dtype)
+            total += a * memory[order][:, None]
+        if "Ar" in messages:
+            prefactor = self.param(f"{name}_prefactor", nn.initializers.ones, per_order, dtype)
+            decay = self.param(f"{name}_decay", nn.initializers.constant(0.5), per_order, dtype)
+            exponent = -distances[..., None] * decay.reshape(1, 1, -1)
+            weights = jnp.exp(exponent) * envelope[..., None]  # [n, m, (l r s q)]
+            weights = weights.reshape(n, m, c.max_l + 1, -1)[:, :, order]
+            senders = a.transpose(1, 0, 2, 3, 4).reshape(n, len(order), -1)[system.neighbors]
+            message = jnp.sum(weights * senders, axis=1).reshape(n, *a.shape[:1], *a.shape[2:])
+            total += c.message_scale * message.transpose(1, 0, 2, 3, 4) * prefactor[order][:, None]
+        if "Bchi" in messages:
+            n_filters = 1 if c.bchi_shared else (c.max_l + 1) * c.n_embedding**2
+            filters = nn.Dense(n_filters, name=f"{name}_bchi", param_dtype=dtype)(features)
+            h = filters[system.neighbors].reshape(n, m, *((1, 1, 1) if c.bchi_shared else (-1, *per_order[2:])))
+            scaled = h * theta_s[:, :, None, :, None]
+            sizes = basis.block_sizes(c.max_l)
+            parts = []
+            start = 0
+            for l, size in enumerate(sizes):
+                edges = radial[..., :, None] * angular[..., None, start : start + size]
+                channel = scaled[:, :, min(l, scaled.shape[2] - 1)].reshape(n, m, -1)
+                part = jnp.einsum("nmx,nmy->nxy", edges.reshape(n, m, -1), channel)
+                parts.append(part.reshape(n, c.n_bessel, size, c.n_embedding, -1))
+                start += size
+            summed = jnp.concatenate(parts, axis=2)
+            total += c.message_scale * mix_radial(summed, mixing, c.max_l) * theta_q[None, :, None, None, :]
+        return total
+
+
+def mix_radial(
+    summed: Float[Array, "n b a s p"], mixing: Float[Array, "l b r s q"], max_l: int
+) -> Float[Array, "a n r s q"]:
+    """Mix the radial functions: Σ_b W^l[b, r, s, q] A[n, b, a, s, p], with p = q, or p of length one for all q.
+
+    One matrix product per order, with the element channels as its batch.
+    """
+    n, n_bessel, _, n_s, n_p = summed.shape
+    n_radial, n_q = mixing.shape[2], mixing.shape[4]
+    columns = n_q // n_p
+    mixed = []
+    start = 0
+    for l, size in enumerate(basis.block_sizes(max_l)):
+        block = summed[:, :, start : start + size].transpose(3, 4, 2, 0, 1).reshape(n_s * n_p, size * n, n_bessel)
+        weights = mixing[l].reshape(n_bessel, n_radial, n_s, n_p, columns).transpose(2, 3, 0, 1, 4)
+        product = jnp.einsum("xzb,xbw->xzw", block, weights.reshape(n_s * n_p, n_bessel, n_radial * columns))
+        product = product.reshape(n_s, n_p, size, n, n_radial, columns).transpose(2, 3, 4, 0, 1, 5)
+        mixed.append(product.reshape(size, n, n_radial, n_s, n_q))
+        start += size
+    return jnp.concatenate(mixed)
+
+
+def species_index(elements: tuple[int, ...]) -> Int[np.ndarray, " z"]:
+    """Position in `elements` by atomic number; padded and unknown atoms get the first (see `check_elements`)."""
+    table = np.zeros(128, np.int32)
+    table[list(elements)] = np.arange(len(elements))
+    return table
+
+
+def _harmonics(_: Array, shape: tuple[int, float], dtype: jnp.dtype) -> Float[Array, " k"]:
+    """Frequencies nπ/r_c, 1/Å; `shape` holds their number and the cutoff."""
+    n_bessel, cutoff = shape
+    return jnp.arange(1, n_bessel + 1).astype(dtype) * (np.pi / cutoff)

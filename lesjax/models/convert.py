@@ -1,0 +1,177 @@
+"""Published CACE-LES weights, arrays under their published names, to parameters of `LesModel`.
+
+The published features are ordered (radial, invariant, element channel, layer), ours (layer, invariant, radial,
+element channel); channel k = sender · n_embedding + receiver in both. The published sum is
+``norm_factor`` Σ … |S|² / V where ours has 1/(2ε0), so charges are scaled by √(norm_factor · 2ε0).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import PyTree
+
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models.potential import Potential
+from lesjax.models.symmetrize import invariants
+from lesjax.units import COULOMB
+
+
+_MESSAGES = {"NodeMemory": "M", "MessageAr": "Ar", "MessageBchi": "Bchi"}
+
+
+def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potential:
+    """Build a potential from published weights.
+
+    Args:
+        info: hyper-parameters: ``representation`` (one, or two where the charges have their own, theirs
+            first), each with zs, cutoff, cutoff_p, n_rbf, n_radial_basis, n_atom_basis, max_l, max_nu,
+            message_passing, mp_norm_factor; and ``long_range`` with sigma, dl, norm_factor,
+            charge_output_scaling.
+        weights: arrays under their published names, torch layout ([out, in] for dense layers).
+
+    Raises:
+        ValueError: for names that have no place in the model, or a name that is missing.
+    """
+    found = _Weights(weights)
+    representations = [_representation_config(r) for r in info["representation"]]
+    if any(r != representations[0] for r in representations):
+        raise ValueError("`info` has two different representations; lesjax shares the settings of both.")
+    separate = len(representations) == 2
+    if separate:
+        prefixes = {"representation": "models.1.representation.", "charge_representation": "models.0.representation."}
+        energy_prefix, charge_prefix = "models.1.output_modules.0.", "models.0.output_modules.0."
+    else:
+        prefixes = {"representation": "representation."}
+        energy_prefix, charge_prefix = "output_modules.1.", "output_modules.0.les.atomwise."
+    c = representations[0]
+    energy_readout, hidden, linear = _readout(c, found, energy_prefix)
+    charge_readout, charge_hidden, charge_linear = _readout(c, found, charge_prefix)
+    settings = info["long_range"]
+    n_channels = charge_readout["output"]["bias"].shape[0]
+    to_e = (settings["norm_factor"] / (2.0 * np.pi * COULOMB)) ** 0.5
+    config = ModelConfig(
+        representation=c,
+        hidden=hidden,
+        linear=linear,
+        long_range=LongRangeConfig(
+            sigma=settings["sigma"],
+            n_channels=n_channels,
+            charge_scale=settings["charge_output_scaling"] * to_e,
+            hidden=charge_hidden,
+            linear=charge_linear,
+            k_cutoff=2.0 * np.pi / settings["dl"],
+            separate_representation=separate,
+            # the code behind checkpoints with two representations took the sum over all channels away
+            # from each of them
+            self_energies_removed=float(n_channels if separate else 1),
+        ),
+    )
+    params = {name: _representation(c, found, prefix) for name, prefix in prefixes.items()}
+    params |= {"energy_readout": energy_readout, "charge_readout": charge_readout}
+    found.check_all_used()
+    return Potential(params={"params": params}, config=config)
+
+
+class _Weights:
+    """A mapping that remembers what was taken from it."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._weights = dict(weights)
+        self._unused = set(weights)
+
+    def __call__(self, name: str) -> np.ndarray:
+        if name not in self._weights:
+            raise ValueError(f"`weights` has no {name!r}.")
+        self._unused.discard(name)
+        return np.asarray(self._weights[name])
+
+    def has(self, name: str) -> bool:
+        return name in self._weights
+
+    def check_all_used(self) -> None:
+        if self._unused:
+            raise ValueError(f"`weights` has entries without a place in the model: {sorted(self._unused)}.")
+
+
+def _representation_config(r: Mapping) -> CACEConfig:
+    layers, shared = [], True
+    for layer in r["message_passing"]:
+        names = [part for part in layer if isinstance(part, str)]
+        layers.append(tuple(_MESSAGES[name] for name in names))
+        options = next((part for part in layer if isinstance(part, dict)), {})
+        shared = bool(options.get("shared_channels", True))
+    return CACEConfig(
+        elements=tuple(int(z) for z in r["zs"]),
+        cutoff=r["cutoff"],
+        cutoff_p=r["cutoff_p"],
+        n_bessel=r["n_rbf"],
+        n_radial=r["n_radial_basis"],
+        n_embedding=r["n_atom_basis"],
+        max_l=r["max_l"],
+        max_nu=r["max_nu"],
+        messages=tuple(layers),
+        bchi_shared=shared,
+        message_scale=r["mp_norm_factor"],
+    )
+
+
+def _representation(c: CACEConfig, found: _Weights, prefix: str) -> PyTree:
+    per_order = (c.max_l + 1, c.n_radial, c.n_embedding, c.n_embedding)
+
+    def stacked(name: str, *shape: int) -> np.ndarray:
+        return np.stack([found(f"{prefix}{name}.{l}") for l in range(c.max_l + 1)]).reshape(shape or per_order)
+
+    params = {
+        "sender_embedding": found(f"{prefix}node_embedding_sender.embedding_weights"),
+        "receiver_embedding": found(f"{prefix}node_embedding_receiver.embedding_weights"),
+        "bessel_frequencies": found(f"{prefix}radial_basis.bessel_weights"),
+        "radial_mixing": stacked("radial_transform.weights", c.max_l + 1, c.n_bessel, *per_order[1:]),
+    }
+    for layer, messages in enumerate(c.messages):
+        path = f"message_passing_list.{layer}"
+        if "M" in messages:
+            params[f"layer{layer}_memory"] = stacked(f"{path}.0.memory_coef")
+        if "Ar" in messages:
+            params[f"layer{layer}_prefactor"] = stacked(f"{path}.1.prefactor")
+            params[f"layer{layer}_decay"] = stacked(f"{path}.1.invr0")
+        if "Bchi" in messages:
+            dense = f"{prefix}{path}.2.hnet.0.linear"
+            params[f"layer{layer}_bchi"] = {
+                "kernel": _reorder_inputs(c, found(f"{dense}.weight"), n_layers=1),
+                "bias": found(f"{dense}.bias"),
+            }
+    return params
+
+
+def _reorder_inputs(c: CACEConfig, weight: np.ndarray, n_layers: int) -> np.ndarray:
+    """Torch weight [out, (radial, invariant, channel, layer)] to kernel [(layer, invariant, radial, channel), out]."""
+    n_invariants = len(invariants(c.max_l, c.max_nu))
+    split = weight.reshape(-1, c.n_radial, n_invariants, c.n_embedding**2, n_layers)
+    return split.transpose(4, 2, 1, 3, 0).reshape(-1, weight.shape[0])
+
+
+def _readout(c: CACEConfig, found: _Weights, prefix: str) -> tuple[PyTree, tuple[int, ...], bool]:
+    """Parameters of one readout, its hidden widths, and whether it has a linear part."""
+    n_layers = len(c.messages) + 1
+    depth = 0
+    while found.has(f"{prefix}outnet.{depth}.linear.weight"):
+        depth += 1
+    if depth == 0:
+        raise ValueError(f"`weights` has no readout under {prefix + 'outnet'!r}.")
+    params, hidden = {}, []
+    for i in range(depth):
+        weight = found(f"{prefix}outnet.{i}.linear.weight")
+        kernel = _reorder_inputs(c, weight, n_layers) if i == 0 else weight.T
+        params["output" if i == depth - 1 else f"hidden{i}"] = {
+            "kernel": kernel,
+            "bias": found(f"{prefix}outnet.{i}.linear.bias"),
+        }
+        if i < depth - 1:
+            hidden.append(weight.shape[0])
+    linear = found.has(f"{prefix}linear_nn.linear.weight")
+    if linear:
+        params["linear"] = {
+            "kernel": _reorder_inputs(c, found(f"{prefix}linear_nn.linear.weight"), n_layers),
+            "bias": found(f"{prefix}linear_nn.linear.bias"),
+        }
+    return params, tuple(hidden), linear

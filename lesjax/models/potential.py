@@ -1,0 +1,203 @@
+"""`Potential`: parameters and configuration of a trained model, with its energy as a pure function."""
+
+import dataclasses
+import functools
+import pathlib
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from lesjax import ewald
+from lesjax.models.cace import species_index
+from lesjax.models.config import ModelConfig
+from lesjax.models.les import LesModel
+from lesjax.properties import energy_forces_stress
+from lesjax.system import System
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Prediction:
+    """What a potential says of a system. Entries that do not exist for it are None.
+
+    Attributes:
+        energy: total energy with the reference energies of the elements, eV.
+        interaction_energy: total energy without them, eV; it keeps its digits in float32.
+        short_range_energy: short-range part of it, eV.
+        long_range_energy: Ewald part of it, eV; None for a short-range model.
+        forces: eV/Å.
+        stress: eV/Å³, ASE's sign; None unless all directions are periodic.
+        charges: latent charges of each channel, e; None for a short-range model.
+    """
+
+    energy: Float[Array, "*b"]
+    interaction_energy: Float[Array, "*b"]
+    short_range_energy: Float[Array, "*b"]
+    long_range_energy: Float[Array, "*b"] | None
+    forces: Float[Array, "*b n 3"]
+    stress: Float[Array, "*b 3 3"] | None
+    charges: Float[Array, "*b n c"] | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Potential:
+    """A model with its parameters.
+
+    Calling it gives everything; `energy` is the pure function to differentiate, compile and map.
+
+    Attributes:
+        params: parameters as a plain pytree.
+        config: hyper-parameters; static.
+    """
+
+    params: PyTree
+    config: ModelConfig = field(metadata={"static": True})
+
+    @classmethod
+    def create(cls, config: ModelConfig, seed: int = 0) -> "Potential":
+        """A potential with fresh parameters."""
+        return cls(params=initial_parameters(config, seed), config=config)
+
+    @property
+    def cutoff(self) -> float:
+        """Range of the short-range model, Å, for `System.from_ase`."""
+        return self.config.representation.cutoff
+
+    def make_solver(self, system: System) -> ewald.Solver | None:
+        """Plan the long-range sum for the cell of `system`; host only. None for a short-range model."""
+        return make_solver(self.config, system.cell, system.pbc, int(np.sum(system.atom_mask)))
+
+    def energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
+        """Total energy, eV: a pure function of the potential and the system.
+
+        Args:
+            system: one structure.
+            solver: from `make_solver`. It can be left out while the cell of `system` has values; where the cell
+                itself is traced, plan before and pass it.
+
+        Raises:
+            ValueError: for elements that the model does not know (where they have values).
+            TypeError: where the solver is missing and the cell is traced.
+        """
+        return self.interaction_energy(system, solver) + reference_energy(self.config, system)
+
+    def interaction_energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
+        """As `energy`, without the reference energies of the elements."""
+        solver = self._prepare(system, solver)
+        return energy_parts(self.config, self.params, system, solver)[0]
+
+    def __call__(self, system: System, solver: ewald.Solver | None = None) -> Prediction:
+        """Energy, forces, stress and charges of one structure; compiled once per shape. See `energy`."""
+        solver = self._prepare(system, solver)
+        return _predict(self, system, solver)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Write the potential to a folder: JSON for the configuration, safetensors for the parameters."""
+        from lesjax.models import storage
+
+        storage.save(self, path)
+
+    def _prepare(self, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
+        if not isinstance(system.atomic_numbers, jax.core.Tracer):
+            check_elements(self.config.representation.elements, np.asarray(system.atomic_numbers))
+        if solver is not None or self.config.long_range is None:
+            return solver
+        if isinstance(system.cell, jax.core.Tracer):
+            raise TypeError(
+                "`solver` is needed where `system.cell` is traced (inside jit, vmap or a derivative with respect to "
+                "the cell): plan it outside with `solver = potential.make_solver(system)` and pass it."
+            )
+        return self.make_solver(system)
+
+
+def make_solver(config: ModelConfig, cell: Array, pbc: tuple[bool, bool, bool], n_atoms: int) -> ewald.Solver | None:
+    """Plan the long-range sum of a model; host only. Plans are kept for cells seen before."""
+    if config.long_range is None:
+        return None
+    key = np.asarray(cell, np.float64).tobytes() if any(pbc) else b""
+    return _planned(config.long_range, key, tuple(pbc), n_atoms)
+
+
+@functools.lru_cache(maxsize=64)
+def _planned(long_range, cell: bytes, pbc: tuple[bool, bool, bool], n_atoms: int) -> ewald.Solver:
+    array = np.frombuffer(cell).reshape(3, 3) if cell else np.zeros((3, 3))
+    settings = {"sigma": long_range.sigma, "k_cutoff": long_range.k_cutoff, "accuracy": long_range.accuracy}
+    return ewald.make_solver(array, pbc, n_atoms=n_atoms, **settings)
+
+
+def energy_parts(
+    config: ModelConfig, params: PyTree, system: System, solver: ewald.Solver | None
+) -> tuple[Float[Array, ""], dict[str, Array | None]]:
+    """Interaction energy and its parts: short_range, long_range (eV) and charges (e). A pure function."""
+    atomic, charges = LesModel(config).apply(params, system)
+    short_range = jnp.sum(atomic)
+    if charges is None:
+        return short_range, {"short_range": short_range, "long_range": None, "charges": None}
+    assert solver is not None
+    long_range = ewald.energy(solver, system.positions, system.cell, charges, atom_mask=jnp.asarray(system.atom_mask))
+    extra_self_energies = config.long_range.self_energies_removed - 1.0
+    if extra_self_energies:
+        long_range -= extra_self_energies * ewald.self_energy(solver, charges)
+    return short_range + long_range, {"short_range": short_range, "long_range": long_range, "charges": charges}
+
+
+def predict(
+    config: ModelConfig, params: PyTree, system: System, solver: ewald.Solver | None, *, with_stress: bool
+) -> Prediction:
+    """All outputs for one system as a pure function; map it over stacked systems with `jax.vmap`."""
+
+    def energy_fn(positions: Array, cell: Array) -> tuple[Array, dict[str, Array | None]]:
+        moved = dataclasses.replace(system, positions=positions, cell=cell)
+        return energy_parts(config, params, moved, solver)
+
+    energy, forces, stress, parts = energy_forces_stress(
+        energy_fn, jnp.asarray(system.positions), jnp.asarray(system.cell), with_stress=with_stress
+    )
+    return Prediction(
+        energy=energy + reference_energy(config, system),
+        interaction_energy=energy,
+        short_range_energy=parts["short_range"],
+        long_range_energy=parts["long_range"],
+        forces=forces,
+        stress=stress,
+        charges=parts["charges"],
+    )
+
+
+@jax.jit
+def _predict(potential: Potential, system: System, solver: ewald.Solver | None) -> Prediction:
+    return predict(potential.config, potential.params, system, solver, with_stress=all(system.pbc))
+
+
+def reference_energy(config: ModelConfig, system: System) -> Float[Array, ""]:
+    """Sum of the reference energies of the elements over the real atoms, eV."""
+    dtype = system.positions.dtype
+    if not config.reference_energies:
+        return jnp.zeros((), dtype)
+    species = jnp.asarray(species_index(config.representation.elements))[system.atomic_numbers]
+    per_atom = jnp.asarray(np.asarray(config.reference_energies), dtype)[species]
+    return jnp.sum(jnp.where(system.atom_mask, per_atom, 0.0))
+
+
+def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> None:
+    """Raise ValueError for real atoms of an element that the model was not trained on."""
+    unknown = sorted(set(np.unique(atomic_numbers).tolist()) - {0, *elements})
+    if unknown:
+        raise ValueError(
+            f"`system` contains elements with atomic numbers {unknown}, but the model knows only {sorted(elements)}. "
+            "Train on structures that contain them."
+        )
+
+
+def initial_parameters(config: ModelConfig, seed: int) -> PyTree:
+    """Fresh parameters; their shapes depend on the configuration alone."""
+    number = config.representation.elements[0]
+    positions = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    system = System.from_arrays(
+        positions, np.zeros((3, 3)), np.full(2, number), (False, False, False), cutoff=config.representation.cutoff
+    )
+    return LesModel(config).init(jax.random.key(seed), jax.tree.map(jnp.asarray, system))

@@ -1,0 +1,117 @@
+"""One atomic structure, or several stacked ones, as a frozen pytree."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lesjax.neighbors import neighbor_arrays
+
+
+if TYPE_CHECKING:
+    import ase
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class System:
+    """Atoms, cell and padded neighbours. Leading axes ``*b`` appear when systems are stacked for `vmap`.
+
+    Attributes:
+        positions: Cartesian coordinates, Å.
+        cell: lattice vectors as rows, Å; zeros for a cluster.
+        atomic_numbers: 0 for padded atoms.
+        atom_mask: True for real atoms.
+        neighbors: index of each neighbour; a padded entry points to the atom itself.
+        cell_shifts: lattice translation of each neighbour, integers.
+        neighbor_mask: True for real neighbours.
+        pbc: which directions are periodic; static.
+    """
+
+    positions: Float[Array | np.ndarray, "*b n 3"]
+    cell: Float[Array | np.ndarray, "*b 3 3"]
+    atomic_numbers: Int[Array | np.ndarray, "*b n"]
+    atom_mask: Bool[Array | np.ndarray, "*b n"]
+    neighbors: Int[Array | np.ndarray, "*b n m"]
+    cell_shifts: Int[Array | np.ndarray, "*b n m 3"]
+    neighbor_mask: Bool[Array | np.ndarray, "*b n m"]
+    pbc: tuple[bool, bool, bool] = field(metadata={"static": True})
+
+    @classmethod
+    def from_ase(cls, atoms: "ase.Atoms", *, cutoff: float, pbc: bool | tuple[bool, bool, bool] | None = None):
+        """Build a system from ASE atoms; host only.
+
+        Args:
+            atoms: structure; its cell, periodicity, numbers and positions are used.
+            cutoff: range of the short-range model, Å (``potential.cutoff``).
+            pbc: overrides the periodicity of `atoms`, for example False for a molecule in a box.
+
+        Raises:
+            ValueError: for no atoms, coordinates that are not finite, a singular cell.
+        """
+        periodic = tuple(bool(p) for p in (atoms.pbc if pbc is None else np.broadcast_to(pbc, 3)))
+        return cls.from_arrays(
+            np.asarray(atoms.positions), np.asarray(atoms.cell[:]), np.asarray(atoms.numbers), periodic, cutoff=cutoff
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        positions: Float[np.ndarray, "n 3"],
+        cell: Float[np.ndarray, "3 3"],
+        atomic_numbers: Int[np.ndarray, " n"],
+        pbc: tuple[bool, bool, bool],
+        *,
+        cutoff: float,
+    ) -> "System":
+        """Build a system from arrays, in JAX's default floating-point type; host only. See `from_ase`."""
+        neighbors, cell_shifts, neighbor_mask = neighbor_arrays(positions, cell, pbc, cutoff)
+        dtype = jax.dtypes.canonicalize_dtype(float)
+        return cls(
+            positions=positions.astype(dtype),
+            cell=cell.astype(dtype),
+            atomic_numbers=atomic_numbers.astype(np.int32),
+            atom_mask=np.ones(len(positions), bool),
+            neighbors=neighbors,
+            cell_shifts=cell_shifts,
+            neighbor_mask=neighbor_mask,
+            pbc=pbc,
+        )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Padded numbers of atoms and of neighbours per atom."""
+        return self.neighbors.shape[-2], self.neighbors.shape[-1]
+
+    def pad_to(self, n_atoms: int, n_neighbors: int) -> "System":
+        """Pad one system with atoms that carry nothing and have no neighbours; host only.
+
+        Raises:
+            ValueError: if the system is larger.
+        """
+        n, m = self.shape
+        if n_atoms < n or n_neighbors < m:
+            raise ValueError(f"A system of {n} atoms and {m} neighbours does not fit into ({n_atoms}, {n_neighbors}).")
+        extra = ((0, n_atoms - n),)
+        neighbors = np.repeat(np.arange(n_atoms, dtype=np.int32)[:, None], n_neighbors, axis=1)
+        neighbors[:n, :m] = self.neighbors
+        wider = (*extra, (0, n_neighbors - m))
+        return dataclasses.replace(
+            self,
+            positions=np.pad(self.positions, (*extra, (0, 0))),
+            atomic_numbers=np.pad(self.atomic_numbers, extra),
+            atom_mask=np.pad(self.atom_mask, extra),
+            neighbors=neighbors,
+            cell_shifts=np.pad(self.cell_shifts, (*wider, (0, 0))),
+            neighbor_mask=np.pad(self.neighbor_mask, wider),
+        )
+
+
+def pair_vectors(system: System) -> Float[Array, "n m 3"]:
+    """Vectors r_j - r_i + shift · cell from each atom to its neighbours, Å; zero for padded entries."""
+    senders = system.positions[system.neighbors]
+    shifts = jax.numpy.asarray(system.cell_shifts).astype(system.positions.dtype) @ system.cell
+    return senders - system.positions[:, None, :] + shifts

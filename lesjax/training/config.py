@@ -1,0 +1,212 @@
+"""What a training run is told: the tables and keys of the TOML file."""
+
+import dataclasses
+import pathlib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lesjax.io import Keys
+from lesjax.models.config import LongRangeConfig
+from lesjax.training.schema import build
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the structures are.
+
+    Attributes:
+        train: file that ase reads, extended xyz as a rule; relative to the folder of the configuration.
+        valid: file for validation; without one a fraction of `train` is taken.
+        valid_fraction: that fraction.
+        test: file that is evaluated at the end.
+        pbc: overrides the periodicity of all structures, for example false for molecules in a box.
+        keys: names of the labels in the file.
+        reference_energies: "fit" (least squares), "none", or a table of eV per element symbol.
+        max_frames: use only the first frames of `train`.
+    """
+
+    train: str
+    valid: str | None = None
+    valid_fraction: float = 0.1
+    test: str | None = None
+    pbc: bool | tuple[bool, bool, bool] | str = "file"
+    keys: Keys = Keys()
+    reference_energies: str | dict[str, float] = "fit"
+    max_frames: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.valid_fraction < 1:
+            raise ValueError(f"`valid_fraction` must lie in [0, 1), got {self.valid_fraction}.")
+        if isinstance(self.reference_energies, str) and self.reference_energies not in ("fit", "none"):
+            raise ValueError(f"`reference_energies` must be 'fit', 'none' or a table, got {self.reference_energies!r}.")
+        if isinstance(self.pbc, str) and self.pbc != "file":
+            raise ValueError(f"`pbc` must be 'file', true, false or three of them, got {self.pbc!r}.")
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """Hyper-parameters of the model, see `lesjax.models.config`; ``long_range = false`` leaves the charges out.
+
+    `energy_scale` is the root mean square force (eV/Å) of the training set if it is not given.
+    """
+
+    cutoff: float = 5.0
+    cutoff_function: str = "polynomial"
+    cutoff_p: float = 6.0
+    n_bessel: int = 6
+    trainable_bessel: bool = True
+    n_radial: int = 8
+    n_embedding: int = 3
+    max_l: int = 3
+    max_nu: int = 3
+    messages: tuple[tuple[str, ...], ...] = ()
+    bchi_shared: bool = True
+    message_scale: float = 10**-0.5
+    hidden: tuple[int, ...] = (32, 16)
+    linear: bool = True
+    energy_scale: float | None = None
+    long_range: LongRangeConfig | None = field(default_factory=LongRangeConfig)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of the training with its own weights and learning rate.
+
+    Attributes:
+        epochs: passes over the training set.
+        learning_rate: at the start.
+        schedule: "constant", "cosine" (to `final_factor`), "step" (times `factor` every `step_epochs`) or "plateau"
+            (times `factor` when the validation loss has not fallen for `patience` evaluations).
+        final_factor: last over first learning rate of the cosine, and the floor of the plateau.
+        factor: of step and plateau.
+        step_epochs: length of a step.
+        patience: of the plateau, in evaluations.
+        energy_weight: on the squared error of the energy per atom, (eV)^-2.
+        forces_weight: on the mean squared error of the force components, (eV/Å)^-2.
+        stress_weight: on that of the stress, (eV/Å³)^-2.
+        charges_weight: on that of the summed latent charges, e^-2; 0 as LES needs no charges.
+    """
+
+    epochs: int
+    learning_rate: float = 1e-2
+    schedule: str = "cosine"
+    final_factor: float = 1e-2
+    factor: float = 0.5
+    step_epochs: int = 100
+    patience: int = 20
+    energy_weight: float = 1.0
+    forces_weight: float = 1.0
+    stress_weight: float = 0.0
+    charges_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.schedule not in ("constant", "cosine", "step", "plateau"):
+            raise ValueError(f"`schedule` must be constant, cosine, step or plateau, got {self.schedule!r}.")
+        for name in ("epochs", "learning_rate", "final_factor", "factor", "step_epochs", "patience"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
+        weights = [self.energy_weight, self.forces_weight, self.stress_weight, self.charges_weight]
+        if min(weights) < 0 or max(weights) == 0:
+            raise ValueError(f"The weights must not be negative and not all zero, got {weights}.")
+
+
+@dataclass(frozen=True)
+class TrainingSection:
+    """How to train.
+
+    Attributes:
+        seed: of the parameters, the split and the order of the batches.
+        batch_size: structures in one step.
+        phases: one after the other; the optimizer's memory is kept.
+        optimizer: "adam" or "adamw".
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient; 0 leaves it.
+        ema: decay of the average of the parameters that is validated and saved; 0 for none.
+        eval_every: epochs between evaluations.
+        checkpoint_seconds: least time between checkpoints.
+        early_stop: evaluations without a better validation loss after which a phase ends; 0 for never.
+    """
+
+    seed: int = 0
+    batch_size: int = 4
+    phases: tuple[Phase, ...] = (Phase(epochs=100),)
+    optimizer: str = "adam"
+    weight_decay: float = 1e-4
+    clip: float = 10.0
+    ema: float = 0.99
+    eval_every: int = 1
+    checkpoint_seconds: float = 20.0
+    early_stop: int = 0
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("adam", "adamw"):
+            raise ValueError(f"`optimizer` must be adam or adamw, got {self.optimizer!r}.")
+        for name in ("batch_size", "eval_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"`ema` must lie in [0, 1), got {self.ema}.")
+        if not self.phases:
+            raise ValueError("`phases` is empty: give at least one.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run. `output` is its folder, relative to the current one."""
+
+    data: DataConfig
+    output: str
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+
+
+def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read and check a TOML file; relative data files are looked up beside it.
+
+    Args:
+        path: the file.
+        overrides: "a.b=value" with the value in TOML's notation (a bare word is a text).
+
+    Raises:
+        FileNotFoundError: for a missing configuration or data file.
+        ValueError: for anything wrong in it, with the key.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no configuration {str(path)!r}.")
+    try:
+        data = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no TOML file: {error}") from error
+    for override in overrides:
+        _apply(data, override)
+    config = build(RunConfig, data)
+    files = {}
+    for name in ("train", "valid", "test"):
+        value = getattr(config.data, name)
+        if value is None:
+            continue
+        found = path.parent / value if not pathlib.Path(value).is_absolute() else pathlib.Path(value)
+        if not found.is_file():
+            raise FileNotFoundError(f"`data.{name}`: there is no file {str(found)!r}.")
+        files[name] = str(found)
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ValueError(f"`--set` needs key=value, got {override!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *tables, last = key.strip().split(".")
+    place: Any = data
+    for table in tables:
+        place = place[int(table)] if isinstance(place, list) else place.setdefault(table, {})
+        if not isinstance(place, (dict, list)):
+            raise ValueError(f"`--set {override}`: {table!r} is no table.")
+    place[last] = value

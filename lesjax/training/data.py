@@ -1,0 +1,143 @@
+"""From structures to padded, stacked data sets that live on the device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from lesjax import ewald, io
+from lesjax.batching import assign_bucket, plan_buckets, stack
+from lesjax.models.config import ModelConfig
+from lesjax.models.potential import check_elements, make_solver
+from lesjax.system import System
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """Stacked systems of one padded shape.
+
+    Attributes:
+        system: stacked systems.
+        solver: stacked plans of the long-range sum, None for a short-range model.
+        labels: stacked labels; energies without the reference energies of the elements.
+        system_mask: False for systems that only fill up the batch.
+    """
+
+    system: System
+    solver: ewald.Solver | None
+    labels: io.Labels
+    system_mask: Bool[Array | np.ndarray, " b"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """All structures, stacked in a few buckets of one shape each.
+
+    Attributes:
+        buckets: stacked structures.
+        members: index in the original list of each structure of each bucket.
+    """
+
+    buckets: tuple[Batch, ...]
+    members: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.members))
+
+
+def reference_energies(
+    elements: Sequence[int], frames: Sequence[ase.Atoms], labels: Sequence[io.Labels]
+) -> tuple[float, ...]:
+    """Energy of one atom of each element, eV, by least squares over the frames that have an energy."""
+    counts = np.array([[np.sum(atoms.numbers == z) for z in elements] for atoms in frames], float)
+    energies = np.array([float(label.energy) for label in labels])
+    known = np.isfinite(energies)
+    if not known.any():
+        return (0.0,) * len(elements)
+    solution = np.linalg.lstsq(counts[known], energies[known], rcond=None)[0]
+    return tuple(float(e) for e in solution)
+
+
+def subtract_reference(config: ModelConfig, numbers: np.ndarray, energy: float | np.ndarray) -> np.ndarray:
+    """Energy minus the reference energies of its atoms, in float64."""
+    table = dict(zip(config.representation.elements, config.reference_energies, strict=False))
+    return np.asarray(energy, np.float64) - sum(table.get(int(z), 0.0) for z in numbers)
+
+
+def make_dataset(
+    config: ModelConfig,
+    frames: Sequence[ase.Atoms],
+    labels: Sequence[io.Labels],
+    pbc: bool | tuple[bool, bool, bool] | None = None,
+) -> Dataset:
+    """Neighbours, plans of the sum, padding and stacking for a list of structures; host only.
+
+    Structures with other periodic directions go into other buckets, at most three for each.
+
+    Raises:
+        ValueError: for a structure that the model cannot take, with its index.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    systems: list[System] = []
+    solvers = []
+    for i, atoms in enumerate(frames):
+        try:
+            check_elements(config.representation.elements, atoms.numbers)
+            system = System.from_ase(atoms, cutoff=config.representation.cutoff, pbc=pbc)
+            solvers.append(make_solver(config, system.cell, system.pbc, len(atoms)))
+        except ValueError as error:
+            raise ValueError(f"Structure {i}: {error}") from error
+        systems.append(system)
+    buckets, members = [], []
+    for directions in sorted({system.pbc for system in systems}):
+        group = [i for i, system in enumerate(systems) if system.pbc == directions]
+        shapes = plan_buckets([systems[i].shape for i in group])
+        chosen = {i: assign_bucket(systems[i].shape, shapes) for i in group}
+        for bucket, shape in enumerate(shapes):
+            own = [i for i in group if chosen[i] == bucket]
+            if not own:
+                continue
+            padded_labels = []
+            for i in own:
+                energy = subtract_reference(config, frames[i].numbers, labels[i].energy)
+                label = io.Labels(energy, labels[i].forces, labels[i].stress, labels[i].charges)
+                padded_labels.append(jax.tree.map(lambda x: x.astype(dtype), label.pad_to(shape[0])))
+            has_sum = config.long_range is not None
+            batch = Batch(
+                system=stack([systems[i].pad_to(*shape) for i in own]),
+                solver=ewald.stack_solvers([s for i in own if (s := solvers[i]) is not None]) if has_sum else None,
+                labels=stack(padded_labels),
+                system_mask=np.ones(len(own), bool),
+            )
+            buckets.append(jax.tree.map(jnp.asarray, batch))
+            members.append(np.array(own))
+    return Dataset(buckets=tuple(buckets), members=tuple(members))
+
+
+def epoch_batches(
+    dataset: Dataset, batch_size: int, rng: np.random.Generator | None
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Cut a data set into batches: (bucket, rows, mask of real rows), in random order if `rng` is given.
+
+    All batches of a bucket have one size; the last one is filled up with masked rows.
+    """
+    batches = []
+    for bucket, rows in enumerate(dataset.members):
+        order = np.arange(len(rows)) if rng is None else rng.permutation(len(rows))
+        size = min(batch_size, len(rows))
+        for start in range(0, len(rows), size):
+            chosen = order[start : start + size]
+            mask = np.arange(size) < len(chosen)
+            batches.append((bucket, np.resize(chosen, size), mask))
+    return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def take(bucket: Batch, rows: Array, mask: Array) -> Batch:
+    """The rows of a bucket as one batch; traced."""
+    chosen = jax.tree.map(lambda x: x[rows], bucket)
+    return Batch(chosen.system, chosen.solver, chosen.labels, chosen.system_mask & mask)

@@ -1,0 +1,68 @@
+"""Loss and error sums over a batch; labels that are NaN count for nothing.
+
+The weight of a label is one over the number of labels of its kind in the batch, so that a batch of
+partly labelled structures has the same loss as the labelled part alone.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lesjax.models.potential import Prediction
+from lesjax.training.data import Batch
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Weights:
+    """Factors of the terms; stress and charges are None where they take no part, which saves their cost."""
+
+    energy: Float[Array, ""] | float
+    forces: Float[Array, ""] | float
+    stress: Float[Array, ""] | float | None = None
+    charges: Float[Array, ""] | float | None = None
+
+
+def residuals(prediction: Prediction, batch: Batch) -> dict[str, tuple[Array, Array]]:
+    """Errors and their masks: energy per atom (eV), forces (eV/Å), stress (eV/Å³), charges (e).
+
+    Energies are compared without the reference energies of the elements. Charges are summed over channels.
+    """
+    real = batch.system_mask
+    atoms = batch.system.atom_mask & real[:, None]
+    n_atoms = jnp.maximum(jnp.sum(batch.system.atom_mask, axis=1), 1).astype(prediction.energy.dtype)
+    labels = batch.labels
+    pairs = {
+        "energy": (prediction.interaction_energy / n_atoms, labels.energy / n_atoms, real),
+        "forces": (prediction.forces, labels.forces, atoms[:, :, None]),
+    }
+    if prediction.stress is not None:
+        pairs["stress"] = (prediction.stress, labels.stress, real[:, None, None])
+    if prediction.charges is not None:
+        pairs["charges"] = (jnp.sum(prediction.charges, axis=2), labels.charges, atoms)
+    result = {}
+    for name, (value, label, mask) in pairs.items():
+        known = mask & jnp.isfinite(label)
+        result[name] = (jnp.where(known, value - jnp.where(known, label, 0.0), 0.0), known)
+    return result
+
+
+def loss(prediction: Prediction, batch: Batch, weights: Weights) -> Float[Array, ""]:
+    """Weighted sum of the mean squared residuals."""
+    total = jnp.zeros((), prediction.energy.dtype)
+    for name, (error, known) in residuals(prediction, batch).items():
+        weight = getattr(weights, name)
+        if weight is not None:
+            count = jnp.maximum(jnp.sum(known), 1).astype(total.dtype)
+            total += weight * jnp.sum(error * error) / count
+    return total
+
+
+def error_sums(prediction: Prediction, batch: Batch) -> dict[str, Float[Array, "3"]]:
+    """For each kind of label: sums of squares and of magnitudes of the errors, and their number."""
+    return {
+        name: jnp.stack([jnp.sum(e * e), jnp.sum(jnp.abs(e)), jnp.sum(known).astype(e.dtype)])
+        for name, (e, known) in residuals(prediction, batch).items()
+    }

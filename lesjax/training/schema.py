@@ -1,0 +1,79 @@
+"""From nested mappings (TOML) to frozen dataclasses, with messages that name the key and the nearest right one."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
+    """Make a dataclass from a mapping, checking keys and types all the way down.
+
+    Raises:
+        ValueError: for an unknown key, a missing one, a wrong type or a value that the class refuses.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    values = {}
+    for key, value in data.items():
+        if key not in fields:
+            nearest = difflib.get_close_matches(key, fields, n=1)
+            hint = f"Did you mean `{where}{nearest[0]}`?" if nearest else f"Known here: {', '.join(fields)}."
+            raise ValueError(f"Unknown key `{where}{key}`. {hint}")
+        values[key] = _convert(hints[key], value, f"{where}{key}")
+    required = [
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in values
+    ]
+    if required:
+        raise ValueError(f"`{where}{required[0]}` is missing.")
+    try:
+        return cls(**values)
+    except ValueError as error:
+        raise ValueError(f"In `{where.rstrip('.') or cls.__name__}`: {error}") from None
+
+
+def _convert(hint: Any, value: Any, name: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        # TOML has no null: false stands for None
+        options = [a for a in arguments if a is not type(None)]
+        if value is None or (value is False and bool not in options):
+            return None
+        errors = []
+        for option in options:
+            try:
+                return _convert(option, value, name)
+            except ValueError as error:
+                errors.append(error)
+        raise errors[-1]
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"`{name}` must be a table, got {value!r}.")
+        return build(typing.cast(type, hint), value, f"{name}.")
+    if origin is tuple:
+        # a single entry may stand for a list of one
+        entries = value if isinstance(value, (list, tuple)) else [value]
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            arguments = (arguments[0],) * len(entries)
+        if len(entries) != len(arguments):
+            raise ValueError(f"`{name}` must have {len(arguments)} entries, got {value!r}.")
+        converted = (_convert(a, v, f"{name}[{i}]") for i, (a, v) in enumerate(zip(arguments, entries, strict=True)))
+        return tuple(converted)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"`{name}` must be a table, got {value!r}.")
+        return {str(k): _convert(arguments[1], v, f"{name}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise ValueError(f"`{name}` must be {_describe(hint)}, got {value!r}.")
+    return value
+
+
+def _describe(hint: type) -> str:
+    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+    return names.get(hint, str(hint))

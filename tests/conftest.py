@@ -1,0 +1,64 @@
+"""Settings of jax for all tests, and the fixtures that all folders share."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import pytest
+
+
+# jax reads JAX_ENABLE_X64 by itself. Both values must pass; without one, float64.
+if "JAX_ENABLE_X64" not in os.environ:
+    jax.config.update("jax_enable_x64", True)
+
+# Compilation takes most of the tests' time. The key of an entry holds the version of jax.
+CACHE = os.environ.get("LESJAX_TEST_CACHE") or Path.home() / ".cache" / "lesjax-tests"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# Plots are written, never shown.
+os.environ["MPLBACKEND"] = "Agg"
+
+
+def pytest_collection_finish() -> None:
+    """Make promotion strict for all tests, once their modules are imported.
+
+    Not earlier: jax_md 0.2.29 mixes dtypes while it is imported.
+    """
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def jax_md_leniency() -> Iterator[None]:
+    """Let pass what jax_md 0.2.29 does itself, in a test that runs it.
+
+    It promotes dtypes throughout; its neighbour lists scatter int64 into int32 with x64 on; its
+    sums over atoms ask for float64 with x64 off. The warnings name a line in jax, so that they
+    can't be told from ours by module and are errors in all other tests.
+    """
+    with jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
+        warnings.filterwarnings("ignore", "Explicitly requested dtype float64", UserWarning)
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_path() -> Callable[[str], Path]:
+    """Return a function from a path below the shared folder to the path of that file.
+
+    The folder is `LESJAX_SHARED`, or else the one named shared beside the checkout. A test
+    whose file is not there is skipped.
+    """
+    beside = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("LESJAX_SHARED") or beside)
+
+    def find(relative: str) -> Path:
+        path = folder / relative
+        if not path.exists():
+            pytest.skip(f"{relative} is not in {folder}; set LESJAX_SHARED to the shared folder.")
+        return path
+
+    return find

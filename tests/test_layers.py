@@ -1,0 +1,170 @@
+"""The import directions inside lesjax, and which part may import which third-party package."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+# An import points to the left. Modules with a comma between them may import each other,
+# those on either side of a bar may not.
+DIRECTION = (
+    "units, numerics < system, neighbors, batching, io < ewald < properties < models"
+    " < training | dynamics < fitting < cli, demo, __main__"
+)
+
+# Third-party packages that only these parts may import.
+RESTRICTED = {
+    "flax": {"models", "training"},
+    "optax": {"training", "fitting"},
+    "jax_md": {"dynamics", "fitting"},
+    "ase": {"io", "datasets", "dynamics"},
+}
+
+# `import lesjax` is quick because it leaves these alone.
+LAZY = ("flax", "jax_md", "ase", "matplotlib")
+
+
+def read_direction(direction: str) -> dict[str, set[str]]:
+    """Return for each part of lesjax the parts that it may import, itself included."""
+    allowed: dict[str, set[str]] = {}
+    for level in direction.split(" < "):
+        left = set(allowed)
+        for group in level.split(" | "):
+            members = set(group.split(", "))
+            allowed |= {part: left | members for part in members}
+    return allowed
+
+
+ALLOWED = read_direction(DIRECTION)
+# The generators of the shipped sets stand aside: only the command line may import them.
+ALLOWED["datasets"] = {"units", "numerics", "datasets"}
+for _part in ("cli", "demo", "__main__"):
+    # "" is the package itself, as in `from lesjax import __version__`.
+    ALLOWED[_part] |= {"datasets", ""}
+
+
+def imported_names(source: str, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Yield line and absolute dotted name of each import in `source`.
+
+    All imports count: those inside functions and under TYPE_CHECKING too.
+
+    Args:
+        source: text of a module.
+        package: the package that relative imports start from, ("lesjax", "ewald").
+    """
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*start, *filter(None, [node.module])))
+            if module == "lesjax":  # from lesjax import units
+                yield from ((node.lineno, f"lesjax.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, module
+
+
+def violations(path: str, source: str) -> list[str]:
+    """Return what the imports of a module do against the rules.
+
+    Args:
+        path: place of the module below lesjax/, as "ewald/direct.py".
+        source: its text.
+    """
+    parents = Path(path).parent.parts
+    importer = parents[0] if parents else Path(path).stem
+    if importer == "__init__":  # the public face of all parts
+        return []
+    if importer not in ALLOWED:
+        return [f"lesjax/{path}: `{importer}` has no place in DIRECTION."]
+    found = []
+    for line, name in imported_names(source, ("lesjax", *parents)):
+        top, _, rest = name.partition(".")
+        if top == "lesjax":
+            part = rest.partition(".")[0]
+            bad = (part if part in ALLOWED else "") not in ALLOWED[importer]
+        else:
+            bad = top in RESTRICTED and importer not in RESTRICTED[top]
+        if bad:
+            found.append(f"lesjax/{path}:{line}: `{importer}` may not import `{name}`.")
+    return found
+
+
+def test_imports_of_lesjax_follow_the_direction() -> None:
+    package = REPOSITORY / "lesjax"
+    found = [
+        violation
+        for path in sorted(package.rglob("*.py"))
+        for violation in violations(
+            path.relative_to(package).as_posix(), path.read_text(encoding="utf-8")
+        )
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        pytest.param("units.py", "import lesjax.ewald", id="to the right"),
+        pytest.param("ewald/direct.py", "from lesjax.models.cace import Cace", id="from"),
+        pytest.param("ewald/direct.py", "from lesjax import models", id="submodule of the root"),
+        pytest.param("ewald/direct.py", "from ..models import cace", id="relative"),
+        pytest.param("ewald/direct.py", "from .. import models", id="relative, root"),
+        pytest.param("ewald/__init__.py", "from ..models import cace", id="relative, package"),
+        pytest.param("training/a/b.py", "from ...dynamics import x", id="relative, deep"),
+        pytest.param("training/loop.py", "import lesjax.dynamics", id="side by side"),
+        pytest.param("dynamics/ase.py", "import lesjax.training as t", id="side by side, back"),
+        pytest.param("models/cace.py", "import lesjax", id="the root"),
+        pytest.param("models/cace.py", "from lesjax import System", id="a name of the root"),
+        pytest.param("datasets/water.py", "from lesjax import ewald", id="datasets"),
+        pytest.param("training/loop.py", "import lesjax.datasets", id="to datasets"),
+        pytest.param("fitting/fit.py", "def f():\n    import lesjax.cli", id="in a function"),
+        pytest.param("surprise.py", "", id="unknown module"),
+        pytest.param("ewald/direct.py", "import numpy, flax", id="flax"),
+        pytest.param("properties/forces.py", "from flax import linen as nn", id="from flax"),
+        pytest.param("models/cace.py", "import optax", id="optax"),
+        pytest.param("neighbors.py", "from jax_md.partition import neighbor_list", id="jax_md"),
+        pytest.param("demo.py", "import ase.io", id="ase"),
+        pytest.param(
+            "system.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ase import Atoms",
+            id="under TYPE_CHECKING",
+        ),
+    ],
+)
+def test_forbidden_import_is_found(path: str, source: str) -> None:
+    assert len(violations(path, source)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("__init__.py", "from lesjax.models import Potential as Potential"),
+        ("system.py", "import jax, numpy\nfrom lesjax.neighbors import neighbor_list"),
+        ("ewald/mesh.py", "from lesjax.ewald.direct import energy\nfrom . import direct"),
+        ("models/cace.py", "import flax.linen as nn\nfrom ..ewald import energy"),
+        ("training/plots.py", "import optax, flax, matplotlib\nfrom lesjax.models import cace"),
+        ("dynamics/calculator.py", "import ase, jax_md\nfrom lesjax import models, units"),
+        ("fitting/fit.py", "import optax, jax_md\nfrom lesjax import dynamics, training"),
+        ("datasets/water.py", "import ase\nfrom lesjax.units import COULOMB"),
+        ("demo.py", "from lesjax import __version__, cli, datasets"),
+        ("properties/spectra.py", "import flaxen, asecret"),
+    ],
+)
+def test_allowed_import_is_let_through(path: str, source: str) -> None:
+    assert violations(path, source) == []
+
+
+def test_import_of_lesjax_is_light() -> None:
+    code = f"import sys, lesjax; print(*sorted({set(LAZY)} & set(sys.modules)))"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == []
