@@ -1,4 +1,4 @@
-"""Time of one training step, against the published PyTorch code and against reverse-over-reverse derivatives.
+"""Time of one training step, against the published PyTorch code.
 
     python benchmarks/training_step.py --json benchmarks/results/training_step.json
 """
@@ -13,10 +13,10 @@ from common import interleaved, shared, write_json
 
 from lesjax import io
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.models.potential import initial_parameters, predict
+from lesjax.models.potential import initial_parameters
 from lesjax.training.config import TrainingSection
-from lesjax.training.data import make_dataset, reference_energies, take
-from lesjax.training.losses import Weights, loss
+from lesjax.training.data import make_dataset, reference_energies
+from lesjax.training.losses import Weights
 from lesjax.training.step import initial_state, make_step
 
 
@@ -81,26 +81,12 @@ def main() -> None:
             state, value = step(state, bucket, rows, mask, rate, weights)  # noqa: B023
             return value
 
-        @jax.jit
-        def reverse_over_reverse(params, bucket, rows, mask):
-            batch = take(bucket, rows, mask)
-            one = partial(predict, config, with_stress=False)  # noqa: B023
-
-            def loss_fn(params):
-                prediction = jax.vmap(one, in_axes=(None, 0, 0))(params, batch.system, batch.solver)
-                return loss(prediction, batch, Weights(energy=1.0, forces=1.0))
-
-            return jax.value_and_grad(loss_fn)(params)
-
-        functions = {"step": run, "reverse_over_reverse": lambda: reverse_over_reverse(params, bucket, rows, mask)}
-        times, first = interleaved(functions, arguments.rounds)
+        times, first = interleaved({"step": run}, arguments.rounds)
         results[name] = {
             "ms": times["step"],
             "compile_s": first["step"],
             "reference_torch_ms": case["reference_ms"],
             "speedup": round(case["reference_ms"] / times["step"], 2),
-            "reverse_over_reverse_ms": times["reverse_over_reverse"],
-            "reverse_over_reverse_compile_s": first["reverse_over_reverse"],
             "padded_shape": list(bucket.system.neighbors.shape),
         }
         print(name, results[name], flush=True)

@@ -40,7 +40,8 @@ def neighbor_arrays(
         raise ValueError(f"`cutoff` must be positive, got {cutoff}.")
     n = len(positions)
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True)
-    first, second, shift = calculator.compute(points=positions, box=cell, periodic=pbc, quantities="ijS")
+    points, box = positions.astype(float), cell.astype(float)  # vesin wants one dtype
+    first, second, shift = calculator.compute(points=points, box=box, periodic=pbc, quantities="ijS")
     receivers, senders = first.astype(np.int64), second.astype(np.int32)
     counts = np.bincount(receivers, minlength=n)
     needed = max(1, int(counts.max(initial=0)))
@@ -68,9 +69,9 @@ def check_geometry(
         raise ValueError(f"`positions` of atom {bad} are not finite: {positions[bad].tolist()}.")
     periodic = cell[list(pbc)]
     if len(periodic):
-        spanned = np.sqrt(max(0.0, np.linalg.det(periodic @ periodic.T)))
-        lengths = np.linalg.norm(periodic, axis=1)
-        if not np.all(np.isfinite(cell)) or not spanned > 1e-9 * np.prod(lengths):
+        # singular values; the root of a Gram determinant would lose half of the digits
+        extents = np.linalg.svd(periodic, compute_uv=False) if np.all(np.isfinite(cell)) else np.zeros(1)
+        if not extents.min() > 1e-9 * extents.max():
             raise ValueError(
                 f"`cell` is singular in its periodic directions {tuple(bool(p) for p in pbc)}: {cell.tolist()}. "
                 "Give three independent lattice vectors, or set pbc to False for a cluster."

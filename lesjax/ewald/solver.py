@@ -89,10 +89,10 @@ def cutoff_for_accuracy(accuracy: float, sigma: float) -> float:
 
 def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarray, "4 n1 n2 n3"]:
     """Mark the k-vectors (n1, ±n2, ±n3), n >= 0, with 0 < |k| <= `k_cutoff`, 1/Å."""
-    if not k_cutoff > 0:
-        raise ValueError(f"`k_cutoff` must be positive, got {k_cutoff}.")
+    if not 0 < k_cutoff < math.inf:
+        raise ValueError(f"`k_cutoff` must be positive and finite, got {k_cutoff}.")
     lengths = np.linalg.norm(cell, axis=1)
-    if abs(np.linalg.det(cell)) <= 1e-9 * np.prod(lengths) or not np.all(np.isfinite(cell)):
+    if not np.all(np.isfinite(cell)) or abs(np.linalg.det(cell)) <= 1e-9 * np.prod(lengths):
         raise ValueError(
             f"`cell` is singular: {cell.tolist()}. For a system without periodic images set pbc to False."
         )

@@ -107,12 +107,14 @@ class CACE(nn.Module):
         if "Ar" in messages:
             prefactor = self.param(f"{name}_prefactor", nn.initializers.ones, per_order, dtype)
             decay = self.param(f"{name}_decay", nn.initializers.constant(0.5), per_order, dtype)
-            exponent = -distances[..., None] * decay.reshape(1, 1, -1)
-            weights = jnp.exp(exponent) * envelope[..., None]  # [n, m, (l r s q)]
-            weights = weights.reshape(n, m, c.max_l + 1, -1)[:, :, order]
-            senders = a.transpose(1, 0, 2, 3, 4).reshape(n, len(order), -1)[system.neighbors]
-            message = jnp.sum(weights * senders, axis=1).reshape(n, *a.shape[:1], *a.shape[2:])
-            total += c.message_scale * message.transpose(1, 0, 2, 3, 4) * prefactor[order][:, None]
+            # order by order: gathering the orders of all functions at once is ten times slower backwards
+            parts = []
+            for l, block in enumerate(jax.lax.split(a, basis.block_sizes(c.max_l))):
+                weights = jnp.exp(-distances[..., None] * decay[l].reshape(1, 1, -1)) * envelope[..., None]
+                senders = block.swapaxes(0, 1).reshape(n, block.shape[0], -1)[system.neighbors]
+                part = jnp.sum(weights[:, :, None, :] * senders, axis=1).swapaxes(0, 1)
+                parts.append(part.reshape(block.shape) * prefactor[l][None, None])
+            total += c.message_scale * jnp.concatenate(parts)
         if "Bchi" in messages:
             n_filters = 1 if c.bchi_shared else (c.max_l + 1) * c.n_embedding**2
             filters = nn.Dense(n_filters, name=f"{name}_bchi", param_dtype=dtype)(features)

@@ -87,7 +87,8 @@ class LongRangeConfig:
     self_energies_removed: float = 1.0
 
     def __post_init__(self) -> None:
-        _positive(self, "sigma", "n_channels", "charge_scale", *(k for k in ("k_cutoff", "accuracy") if getattr(self, k)))
+        given = (name for name in ("k_cutoff", "accuracy") if getattr(self, name) is not None)
+        _positive(self, "sigma", "n_channels", "charge_scale", *given)
         if self.k_cutoff is not None and self.accuracy is not None:
             raise ValueError(f"Give `k_cutoff` or `accuracy`, not both; got {self.k_cutoff} and {self.accuracy}.")
 

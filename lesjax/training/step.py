@@ -1,16 +1,5 @@
-r"""One training step, compiled once per bucket.
+"""One training step and one evaluation, compiled once per bucket."""
 
-The gradient of a loss on forces is a mixed second derivative. With the cotangents c_E of the energy and c_F
-of the forces it is the parameter gradient of one scalar,
-
-.. math:: \partial_\theta \Big[ c_E E(\theta, r) + \frac{d}{dt} E(\theta, r - t\, c_F) \Big|_{t=0} \Big],
-
-a forward derivative along one direction inside a reverse one. Reverse over reverse, which JAX would do by
-itself, keeps the intermediates of a whole backward pass and takes longer to run and to compile
-(benchmarks/training_step.py). The stress adds the direction in which its strain moves atoms and cell.
-"""
-
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -20,56 +9,16 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Prediction, energy_parts, predict
-from lesjax.system import System
+from lesjax.models.potential import Prediction, predict
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Batch, take
 from lesjax.training.losses import Weights, error_sums, loss
 
 
 def predict_batch(config: ModelConfig, params: PyTree, batch: Batch, *, with_stress: bool) -> Prediction:
-    """Predictions for stacked systems, with the derivative of the module's docstring in `params` and none in `batch`."""
-
-    @jax.custom_vjp
-    def outputs(params: PyTree, batch: Batch) -> Prediction:
-        one = partial(predict, config, with_stress=with_stress)
-        return jax.vmap(one, in_axes=(None, 0, 0))(params, batch.system, batch.solver)
-
-    def forward(params: PyTree, batch: Batch) -> tuple[Prediction, tuple[PyTree, Batch]]:
-        return outputs(params, batch), (params, batch)
-
-    def backward(kept: tuple[PyTree, Batch], cotangent: Prediction) -> tuple[PyTree, None]:
-        params, batch = kept
-
-        def scalar(params: PyTree) -> Float[Array, ""]:
-            one = partial(_directional, config, params)
-            return jnp.sum(jax.vmap(one)(batch.system, batch.solver, cotangent))
-
-        return jax.grad(scalar)(params), None
-
-    outputs.defvjp(forward, backward)
-    return outputs(params, batch)
-
-
-def _directional(
-    config: ModelConfig, params: PyTree, system: System, solver: PyTree, cotangent: Prediction
-) -> Float[Array, ""]:
-    """The scalar of the module's docstring for one system."""
-    def energy_fn(positions: Array, cell: Array) -> tuple[Array, dict[str, Array | None]]:
-        moved = dataclasses.replace(system, positions=positions, cell=cell)
-        return energy_parts(config, params, moved, solver)
-
-    positions, cell = jnp.asarray(system.positions), jnp.asarray(system.cell)
-    direction, cell_direction = -cotangent.forces, jnp.zeros_like(cell)
-    if cotangent.stress is not None:
-        strain = 0.5 * (cotangent.stress + cotangent.stress.T) / jnp.abs(jnp.linalg.det(cell))
-        direction, cell_direction = direction + positions @ strain, cell @ strain
-    (energy, parts), (slope, _) = jax.jvp(energy_fn, (positions, cell), (direction, cell_direction))
-    total = slope + (cotangent.energy + cotangent.interaction_energy) * energy
-    total += cotangent.short_range_energy * parts["short_range"]
-    if parts["charges"] is not None:
-        total += cotangent.long_range_energy * parts["long_range"] + jnp.sum(cotangent.charges * parts["charges"])
-    return total
+    """Predictions for stacked systems."""
+    one = partial(predict, config, with_stress=with_stress)
+    return jax.vmap(one, in_axes=(None, 0, 0))(params, batch.system, batch.solver)
 
 
 def make_optimizer(section: TrainingSection) -> optax.GradientTransformation:

@@ -1,0 +1,194 @@
+"""The command ``lesjax``: train, evaluate, info, demo."""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lesjax import __version__
+
+
+if TYPE_CHECKING:
+    from lesjax.io import Keys
+    from lesjax.training import Evaluation
+
+
+METRICS = """Metrics in the JSON file, each for what the data has references of:
+  n_structures               number of structures
+  energy_rmse, energy_mae    energy, eV/atom
+  forces_rmse, forces_mae    force components, eV/Å
+  stress_rmse, stress_mae    stress components, eV/Å³
+  charges_r2, charges_rmse, charges_mae
+                             latent charges, e, of the sign that correlates with the references"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.run(parsed)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        if parsed.traceback:
+            raise
+        print(f"lesjax {parsed.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lesjax", description="Latent Ewald Summation in JAX.")
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="train a potential, or go on with a run that was stopped")
+    train.add_argument("config", help="TOML file; lesjax/configs has examples")
+    train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the file")
+    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="compare a potential with labelled structures",
+        epilog=METRICS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    evaluate.add_argument("model", help="folder of a potential")
+    evaluate.add_argument("data", help="extended-xyz file")
+    evaluate.add_argument("--json", metavar="OUT.json", help="write the metrics there")
+    evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots")
+    evaluate.add_argument("--key", action="append", default=[], metavar="LABEL=NAME", help="e.g. energy=dft_energy")
+    evaluate.add_argument("--pbc", choices=("file", "true", "false"), default="file", help="override the periodicity")
+    evaluate.set_defaults(run=_evaluate)
+
+    info = commands.add_parser("info", help="describe a potential")
+    info.add_argument("model", help="folder of a potential")
+    info.set_defaults(run=_info)
+
+    demo = commands.add_parser("demo", help="learn the charges of a gas of ions from energies and forces")
+    demo.add_argument("--out", default="demo", help="folder of the results (default: demo)")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from lesjax.training import load_config
+
+    config = load_config(arguments.config, arguments.set)
+
+    from lesjax.io import read
+    from lesjax.training import evaluate, plots, train
+    from lesjax.training.loop import read_log
+    from lesjax.training.prepare import prepare
+
+    prepared = prepare(config)
+    folder = pathlib.Path(config.output)
+    print(f"{len(prepared.train)} structures to train on, {len(prepared.valid_frames)} to validate; results in {folder}/")
+    potential = train(config, prepared=prepared, quiet=arguments.quiet or None)
+    plots.save_learning_curve(folder / "learning_curve.png", read_log(folder / "log.jsonl"))
+    pbc = None if isinstance(config.data.pbc, str) else config.data.pbc
+    sets = {"training": prepared.train_frames, "validation": prepared.valid_frames}
+    if config.data.test is not None:
+        sets["test"] = read(config.data.test)
+    metrics = {}
+    for name, frames in sets.items():
+        if frames:
+            result = evaluate(potential, frames, keys=config.data.keys, pbc=pbc)
+            plots.save_parity(folder / f"parity_{name}.png", result.parity)
+            metrics[name] = result.metrics
+            _print_metrics(name, result)
+    _write_json(folder / "metrics.json", metrics)
+    print(f"model: {folder / 'model'}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from lesjax.models import load
+    from lesjax.training import evaluate_file, plots
+
+    pbc = {"file": None, "true": True, "false": False}[arguments.pbc]
+    result = evaluate_file(load(arguments.model), arguments.data, keys=_keys(arguments.key), pbc=pbc)
+    _print_metrics(arguments.data, result)
+    if arguments.json:
+        _write_json(pathlib.Path(arguments.json), result.metrics)
+    if arguments.plot:
+        plots.save_parity(arguments.plot, result.parity)
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    import jax
+    from rich.console import Console
+    from rich.table import Table
+
+    from lesjax.models import load
+
+    potential = load(arguments.model)
+    config = potential.config
+    table = Table("setting", "value", title=arguments.model)
+    count = sum(leaf.size for leaf in jax.tree.leaves(potential.params))
+    table.add_row("parameters", f"{count}")
+    sections = {"representation": config.representation, "long_range": config.long_range}
+    for section, values in sections.items():
+        if values is None:
+            table.add_row(section, "none: a short-range model")
+            continue
+        for name, value in dataclasses.asdict(values).items():
+            table.add_row(f"{section}.{name}", str(value))
+    for z, energy in zip(config.representation.elements, config.reference_energies, strict=False):
+        table.add_row(f"reference energy of element {z}", f"{energy:.6f} eV")
+    Console().print(table)
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from lesjax import demo
+
+    demo.run(pathlib.Path(arguments.out))
+    return 0
+
+
+def _keys(assignments: Sequence[str]) -> "Keys":
+    """Label names from "label=name" assignments."""
+    import dataclasses
+
+    from lesjax.io import Keys
+
+    known = {f.name for f in dataclasses.fields(Keys)}
+    chosen = {}
+    for assignment in assignments:
+        label, separator, name = assignment.partition("=")
+        if not separator or label not in known:
+            raise ValueError(f"`--key` needs one of {', '.join(sorted(known))} = NAME, got {assignment!r}.")
+        chosen[label] = (name,)
+    return Keys(**chosen)
+
+
+def _print_metrics(title: str, result: "Evaluation") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lesjax.training.plots import KINDS
+
+    table = Table("", "RMSE", "MAE", "R²", title=f"{title}: {result.metrics['n_structures']} structures")
+    for kind, pair in result.parity.items():
+        name, unit, factor = KINDS[kind]
+        table.add_row(f"{name} ({unit})", f"{factor * pair.rmse():.4g}", f"{factor * pair.mae():.4g}", f"{pair.r2():.4f}")
+    Console().print(table)
+
+
+def _write_json(path: pathlib.Path, content: object) -> None:
+    from lesjax.io import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

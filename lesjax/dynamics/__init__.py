@@ -1,0 +1,3 @@
+"""Simulation with a potential: the ASE calculator."""
+
+from lesjax.dynamics.calculator import LesCalculator as LesCalculator

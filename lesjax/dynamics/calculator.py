@@ -1,0 +1,77 @@
+"""ASE's calculator interface to a potential."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ase
+import jax
+import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from lesjax import ewald
+from lesjax.models.potential import Potential
+from lesjax.system import System
+from lesjax.training.data import subtract_reference
+
+
+class LesCalculator(Calculator):
+    """Energy, forces, stress and latent charges of a potential for ASE.
+
+    The width of the neighbour arrays has some slack and only grows, so that a simulation compiles once; the
+    k-vectors of the long-range sum stay while the cell changes little, so that energies stay smooth.
+
+    Args:
+        potential: the model.
+        pbc: overrides the periodicity of the atoms.
+    """
+
+    implemented_properties = ("energy", "free_energy", "forces", "stress", "charges")
+    slack = 1.15
+    largest_strain = 0.02
+
+    def __init__(self, potential: Potential, pbc: bool | tuple[bool, bool, bool] | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.potential = potential
+        self.pbc = pbc
+        self._capacity = 0
+        self._plan: tuple[np.ndarray, tuple[bool, bool, bool], ewald.Solver | None] | None = None
+
+    def calculate(
+        self,
+        atoms: ase.Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Compute everything at once into `results`; called by ASE."""
+        super().calculate(atoms, properties, system_changes)
+        atoms = self.atoms
+        system = System.from_ase(atoms, cutoff=self.potential.cutoff, pbc=self.pbc)
+        n, m = system.shape
+        if m > self._capacity:
+            self._capacity = 4 * int(np.ceil(self.slack * m / 4))
+        prediction = jax.device_get(self.potential(system.pad_to(n, self._capacity), self._solver(system)))
+        # the sum of the reference energies would cost float32 its digits
+        reference = -float(subtract_reference(self.potential.config, atoms.numbers, 0.0))
+        energy = float(prediction.interaction_energy) + reference
+        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(prediction.forces, float)}
+        if prediction.stress is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress, float))
+        if prediction.charges is not None:
+            self.results["charges"] = np.asarray(prediction.charges, float).sum(axis=1)
+
+    def _solver(self, system: System) -> ewald.Solver | None:
+        """The plan for this cell, or the last one while the cell is close to the one it was made for."""
+        cell = np.asarray(system.cell, np.float64)
+        if self._plan is not None:
+            planned, pbc, solver = self._plan
+            if pbc == system.pbc and (not any(pbc) or _strain(planned, cell) < self.largest_strain):
+                return solver
+        solver = self.potential.make_solver(system)
+        self._plan = (cell, system.pbc, solver)
+        return solver
+
+
+def _strain(reference: np.ndarray, cell: np.ndarray) -> float:
+    """Largest entry of the strain that leads from one cell to the other."""
+    return float(np.abs(np.linalg.solve(reference, cell) - np.eye(3)).max())

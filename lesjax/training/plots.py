@@ -1,0 +1,85 @@
+"""Learning curves and parity plots as PNG. Matplotlib is imported when a plot is drawn."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lesjax.io import atomic_path
+from lesjax.training.evaluate import Parity
+
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+# kind: (title, unit, factor)
+KINDS = {
+    "energy": ("energy per atom", "meV", 1e3),
+    "forces": ("forces", "eV/Å", 1.0),
+    "stress": ("stress", "eV/Å³", 1.0),
+    "charges": ("charges", "e", 1.0),
+}
+COLORS = ("#1f6f8b", "#d1495b", "#edae49", "#6a994e")
+
+
+def learning_curve(axes: "Axes", records: Sequence[Mapping[str, Any]], label: str = "", color: str = COLORS[0]) -> None:
+    """Validation errors of the forces, or of the energy where there are none, against the epoch."""
+    name = "forces_rmse" if "forces_rmse" in records[-1] else "energy_rmse"
+    unit, factor = ("meV/Å", 1e3) if name == "forces_rmse" else ("meV/atom", 1e3)
+    epochs = [record["epoch"] for record in records]
+    axes.semilogy(epochs, [factor * record[name] for record in records], color=color, label=label)
+    axes.set(xlabel="epoch", ylabel=f"validation RMSE of the {name.split('_')[0]} ({unit})")
+    axes.grid(alpha=0.3, which="both")
+
+
+def parity(axes: "Axes", kind: str, pair: Parity, label: str = "", color: str = COLORS[0]) -> None:
+    """Predicted against reference values with the diagonal."""
+    title, unit, factor = KINDS[kind]
+    reference, predicted = factor * pair.reference, factor * pair.predicted
+    if len(reference) > 5000:  # every point would be a large file that shows no more
+        chosen = np.random.default_rng(0).choice(len(reference), 5000, replace=False)
+        reference, predicted = reference[chosen], predicted[chosen]
+    low, high = min(reference.min(), predicted.min()), max(reference.max(), predicted.max())
+    margin = 0.05 * (high - low) or 1.0
+    limits = (low - margin, high + margin)
+    axes.plot(limits, limits, color="0.6", linewidth=1, zorder=0)
+    text = f"{label + ', ' if label else ''}RMSE {factor * pair.rmse():.3g} {unit}"
+    axes.plot(reference, predicted, ".", markersize=3, alpha=0.5, color=color, label=text)
+    axes.set(xlim=limits, ylim=limits, xlabel=f"reference {title} ({unit})", ylabel=f"predicted {title} ({unit})")
+    axes.set_aspect("equal")
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+
+
+def save_learning_curve(path: str | pathlib.Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Losses and validation errors of one run."""
+    figure, (left, right) = _subplots(2)
+    epochs = [record["epoch"] for record in records]
+    left.semilogy(epochs, [record["train_loss"] for record in records], color=COLORS[0], label="training")
+    left.semilogy(epochs, [record["valid_loss"] for record in records], color=COLORS[1], label="validation")
+    left.set(xlabel="epoch", ylabel="loss")
+    left.grid(alpha=0.3, which="both")
+    left.legend(frameon=False)
+    learning_curve(right, records)
+    _save(figure, path)
+
+
+def save_parity(path: str | pathlib.Path, pairs: Mapping[str, Parity]) -> None:
+    """One parity plot for each kind of label."""
+    figure, axes = _subplots(len(pairs))
+    for panel, (kind, pair) in zip(axes, pairs.items(), strict=True):
+        parity(panel, kind, pair)
+    _save(figure, path)
+
+
+def _subplots(n: int) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.2 * n, 3.8), layout="constrained")
+    return figure, figure.subplots(1, n, squeeze=False)[0]
+
+
+def _save(figure: Any, path: str | pathlib.Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)

@@ -1,0 +1,316 @@
+"""Properties that every sum has: one list of engines times one list of properties.
+
+A new kernel gets all of it from one more line in `ENGINES`.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from lesjax import ewald
+from lesjax.properties import energy_forces_stress
+
+
+X64 = jax.config.jax_enable_x64
+# of the largest entry; energies are sums of terms that cancel to about a tenth
+TOLERANCE = 1e-11 if X64 else 3e-5
+
+needs_x64 = pytest.mark.skipif(not X64, reason="needs JAX_ENABLE_X64=1")
+
+CUBE = np.eye(3) * 5.1
+TRICLINIC = np.array([[4.9, 0.0, 0.0], [1.4, 5.7, 0.0], [-0.9, 1.1, 4.3]])
+SIGMA, K_CUTOFF = 0.9, 3.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Five charges and how their energy is summed."""
+
+    cell: np.ndarray
+    periodic: bool = True
+    channels: tuple[int, ...] = ()
+
+    @property
+    def positions(self):
+        rng = np.random.default_rng(1)
+        cell = self.cell if self.periodic else CUBE
+        return jnp.asarray(rng.uniform(-0.2, 1.2, (5, 3)) @ cell, float)
+
+    @property
+    def charges(self):
+        return jnp.asarray(np.random.default_rng(2).normal(size=(5, *self.channels)), float)
+
+    def solver(self, cell=None, n_atoms=5):
+        cutoff = K_CUTOFF if self.periodic else None
+        cell = self.cell if cell is None else np.asarray(cell, float)
+        return ewald.make_solver(cell, self.periodic, n_atoms=n_atoms, sigma=SIGMA, k_cutoff=cutoff)
+
+
+# Left-handed with the edges of the triclinic cell: the k-grids have one shape and share what is compiled.
+ENGINES = {
+    "cubic": Engine(CUBE),
+    "triclinic": Engine(TRICLINIC),
+    "left-handed": Engine(TRICLINIC * [[1.0], [1.0], [-1.0]]),
+    "open": Engine(np.zeros((3, 3)), periodic=False),
+    "channels": Engine(TRICLINIC, channels=(3,)),
+    "open-channels": Engine(np.zeros((3, 3)), periodic=False, channels=(3,)),
+}
+PERIODIC = [name for name, engine in ENGINES.items() if engine.periodic]
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return ENGINES[request.param]
+
+
+@pytest.fixture(params=PERIODIC)
+def periodic(request):
+    return ENGINES[request.param]
+
+
+# compiled once for all tests and engines of one shape
+energy = jax.jit(ewald.energy)
+potential = jax.jit(ewald.potential)
+field = jax.jit(ewald.field)
+
+
+@jax.jit
+def everything(solver, positions, cell, charges, atom_mask=None):
+    """Energy, forces, strain derivative (stress times volume)."""
+
+    def function(positions, strain):
+        deformation = jnp.eye(3, dtype=cell.dtype) + strain
+        return ewald.energy(solver, positions @ deformation, cell @ deformation, charges, atom_mask=atom_mask)
+
+    value, (gradient, virial) = jax.value_and_grad(function, (0, 1))(positions, jnp.zeros_like(cell))
+    return value, -gradient, virial
+
+
+def assert_equal(found, expected):
+    """Compare relative to the largest entry."""
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * max(1.0, float(np.abs(b).max())))
+
+
+def results(engine, positions=None, cell=None, charges=None):
+    cell = engine.cell if cell is None else cell
+    positions = engine.positions if positions is None else positions
+    charges = engine.charges if charges is None else charges
+    return everything(engine.solver(cell, len(positions)), positions, jnp.asarray(cell, float), charges)
+
+
+# ---- derivatives
+
+
+@needs_x64
+def test_gradients(engine):
+    solver = engine.solver()
+
+    def function(positions, charges, cell, sigma):
+        # what is compiled takes the solver as an argument, so that engines of one shape share it
+        return energy(dataclasses.replace(solver, sigma=sigma), positions, cell, charges)
+
+    arguments = (engine.positions, engine.charges, jnp.asarray(engine.cell), jnp.asarray(SIGMA))
+    # channels are a sum of what is checked to second order with one
+    check_grads(function, arguments, order=1 if engine.channels else 2, modes=("fwd", "rev"))
+
+
+def test_potential_and_field_are_derivatives(engine):
+    arguments = (engine.solver(), engine.positions, jnp.asarray(engine.cell, float), engine.charges)
+    value, forces, _ = everything(*arguments)
+    phi, strength = potential(*arguments), field(*arguments)
+    assert phi.shape == engine.charges.shape
+    assert strength.shape == (*engine.charges.shape, 3)
+    # the energy is quadratic in the charges, and forces act on charges through the field
+    work = (engine.charges[..., None] * strength).reshape(5, -1, 3).sum(1)
+    assert_equal((0.5 * jnp.sum(engine.charges * phi), work), (value, forces))
+
+
+@needs_x64
+def test_energy_is_smooth_along_a_strain():
+    """No jump where k-vectors cross the cutoff: here some lie on the sphere, 4 · 2π/8 = π."""
+    engine = Engine(np.eye(3) * 8.0)
+    cutoff, step = math.pi, 1e-6
+    rng = np.random.default_rng(0)
+    positions, charges = jnp.asarray(rng.uniform(0, 8, (8, 3))), jnp.asarray(rng.normal(size=8))
+
+    def plan(cell):
+        return ewald.make_solver(cell, True, n_atoms=8, k_cutoff=cutoff)
+
+    def strained(strain, solver):
+        return energy(solver, positions * (1 + strain), jnp.asarray(engine.cell) * (1 + strain), charges)
+
+    solver = plan(engine.cell)
+    virial = everything(solver, positions, jnp.asarray(engine.cell), charges)[2]
+    difference = strained(step, solver) - strained(-step, solver)
+    np.testing.assert_allclose(difference, 2 * step * jnp.trace(virial), rtol=1e-6)
+    # what a k-grid planned anew would do
+    assert abs(strained(-step, plan(engine.cell * (1 - step))) - strained(step, solver)) > 1e-3
+
+
+# ---- the same in other ways
+
+
+def test_jit_is_eager(engine):
+    arguments = (engine.solver(), engine.positions, jnp.asarray(engine.cell, float), engine.charges)
+    assert_equal((energy(*arguments),), (ewald.energy(*arguments),))
+
+
+def test_vmap_is_loop(engine):
+    cells = [engine.cell, 1.3 * engine.cell, engine.cell @ np.diag([1.0, 0.8, 1.5])]
+    solvers = [engine.solver(cell) for cell in cells]
+    positions = [engine.positions * scale for scale in (1.0, 1.2, 0.9)]
+    charges = [engine.charges + shift for shift in (0.0, 0.1, -0.3)]
+    stacked = ewald.stack_solvers(solvers)
+    mapped = jax.vmap(everything)(
+        stacked, jnp.stack(positions), jnp.asarray(np.stack(cells), float), jnp.stack(charges)
+    )
+    loop = [results(engine, *arguments) for arguments in zip(positions, cells, charges, strict=True)]
+    assert_equal(mapped, [jnp.stack(values) for values in zip(*loop, strict=True)])
+
+
+def test_padded_is_unpadded(engine):
+    """Also where padded atoms hold anything: one charge lies on a real atom, the other far away."""
+    positions = jnp.concatenate([engine.positions, engine.positions[:1], jnp.full((2, 3), 7.7)])
+    charges = jnp.concatenate([engine.charges, jnp.ones_like(engine.charges[:3])])
+    mask = jnp.arange(8) < 5
+    cell = jnp.asarray(engine.cell, float)
+    solver = engine.solver()
+    value, forces, virial = everything(solver, positions, cell, charges, mask)
+    assert_equal((value, forces[:5], virial), results(engine))
+    np.testing.assert_array_equal(forces[5:], 0.0)
+    for function in (potential, field):
+        padded = function(solver, positions, cell, charges, atom_mask=mask)
+        assert_equal((padded[:5],), (function(solver, engine.positions, cell, engine.charges),))
+        np.testing.assert_array_equal(padded[5:], 0.0)
+
+
+def test_blocks_of_atoms(periodic, monkeypatch):
+    """The sum is taken in blocks when it would need too much memory: 5 atoms in 3 blocks of 2."""
+    expected = results(periodic)
+    sizes = periodic.solver().kmask.shape
+    monkeypatch.setattr("lesjax.ewald.direct._MAX_INTERMEDIATE", 2 * 4 * sizes[1] * sizes[2])
+    solver = periodic.solver()
+    # a new function, which jax has not traced before
+    blocked = jax.jit(lambda *arguments: everything.__wrapped__(solver, *arguments))
+    arguments = (periodic.positions, jnp.asarray(periodic.cell, float), periodic.charges)
+    assert "scan" in str(blocked.trace(*arguments).jaxpr)
+    assert_equal(blocked(*arguments), expected)
+
+
+def test_supercell_is_twice(periodic):
+    value, forces, virial = results(periodic)
+    positions = jnp.concatenate([periodic.positions, periodic.positions + jnp.asarray(periodic.cell[:1], float)])
+    doubled = results(
+        periodic,
+        positions,
+        periodic.cell * [[2.0], [1.0], [1.0]],
+        jnp.concatenate([periodic.charges, periodic.charges]),
+    )
+    assert_equal(doubled, (2 * value, jnp.concatenate([forces, forces]), 2 * virial))
+
+
+# ---- invariances
+
+
+def test_translation(engine):
+    assert_equal(results(engine, engine.positions + jnp.asarray([[0.3, -11.0, 2.2]])), results(engine))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["proper", "improper"])
+def test_rotation(engine, sign):
+    value, forces, virial = results(engine)
+    rotation = sign * np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
+    rotated = results(engine, jnp.asarray(engine.positions @ rotation), engine.cell @ rotation)
+    assert_equal(rotated, (value, forces @ rotation, rotation.T @ virial @ rotation))
+
+
+def test_permutation(engine):
+    value, forces, virial = results(engine)
+    order = np.array([3, 0, 4, 1, 2])
+    assert_equal(
+        results(engine, engine.positions[order], charges=engine.charges[order]), (value, forces[order], virial)
+    )
+
+
+def test_atoms_moved_by_lattice_vectors(periodic):
+    translations = np.random.default_rng(3).integers(-4, 5, (5, 3)) @ periodic.cell
+    value, forces, _ = results(periodic)
+    # the derivative with respect to a strain at fixed images is the same as well, but for rounding
+    moved = results(periodic, jnp.asarray(periodic.positions + translations, float))
+    assert_equal(moved[:2], (value, forces))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        np.diag([-1.0, 1.0, 1.0]),
+        np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        np.array([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, -2.0, 1.0]]),
+    ],
+    ids=["mirrored", "swapped", "skewed"],
+)
+def test_other_cell_of_the_same_lattice(periodic, change):
+    assert_equal(results(periodic, cell=change @ periodic.cell), results(periodic))
+
+
+# ---- dtype and compilation
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"] if X64 else ["float32"])
+def test_dtype_in_is_dtype_out(engine, dtype):
+    arguments = [jnp.asarray(x, dtype) for x in (engine.positions, engine.cell, engine.charges)]
+    solver = engine.solver()
+    for function in (ewald.energy, ewald.potential, ewald.field):
+        assert jax.eval_shape(function, solver, *arguments).dtype == dtype
+    assert {x.dtype.name for x in jax.eval_shape(everything, solver, *arguments)} == {dtype}
+
+
+def test_compiles_once_per_shape(engine):
+    traces = 0
+
+    @jax.jit
+    def counted(*arguments):
+        nonlocal traces
+        traces += 1
+        return ewald.energy(*arguments)
+
+    values = set()
+    for scale in (1.0, 1.001, 0.999):
+        cell = engine.cell * scale
+        solver = dataclasses.replace(engine.solver(cell), sigma=np.asarray(SIGMA * scale, engine.positions.dtype))
+        values.add(float(counted(solver, engine.positions, jnp.asarray(cell, float), engine.charges)))
+    assert traces == 1
+    assert len(values) == 3
+
+
+# 3000 atoms take one block, 30 000 several
+@pytest.mark.parametrize("n_atoms", [3_000, 30_000])
+def test_memory(n_atoms):
+    """Compiled for abstract arrays and not run: there is no array of atoms times k-vectors."""
+    edge = (n_atoms / 0.1) ** (1 / 3)
+    solver = ewald.make_solver(np.eye(3) * edge, True, n_atoms=n_atoms, k_cutoff=math.pi)
+    shapes = [jax.ShapeDtypeStruct(shape, "float32") for shape in ((n_atoms, 3), (3, 3), (n_atoms,))]
+    compiled = jax.jit(jax.value_and_grad(lambda *arguments: ewald.energy(solver, *arguments))).lower(*shapes).compile()
+    used = compiled.memory_analysis().temp_size_in_bytes
+    # half of the k-vectors in the sphere, one of each pair
+    n_kvectors = math.pi**3 * edge**3 / (12 * math.pi**2)
+    assert used < 0.35 * 4 * n_atoms * n_kvectors
+
+
+def test_same_stress_as_the_gradient_by_strain(periodic):
+    cell = jnp.asarray(periodic.cell, float)
+    solver = periodic.solver()
+    value, forces, virial = results(periodic)
+
+    def function(positions, cell):
+        return ewald.energy(solver, positions, cell, periodic.charges), None
+
+    found = jax.jit(lambda p, c: energy_forces_stress(function, p, c, with_stress=True)[:3])(periodic.positions, cell)
+    assert_equal(found, (value, forces, virial / abs(np.linalg.det(periodic.cell))))

@@ -1,0 +1,54 @@
+"""Lattice sums of point charges: they set prefactor, self-energy and weights of the k-vectors at once.
+
+Where Gaussians do not overlap, they interact like points, so at small σ the sum without self-interaction is
+the sum over point charges.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase.build import bulk
+
+from lesjax import ewald
+from lesjax.units import COULOMB
+
+
+X64 = jax.config.jax_enable_x64
+
+# Madelung constants over the nearest-neighbour distance, and this distance over the edge of the cubic cell:
+# rock salt OEIS A085469, caesium chloride OEIS A181152, zinc blende OEIS A182566.
+CRYSTALS = {
+    "rocksalt": (1.747564594633182, 1 / 2),
+    "cesiumchloride": (1.762674773070988, np.sqrt(3) / 2),
+    "zincblende": (1.638055053388789, np.sqrt(3) / 4),
+}
+
+
+@pytest.mark.parametrize("cubic", [True, False], ids=["cubic", "primitive"])
+@pytest.mark.parametrize("structure", CRYSTALS)
+def test_madelung(structure, cubic):
+    madelung, nearest = CRYSTALS[structure]
+    edge, charge = 4.2, 2.0
+    crystal = bulk("ZnS", structure, a=edge, cubic=cubic)
+    charges = np.where(crystal.symbols == "Zn", charge, -charge)
+    # erfc(7.2/√2) = 6e-13 of the interaction of neighbours is left out by the smearing,
+    # erfc(7.2/√2) of the self-energy by the cutoff
+    sigma = nearest * edge / 7.2
+    solver = ewald.make_solver(crystal.cell[:], True, n_atoms=len(crystal), sigma=sigma, k_cutoff=7.2 / sigma)
+    positions, cell, charges = (jnp.asarray(x, float) for x in (crystal.positions, crystal.cell[:], charges))
+    energy, gradient = jax.jit(jax.value_and_grad(ewald.energy, 1))(solver, positions, cell, charges)
+    expected = -COULOMB * charge**2 * madelung / (nearest * edge) * (len(crystal) / 2)
+    np.testing.assert_allclose(energy, expected, rtol=1e-9 if X64 else 2e-5)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-9 if X64 else 1e-2)
+
+
+def test_one_charge_in_its_background():
+    """The term k = 0 is left out, which leaves out the energy of the background in the Gaussian, π σ² q² / V."""
+    edge, charge, sigma = 3.0, 1.5, 3.0 / 7.2
+    solver = ewald.make_solver(np.eye(3) * edge, True, n_atoms=1, sigma=sigma, k_cutoff=7.2 / sigma)
+    energy = ewald.energy(solver, jnp.zeros((1, 3)), jnp.eye(3) * edge, jnp.full(1, charge))
+    # -2.837297479480620 / 2: simple cubic Wigner lattice, Nijboer and Ruijgrok, J. Stat. Phys. 53, 361 (1988)
+    lattice = -COULOMB * charge**2 * 2.837297479480620 / (2 * edge)
+    background = COULOMB * np.pi * sigma**2 * charge**2 / edge**3
+    np.testing.assert_allclose(energy, lattice + background, rtol=1e-9 if X64 else 2e-5)

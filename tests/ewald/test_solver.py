@@ -1,0 +1,77 @@
+"""Planning on the host: what is refused, and that the accuracy asked for is the accuracy found."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax import ewald
+
+
+CUBE = np.eye(3) * 8.0
+SINGULAR = np.array([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0], [8.0, 8.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    ("cell", "pbc", "options", "message"),
+    [
+        (SINGULAR, True, {}, r"`cell` is singular: .*set pbc to False"),
+        (np.zeros((3, 3)), True, {}, r"`cell` is singular"),
+        (CUBE * np.nan, True, {}, r"`cell` is singular"),
+        (CUBE, (True, True, False), {}, r"`pbc` must be periodic in all .*\(True, True, False\).*vacuum"),
+        (CUBE, True, {"sigma": 0.0}, r"`sigma` must be positive, got 0\.0"),
+        (CUBE, True, {"sigma": -1.0}, r"`sigma` must be positive, got -1\.0"),
+        (CUBE, False, {"sigma": float("nan")}, r"`sigma` must be positive, got nan"),
+        (CUBE, True, {"k_cutoff": 3.0, "accuracy": 1e-3}, r"`k_cutoff` or `accuracy`, not both; got 3\.0 and 0\.001"),
+        (CUBE, True, {"k_cutoff": 0.0}, r"`k_cutoff` must be positive"),
+        (CUBE, True, {"k_cutoff": float("inf")}, r"`k_cutoff` must be positive and finite, got inf"),
+        (CUBE, True, {"accuracy": 0.0}, r"`accuracy` must lie between 0 and 1, got 0\.0"),
+        (CUBE, True, {"accuracy": 1.0}, r"`accuracy` must lie between 0 and 1, got 1\.0"),
+        (CUBE, True, {"k_cutoff": 0.5}, r"leaves no k-vector .*\[8\.0, 8\.0, 8\.0\] Å.*too small.*Repeat the cell"),
+        (CUBE, True, {"n_atoms": 0}, r"`n_atoms` must be at least 1, got 0"),
+        (CUBE, True, {"method": "open"}, r"`method` must be 'auto'.*'direct'.* got 'open'"),
+        (CUBE, False, {"method": "direct"}, r"`method` must be 'auto'.*'open'.* got 'direct'"),
+    ],
+)
+def test_errors(cell, pbc, options, message):
+    with pytest.raises(ValueError, match=message):
+        ewald.make_solver(cell, pbc, **{"n_atoms": 2, **options})
+
+
+def test_methods_follow_the_boundaries():
+    assert ewald.make_solver(CUBE, True, n_atoms=2).method == "direct"
+    assert ewald.make_solver(CUBE, (True, True, True), n_atoms=2, method="direct").method == "direct"
+    assert ewald.make_solver(CUBE, False, n_atoms=2).method == "open"
+    assert ewald.make_solver(np.zeros((3, 3)), (False, False, False), n_atoms=2, method="open").kmask is None
+
+
+def test_solvers_of_different_methods_do_not_stack():
+    solvers = [ewald.make_solver(CUBE, pbc, n_atoms=2) for pbc in (True, False)]
+    with pytest.raises(ValueError, match=r"share one method.*\['direct', 'open'\]"):
+        ewald.stack_solvers(solvers)
+
+
+@pytest.mark.parametrize("sigma", [0.8, 1.5])
+@pytest.mark.parametrize("accuracy", [1e-2, 1e-4])
+def test_accuracy(sigma, accuracy):
+    """The relative error of the forces of random charges is the one asked for, within a factor of two."""
+    if accuracy < 1e-3 and not jax.config.jax_enable_x64:
+        pytest.skip("needs JAX_ENABLE_X64=1: the error is as small as float32 rounds")
+    rng = np.random.default_rng(0)
+    cell = np.array([[19.0, 0.0, 0.0], [2.0, 21.0, 0.0], [-3.0, 1.0, 20.0]])
+    positions = jnp.asarray(rng.uniform(0, 1, (60, 3)) @ cell, float)
+    charges = jnp.asarray(rng.normal(size=60), float)
+    gradient = jax.jit(jax.grad(ewald.energy, 1))
+    forces, exact = (
+        gradient(
+            ewald.make_solver(cell, True, n_atoms=60, sigma=sigma, accuracy=a), positions, jnp.asarray(cell, float), charges
+        )
+        for a in (accuracy, 1e-7)
+    )
+    error = jnp.linalg.norm(forces - exact) / jnp.linalg.norm(exact)
+    assert accuracy / 2 < error < accuracy * 2
+
+
+def test_default_accuracy():
+    default, explicit = (ewald.make_solver(CUBE, True, n_atoms=2, **options) for options in ({}, {"accuracy": 1e-4}))
+    np.testing.assert_array_equal(default.kmask, explicit.kmask)

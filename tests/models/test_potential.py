@@ -1,0 +1,310 @@
+"""Potentials with random parameters: what must not change, derivatives, errors.
+
+One list of models that together have every option, times one list of properties.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax import ewald
+from lesjax.batching import stack_systems
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models.potential import Potential, predict
+from lesjax.system import System
+
+
+X64 = jax.config.jax_enable_x64
+
+CUTOFF = 3.0
+CELL = np.array([[4.6, 0.0, 0.0], [1.3, 5.2, 0.0], [-0.8, 1.1, 4.2]])
+NUMBERS = np.array([8, 1, 1, 8, 1, 8])
+SMALL = {"elements": (1, 8), "cutoff": CUTOFF, "n_bessel": 4, "n_radial": 3, "n_embedding": 2, "max_l": 2}
+READOUT = {"hidden": (5,)}
+MODELS = {
+    "short-range": ModelConfig(CACEConfig(**SMALL), **READOUT),
+    "plain": ModelConfig(CACEConfig(**SMALL), LongRangeConfig(**READOUT, k_cutoff=3.0), **READOUT),
+    "messages": ModelConfig(
+        CACEConfig(**SMALL, messages=(("M", "Ar", "Bchi"),)),
+        LongRangeConfig(n_channels=2, neutral=True, charge_scale=0.3, **READOUT),
+        reference_energies=(-13.6, -2040.0),
+        **READOUT,
+    ),
+    "separate": ModelConfig(
+        CACEConfig(
+            **{**SMALL, "max_l": 1, "max_nu": 2}, cutoff_function="cosine", messages=(("Bchi",), ("Ar",)),
+            bchi_shared=False, trainable_bessel=False,
+        ),
+        LongRangeConfig(
+            n_channels=2, separate_representation=True, linear=False, self_energies_removed=2.0, sigma=1.3, **READOUT
+        ),
+        linear=False,
+        energy_scale=0.5,
+        **READOUT,
+    ),
+}  # fmt: skip
+LONG_RANGE = [name for name, config in MODELS.items() if config.long_range is not None]
+
+# of all systems in float32, so that the properties share what is compiled; the largest is the supercell
+SHAPE = (12, 40)
+
+
+def random_potential(name, dtype=None):
+    """Every parameter moved off its initial value."""
+    potential = Potential.create(MODELS[name], seed=1)
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(
+        lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), p.dtype if dtype is None else dtype), potential.params
+    )
+    return dataclasses.replace(potential, params=params)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def potential(request):
+    return random_potential(request.param)
+
+
+def positions():
+    """Two bent molecules and two more atoms, no two closer than 1 Å."""
+    fractional = [[0.1, 0.1, 0.1], [0.3, 0.15, 0.1], [0.05, 0.3, 0.15], [0.5, 0.6, 0.55], [0.7, 0.6, 0.6], [0.55, 0.1, 0.65]]
+    return (np.array(fractional) + 0.02 * np.random.default_rng(0).normal(size=(6, 3))) @ CELL
+
+
+def make_system(positions, cell=CELL, numbers=NUMBERS, pbc=(True, True, True)):
+    return System.from_arrays(positions, cell, numbers, pbc, cutoff=CUTOFF)
+
+
+def as_float32(tree):
+    return jax.tree.map(lambda x: x.astype("float32") if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def predict_float32(potential, system):
+    """Energy, forces, stress and charges in float32, padded to one shape."""
+    n = len(system.positions)
+    out = as_float32(potential)(as_float32(system.pad_to(*SHAPE)))
+    assert {x.dtype.name for x in jax.tree.leaves(out)} == {"float32"}
+    np.testing.assert_array_equal(out.forces[n:], 0.0)
+    results = {"energy": out.interaction_energy, "forces": out.forces[:n], "stress": out.stress}
+    if out.charges is not None:
+        np.testing.assert_array_equal(out.charges[n:], 0.0)
+        results |= {"charges": out.charges[:n], "long_range_energy": out.long_range_energy}
+    return {name: np.asarray(value) for name, value in results.items()}
+
+
+def assert_equal(found, expected, rtol=1e-5):
+    for name, value in expected.items():
+        atol = rtol * max(0.1, np.abs(value).max())
+        np.testing.assert_allclose(found[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+# ---- invariances, in float32
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["proper", "improper"])
+def test_rotation(potential, sign):
+    rotation = sign * np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
+    expected = predict_float32(potential, make_system(positions()))
+    expected |= {
+        "forces": expected["forces"] @ rotation,
+        "stress": rotation.T @ expected["stress"] @ rotation,
+    }
+    assert_equal(predict_float32(potential, make_system(positions() @ rotation, CELL @ rotation)), expected)
+
+
+def test_translation_and_lattice_vectors(potential):
+    translations = np.random.default_rng(3).integers(-2, 3, (6, 3)) @ CELL
+    moved = make_system(positions() + [0.3, -1.1, 2.2] + translations)
+    assert_equal(predict_float32(potential, moved), predict_float32(potential, make_system(positions())))
+
+
+def test_permutation(potential):
+    order = np.array([3, 0, 5, 4, 1, 2])
+    expected = predict_float32(potential, make_system(positions()))
+    expected |= {name: expected[name][order] for name in ("forces", "charges") if name in expected}
+    assert_equal(predict_float32(potential, make_system(positions()[order], numbers=NUMBERS[order])), expected)
+
+
+def test_supercell_is_twice(potential):
+    expected = predict_float32(potential, make_system(positions()))
+    for name, value in expected.items():
+        if name in ("forces", "charges"):
+            expected[name] = np.concatenate([value, value])
+        elif name != "stress":
+            expected[name] = 2 * value
+    doubled = np.concatenate([positions(), positions() + CELL[1]])
+    system = make_system(doubled, CELL * [[1.0], [2.0], [1.0]], np.concatenate([NUMBERS, NUMBERS]))
+    assert_equal(predict_float32(potential, system), expected)
+
+
+def test_padded_is_unpadded(potential):
+    """With x64, float32 and padded is float64 and unpadded."""
+    out = potential(make_system(positions()))
+    expected = {"energy": out.interaction_energy, "forces": out.forces, "stress": out.stress}
+    if out.charges is not None:
+        expected |= {"charges": out.charges, "long_range_energy": out.long_range_energy}
+    assert_equal(predict_float32(potential, make_system(positions())), expected)
+
+
+# ---- derivatives, in float64
+
+
+@pytest.mark.skipif(not X64, reason="needs JAX_ENABLE_X64=1")
+def test_forces_and_stress_are_derivatives(potential):
+    """Finite differences at fixed neighbours and k-vectors."""
+    system = make_system(positions())
+    solver = potential.make_solver(system)
+    out = potential(system, solver)
+    step = 1e-4
+
+    def energy(positions, cell):
+        return potential(dataclasses.replace(system, positions=positions, cell=cell), solver).interaction_energy
+
+    def strained(strain):
+        deformation = np.eye(3) + strain
+        return energy(system.positions @ deformation, system.cell @ deformation)
+
+    def derivative(function, shape):
+        result = np.zeros(shape)
+        for index in np.ndindex(*shape):
+            delta = np.zeros(shape)
+            delta[index] = step
+            result[index] = (function(delta) - function(-delta)) / (2 * step)
+        return result
+
+    forces = -derivative(lambda delta: energy(system.positions + delta, system.cell), (6, 3))
+    stress = derivative(strained, (3, 3)) / abs(np.linalg.det(CELL))
+    np.testing.assert_allclose(out.forces, forces, rtol=1e-6, atol=1e-6 * np.abs(forces).max())
+    np.testing.assert_allclose(out.stress, stress, rtol=1e-6, atol=1e-6 * np.abs(stress).max())
+
+
+def test_lone_atom():
+    """No neighbours: finite energy, and forces that are zero and not NaN."""
+    system = make_system(np.zeros((1, 3)), np.zeros((3, 3)), np.array([8]), (False, False, False))
+    out = random_potential("messages")(system)
+    assert np.isfinite(out.energy)
+    np.testing.assert_array_equal(out.forces, 0.0)
+    # neutral: all that it had
+    np.testing.assert_array_equal(out.charges, 0.0)
+
+
+# ---- parts
+
+
+@pytest.mark.parametrize("name", LONG_RANGE)
+def test_energy_has_these_parts(name):
+    """The short-range part, the sum over the charges, reference energies; self-energies as often as asked."""
+    potential = random_potential(name)
+    c = potential.config
+    system = make_system(positions())
+    solver = potential.make_solver(system)
+    out = potential(system)
+    arguments = (jnp.asarray(system.positions), jnp.asarray(system.cell), out.charges)
+    expected = jax.jit(ewald.energy)(solver, *arguments)
+    expected -= (c.long_range.self_energies_removed - 1.0) * ewald.self_energy(solver, out.charges)
+    rtol = 1e-10 if X64 else 1e-4
+    np.testing.assert_allclose(out.long_range_energy, expected, rtol=rtol)
+    np.testing.assert_allclose(out.interaction_energy, out.short_range_energy + out.long_range_energy, rtol=rtol)
+    references = 3 * sum(c.reference_energies)  # three atoms of each element
+    np.testing.assert_allclose(out.energy - out.interaction_energy, references, rtol=1e-6, atol=rtol)
+    if c.long_range.neutral:
+        np.testing.assert_allclose(jnp.sum(out.charges, axis=0), 0.0, atol=1e-14 if X64 else 1e-6)
+    else:
+        assert np.all(np.abs(jnp.sum(out.charges, axis=0)) > 1e-3)
+    assert out.charges.shape == (6, c.long_range.n_channels)
+
+
+def test_neutral_when_padded():
+    """The mean is that of the real atoms."""
+    charges = predict_float32(random_potential("messages"), make_system(positions()))["charges"]
+    assert np.abs(charges).max() > 1e-3
+    np.testing.assert_allclose(charges.sum(0), 0.0, atol=1e-6)
+
+
+def test_short_range_model():
+    potential = random_potential("short-range")
+    system = make_system(positions())
+    assert potential.make_solver(system) is None
+    out = potential(system)
+    assert out.charges is None
+    assert out.long_range_energy is None
+    assert float(out.energy) == float(out.short_range_energy)
+    assert "charge_readout" not in potential.params["params"]
+    # no sum, so that a traced cell needs no plan
+    gradient = jax.grad(lambda cell: potential.energy(dataclasses.replace(system, cell=cell)))(jnp.asarray(system.cell))
+    assert np.all(np.isfinite(gradient))
+
+
+def test_cluster_has_no_stress():
+    potential = random_potential("plain")
+    system = make_system(positions(), np.zeros((3, 3)), pbc=(False, False, False))
+    out = potential(system)
+    assert out.stress is None
+    expected = ewald.energy(
+        potential.make_solver(system), jnp.asarray(system.positions), jnp.zeros((3, 3)), out.charges
+    )
+    np.testing.assert_allclose(out.long_range_energy, expected, rtol=1e-10 if X64 else 1e-4)
+    assert potential.make_solver(system).method == "open"
+
+
+# ---- transforms
+
+
+def test_vmap_is_loop():
+    potential = random_potential("plain")
+    cells = [CELL, CELL * 1.2]
+    systems = [make_system(positions() @ np.linalg.inv(CELL) @ cell, cell) for cell in cells]
+    solvers = [potential.make_solver(system) for system in systems]
+    batch = jax.tree.map(jnp.asarray, stack_systems(systems))
+    mapped = jax.jit(
+        jax.vmap(lambda system, solver: predict(potential.config, potential.params, system, solver, with_stress=True))
+    )(batch, ewald.stack_solvers(solvers))
+    for i, (system, solver) in enumerate(zip(systems, solvers, strict=True)):
+        single = potential(system.pad_to(*batch.shape), solver)
+        for name in ("energy", "forces", "stress", "charges"):
+            expected = getattr(single, name)
+            atol = (1e-10 if X64 else 1e-4) * np.abs(expected).max()
+            np.testing.assert_allclose(getattr(mapped, name)[i], expected, rtol=0, atol=atol, err_msg=name)
+
+
+def test_same_seed_same_parameters():
+    first, again, other = (Potential.create(MODELS["plain"], seed=seed).params for seed in (0, 0, 1))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), first, again))
+    assert not jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), first, other))
+
+
+# ---- errors
+
+
+def test_unknown_elements():
+    system = make_system(positions(), numbers=np.array([8, 1, 1, 26, 1, 79]))
+    for function in (lambda p: p(system), lambda p: p.energy(system)):
+        with pytest.raises(ValueError, match=r"atomic numbers \[26, 79\], but the model knows only \[1, 8\]"):
+            function(random_potential("plain"))
+
+
+def test_traced_cell_needs_a_solver():
+    potential, system = random_potential("plain"), make_system(positions())
+
+    def energy(cell, solver=None):
+        return potential.energy(dataclasses.replace(system, cell=cell), solver)
+
+    cell = jnp.asarray(system.cell)
+    with pytest.raises(TypeError, match=r"`solver` is needed where `system\.cell` is traced.*make_solver\(system\)"):
+        jax.jit(energy)(cell)
+    solver = potential.make_solver(system)
+    np.testing.assert_allclose(jax.jit(energy)(cell, solver), potential(system).energy, rtol=1e-10 if X64 else 1e-4)
+
+
+def test_slab_is_not_taken_for_a_bulk():
+    system = make_system(positions(), pbc=(True, True, False))
+    with pytest.raises(ValueError, match=r"`pbc` must be periodic in all directions or in none"):
+        random_potential("plain")(system)
+
+
+def test_box_too_small_for_the_cutoff():
+    config = dataclasses.replace(MODELS["plain"], long_range=LongRangeConfig(k_cutoff=0.5))
+    with pytest.raises(ValueError, match=r"leaves no k-vector"):
+        Potential.create(config)(make_system(positions()))

@@ -1,0 +1,46 @@
+"""Values away from the singular point, and finite derivatives of any order at it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax.numerics import safe_norm, safe_reciprocal
+
+
+def test_safe_reciprocal():
+    x = jnp.asarray([2.0, 0.0, -4.0, 5.0])
+    np.testing.assert_array_equal(safe_reciprocal(x, jnp.asarray([True, False, True, False])), [0.5, 0.0, -0.25, 0.0])
+
+
+def test_safe_norm_is_one_where_it_is_not_wanted():
+    vectors = jnp.asarray([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
+    np.testing.assert_allclose(safe_norm(vectors, jnp.asarray([True, False, False])), [5.0, 1.0, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("function", "zero", "one"),
+    [(safe_reciprocal, 0.0, 1.0), (safe_norm, [0.0, 0.0, 0.0], [1.0, 0.0, 0.0])],
+    ids=["safe_reciprocal", "safe_norm"],
+)
+def test_derivatives_are_finite_where_masked(function, zero, one):
+    x = jnp.asarray([zero, one])
+    mask = jnp.asarray([False, True])
+
+    def total(x):
+        return jnp.sum(function(x, mask))
+
+    gradient, hessian = jax.grad(total)(x), jax.hessian(total)(x)
+    assert np.all(np.isfinite(hessian))
+    np.testing.assert_array_equal(gradient[0], jnp.zeros_like(gradient[0]))
+    np.testing.assert_array_equal(hessian[0], jnp.zeros_like(hessian[0]))
+    # the other entry has the derivative it should have
+    expected = [1.0, 0.0, 0.0] if function is safe_norm else -1.0
+    np.testing.assert_allclose(gradient[1], expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"] if jax.config.jax_enable_x64 else ["float32"])
+def test_dtype_in_is_dtype_out(dtype):
+    x = jnp.ones((4, 3), dtype)
+    assert safe_norm(x, jnp.ones(4, bool)).dtype == dtype
+    assert safe_reciprocal(x, jnp.ones((4, 3), bool)).dtype == dtype
