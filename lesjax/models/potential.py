@@ -114,7 +114,9 @@ class Potential:
         return self.make_solver(system)
 
 
-def make_solver(config: ModelConfig, cell: Array, pbc: tuple[bool, bool, bool], n_atoms: int) -> ewald.Solver | None:
+def make_solver(
+    config: ModelConfig, cell: Float[Array | np.ndarray, "3 3"], pbc: tuple[bool, bool, bool], n_atoms: int
+) -> ewald.Solver | None:
     """Plan the long-range sum of a model; host only. Plans are kept for cells seen before."""
     if config.long_range is None:
         return None
@@ -133,12 +135,13 @@ def energy_parts(
     config: ModelConfig, params: PyTree, system: System, solver: ewald.Solver | None
 ) -> tuple[Float[Array, ""], dict[str, Array | None]]:
     """Interaction energy and its parts: short_range, long_range (eV) and charges (e). A pure function."""
+    system = jax.tree.map(jnp.asarray, system)
     atomic, charges = LesModel(config).apply(params, system)
     short_range = jnp.sum(atomic)
     if charges is None:
         return short_range, {"short_range": short_range, "long_range": None, "charges": None}
     assert solver is not None
-    long_range = ewald.energy(solver, system.positions, system.cell, charges, atom_mask=jnp.asarray(system.atom_mask))
+    long_range = ewald.energy(solver, system.positions, system.cell, charges, atom_mask=system.atom_mask)
     extra_self_energies = config.long_range.self_energies_removed - 1.0
     if extra_self_energies:
         long_range -= extra_self_energies * ewald.self_energy(solver, charges)

@@ -12,6 +12,9 @@ from lesjax.models.config import LongRangeConfig
 from lesjax.training.schema import build
 
 
+SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where the structures are.
@@ -163,10 +166,10 @@ class RunConfig:
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read and check a TOML file; relative data files are looked up beside it.
+    """Read and check a TOML file; data files are looked up beside it, then in the current folder.
 
     Args:
-        path: the file.
+        path: the file, or the name of one in `lesjax/configs`.
         overrides: "a.b=value" with the value in TOML's notation (a bare word is a text).
 
     Raises:
@@ -174,8 +177,12 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         ValueError: for anything wrong in it, with the key.
     """
     path = pathlib.Path(path)
+    shipped = SHIPPED / f"{path}.toml"
+    if not path.is_file() and shipped.is_file():
+        path = shipped
     if not path.is_file():
-        raise FileNotFoundError(f"There is no configuration {str(path)!r}.")
+        names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
+        raise FileNotFoundError(f"There is no configuration {str(path)!r}; shipped with lesjax: {names}.")
     try:
         data = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:
@@ -188,9 +195,10 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         value = getattr(config.data, name)
         if value is None:
             continue
-        found = path.parent / value if not pathlib.Path(value).is_absolute() else pathlib.Path(value)
-        if not found.is_file():
-            raise FileNotFoundError(f"`data.{name}`: there is no file {str(found)!r}.")
+        places = [path.parent / value, pathlib.Path(value)]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            raise FileNotFoundError(f"`data.{name}`: there is no file {value!r}, neither beside {path} nor here.")
         files[name] = str(found)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
 

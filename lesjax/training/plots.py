@@ -62,7 +62,7 @@ def save_learning_curve(path: str | pathlib.Path, records: Sequence[Mapping[str,
     left.grid(alpha=0.3, which="both")
     left.legend(frameon=False)
     learning_curve(right, records)
-    _save(figure, path)
+    save(figure, path)
 
 
 def save_parity(path: str | pathlib.Path, pairs: Mapping[str, Parity]) -> None:
@@ -70,7 +70,7 @@ def save_parity(path: str | pathlib.Path, pairs: Mapping[str, Parity]) -> None:
     figure, axes = _subplots(len(pairs))
     for panel, (kind, pair) in zip(axes, pairs.items(), strict=True):
         parity(panel, kind, pair)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _subplots(n: int) -> tuple[Any, Any]:
@@ -80,6 +80,7 @@ def _subplots(n: int) -> tuple[Any, Any]:
     return figure, figure.subplots(1, n, squeeze=False)[0]
 
 
-def _save(figure: Any, path: str | pathlib.Path) -> None:
+def save(figure: Any, path: str | pathlib.Path) -> None:
+    """Write a figure as PNG; the file appears whole or not at all."""
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)

@@ -82,16 +82,22 @@ def as_float32(tree):
 
 
 def predict_float32(potential, system):
-    """Energy, forces, stress and charges in float32, padded to one shape."""
+    """Results in float32, padded to one shape."""
     n = len(system.positions)
     out = as_float32(potential)(as_float32(system.pad_to(*SHAPE)))
     assert {x.dtype.name for x in jax.tree.leaves(out)} == {"float32"}
     np.testing.assert_array_equal(out.forces[n:], 0.0)
-    results = {"energy": out.interaction_energy, "forces": out.forces[:n], "stress": out.stress}
     if out.charges is not None:
         np.testing.assert_array_equal(out.charges[n:], 0.0)
-        results |= {"charges": out.charges[:n], "long_range_energy": out.long_range_energy}
-    return {name: np.asarray(value) for name, value in results.items()}
+    return results(out, n)
+
+
+def results(out, n=None):
+    """What is compared: all of a prediction but the reference energies."""
+    found = {"energy": out.interaction_energy, "forces": out.forces[:n], "stress": out.stress}
+    if out.charges is not None:
+        found |= {"charges": out.charges[:n], "long_range_energy": out.long_range_energy}
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 def assert_equal(found, expected, rtol=1e-5):
@@ -115,9 +121,11 @@ def test_rotation(potential, sign):
 
 
 def test_translation_and_lattice_vectors(potential):
+    """With x64 in float64: float32 rounds coordinates of 15 Å to 1e-6 Å."""
     translations = np.random.default_rng(3).integers(-2, 3, (6, 3)) @ CELL
     moved = make_system(positions() + [0.3, -1.1, 2.2] + translations)
-    assert_equal(predict_float32(potential, moved), predict_float32(potential, make_system(positions())))
+    expected = results(potential(make_system(positions())))
+    assert_equal(results(potential(moved)), expected, rtol=1e-11 if X64 else 1e-4)
 
 
 def test_permutation(potential):
@@ -141,10 +149,7 @@ def test_supercell_is_twice(potential):
 
 def test_padded_is_unpadded(potential):
     """With x64, float32 and padded is float64 and unpadded."""
-    out = potential(make_system(positions()))
-    expected = {"energy": out.interaction_energy, "forces": out.forces, "stress": out.stress}
-    if out.charges is not None:
-        expected |= {"charges": out.charges, "long_range_energy": out.long_range_energy}
+    expected = results(potential(make_system(positions())))
     assert_equal(predict_float32(potential, make_system(positions())), expected)
 
 
@@ -186,8 +191,8 @@ def test_lone_atom():
     out = random_potential("messages")(system)
     assert np.isfinite(out.energy)
     np.testing.assert_array_equal(out.forces, 0.0)
-    # neutral: all that it had
-    np.testing.assert_array_equal(out.charges, 0.0)
+    # this model is neutral
+    np.testing.assert_allclose(out.charges, 0.0, atol=1e-12 if X64 else 1e-7)
 
 
 # ---- parts
@@ -233,8 +238,8 @@ def test_short_range_model():
     assert float(out.energy) == float(out.short_range_energy)
     assert "charge_readout" not in potential.params["params"]
     # no sum, so that a traced cell needs no plan
-    gradient = jax.grad(lambda cell: potential.energy(dataclasses.replace(system, cell=cell)))(jnp.asarray(system.cell))
-    assert np.all(np.isfinite(gradient))
+    energy = jax.jit(lambda cell: potential.energy(dataclasses.replace(system, cell=cell)))(jnp.asarray(system.cell))
+    np.testing.assert_allclose(energy, out.energy, rtol=1e-10 if X64 else 1e-4)
 
 
 def test_cluster_has_no_stress():

@@ -16,7 +16,7 @@ from lesjax.units import COULOMB
 
 X64 = jax.config.jax_enable_x64
 
-# relative to the largest entry; the files hold float32 weights, and results in float64 or float32
+# and the structures they come with
 MODELS = {
     "cace_water": ("s0",),
     "cace_dipeptide": ("s0", "s1"),
@@ -44,7 +44,7 @@ class Reference:
             self.potential = dataclasses.replace(self.potential, config=config)
         systems = {key: self._system(key) for key in MODELS[name]}
         # one shape, so that both are compiled at once
-        shape = np.max([system.shape for system in systems.values()], axis=0)
+        shape = np.max([system.shape for system in systems.values()], axis=0).tolist()
         self.systems = {key: system.pad_to(*shape) for key, system in systems.items()}
 
     def _system(self, key):
@@ -53,6 +53,7 @@ class Reference:
         return System.from_arrays(positions, cell, numbers, pbc, cutoff=self.potential.cutoff)
 
     def tolerance(self, in_float64, in_float32):
+        """Relative to the largest entry. The weights are float32; results are as good as that in float64."""
         return in_float64 if X64 and self.name != "cace_dimer_CC" else in_float32
 
 
@@ -105,4 +106,6 @@ def test_prediction(reference):
             published["stress"], found["stress"] = "stress", out.stress
         for name, value in found.items():
             expected = reference.data[f"{key}/{published[name]}"]
-            assert_equal(value, expected, reference.tolerance(5e-7, 5e-5), f"{key} {name}")
+            # forces of the dimers are small differences of the two parts
+            in_float32 = 3e-4 if name == "forces" else 5e-5
+            assert_equal(value, expected, reference.tolerance(5e-7, in_float32), f"{key} {name}")
