@@ -1,6 +1,6 @@
 """Train CACE and CACE-LES on the molecular dimers and compare with the published errors.
 
-    python benchmarks/dimers.py --json benchmarks/results/dimers.json
+    JAX_ENABLE_X64=1 python benchmarks/dimers.py --json benchmarks/results/dimers.json
 
 Ten training frames per class, three test frames at the largest separations. The shipped configurations
 `dimers_les` and `dimers_short_range`; each run can be stopped and started again, and finished runs are kept in the
@@ -13,6 +13,7 @@ import pathlib
 import time
 
 import ase
+import jax
 import numpy as np
 from common import shared, write_json
 
@@ -130,7 +131,8 @@ def main() -> None:
             }
         print(name, json.dumps(table[name]))
     if arguments.json:
-        write_json(arguments.json, {"dtype": "float32", "median_of_seeds": arguments.seeds, "table": table, "runs": runs})
+        content = {"dtype": str(jax.numpy.zeros(()).dtype), "median_of_seeds": arguments.seeds, "table": table, "runs": runs}
+        write_json(arguments.json, content)
     if arguments.plot:
         plot(arguments.work, arguments.plot, arguments.seeds[0])
 

@@ -27,7 +27,9 @@ CASES = {
         "file": "data/dipeptides/train.xyz",
         "frames": 4,
         "reference_ms": 1380.0,
-        "representation": {"cutoff": 4.5, "max_l": 4, "max_nu": 3, "messages": (("Bchi",),), "bchi_shared": False, **PEPTIDE},
+        "representation": {
+            "cutoff": 4.5, "max_l": 4, "max_nu": 3, "messages": (("Bchi",),), "bchi_shared": False, **PEPTIDE,
+        },
         "long_range": {},
     },
     "dipeptides_l2_nu2": {

@@ -80,20 +80,19 @@ def _train(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.set)
 
-    from lesjax.io import read
     from lesjax.training import evaluate, plots, train
     from lesjax.training.loop import read_log
     from lesjax.training.prepare import prepare
 
     prepared = prepare(config)
     folder = pathlib.Path(config.output)
-    print(f"{len(prepared.train)} structures to train on, {len(prepared.valid_frames)} to validate; results in {folder}/")
+    counts = f"{len(prepared.train)} structures to train on, {len(prepared.valid_frames)} to validate"
+    print(f"{counts}; results in {folder}/")
     potential = train(config, prepared=prepared, quiet=arguments.quiet or None)
     plots.save_learning_curve(folder / "learning_curve.png", read_log(folder / "log.jsonl"))
     pbc = None if isinstance(config.data.pbc, str) else config.data.pbc
-    sets = {"training": prepared.train_frames, "validation": prepared.valid_frames}
-    if config.data.test is not None:
-        sets["test"] = read(config.data.test)
+    frames_of = (prepared.train_frames, prepared.valid_frames, prepared.test_frames)
+    sets = dict(zip(("training", "validation", "test"), frames_of, strict=True))
     metrics = {}
     for name, frames in sets.items():
         if frames:
@@ -127,6 +126,7 @@ def _info(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
+    from lesjax.io import chemical_symbols
     from lesjax.models import load
 
     potential = load(arguments.model)
@@ -142,7 +142,7 @@ def _info(arguments: argparse.Namespace) -> int:
         for name, value in dataclasses.asdict(values).items():
             table.add_row(f"{section}.{name}", str(value))
     for z, energy in zip(config.representation.elements, config.reference_energies, strict=False):
-        table.add_row(f"reference energy of element {z}", f"{energy:.6f} eV")
+        table.add_row(f"reference energy of {chemical_symbols[z]}", f"{energy:.6f} eV")
     Console().print(table)
     return 0
 
@@ -179,7 +179,8 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
     table = Table("", "RMSE", "MAE", "R²", title=f"{title}: {result.metrics['n_structures']} structures")
     for kind, pair in result.parity.items():
         name, unit, factor = KINDS[kind]
-        table.add_row(f"{name} ({unit})", f"{factor * pair.rmse():.4g}", f"{factor * pair.mae():.4g}", f"{pair.r2():.4f}")
+        errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
+        table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}")
     Console().print(table)
 
 

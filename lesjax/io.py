@@ -2,13 +2,14 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import ase
 import ase.io
 import jax
 import numpy as np
+from ase import Atoms as Atoms
+from ase.data import chemical_symbols as chemical_symbols
 from jaxtyping import Array, Float
 
 
@@ -54,34 +55,34 @@ class Labels:
         )
 
 
-def read(path: str | os.PathLike) -> list[ase.Atoms]:
+def read(path: str | os.PathLike) -> list[Atoms]:
     """Read all frames of a file that ase understands.
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for a file that cannot be parsed or has no frame.
+        ValueError: for a file that cannot be parsed, with the number of the frame, or has none.
     """
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    frames: list[ase.Atoms] = []
+    frames: list[Atoms] = []
     try:
         # frame by frame, so that the message can say which one is broken
-        frames.extend(ase.io.iread(path, index=":"))
+        frames.extend(ase.io.iread(path, index=":", do_not_split_by_at_sign=True))
     except Exception as error:
-        raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)}: {error!r}") from error
+        raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {error!r}") from error
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
     return frames
 
 
-def write(path: str | os.PathLike, frames: Sequence[ase.Atoms]) -> None:
+def write(path: str | os.PathLike, frames: Sequence[Atoms]) -> None:
     """Write extended xyz; the file appears whole or not at all."""
     with atomic_path(path) as temporary:
         ase.io.write(temporary, list(frames), format="extxyz")
 
 
-class atomic_path:  # noqa: N801 (a context manager, used like a function)
+class atomic_path:
     """Give a temporary path beside `path`, and move it there when the block ends without an error."""
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -96,16 +97,25 @@ class atomic_path:  # noqa: N801 (a context manager, used like a function)
         if kind is not None:
             self.temporary.unlink(missing_ok=True)
             return
-        with open(self.temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self.temporary, self.path)
+        try:
+            with open(self.temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self.temporary, self.path)
+        except BaseException:
+            self.temporary.unlink(missing_ok=True)
+            raise
 
 
-def labels(atoms: ase.Atoms, keys: Keys | None = None) -> Labels:
+def element_names(atomic_numbers: Iterable[int]) -> str:
+    """Symbols of the elements, as "H, O" for a message."""
+    return ", ".join(chemical_symbols[z] for z in sorted(set(atomic_numbers)))
+
+
+def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:
     """Labels of one frame, NaN where it has none.
 
     Raises:
-        ValueError: for a label of the wrong shape.
+        ValueError: for a label of the wrong shape, or one that is no number.
     """
     keys = keys or Keys()
     n = len(atoms)
@@ -117,26 +127,41 @@ def labels(atoms: ase.Atoms, keys: Keys | None = None) -> Labels:
     )
 
 
-def _lookup(atoms: ase.Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
+def all_labels(frames: Sequence[Atoms], keys: Keys | None = None) -> list[Labels]:
+    """Labels of each frame; an error names the frame."""
+    result = []
+    for i, atoms in enumerate(frames):
+        try:
+            result.append(labels(atoms, keys))
+        except ValueError as error:
+            raise ValueError(f"Structure {i}: {error}") from error
+    return result
+
+
+def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
     results = getattr(atoms.calc, "results", None) or {}
     for name in names:
         for place in (atoms.info, atoms.arrays, results):
             if place.get(name) is not None:
-                return name, np.asarray(place[name], dtype=np.float64)
+                try:
+                    return name, np.asarray(place[name], dtype=np.float64)
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"`{name}` must hold numbers, got {str(place[name])[:60]!r}.") from error
     return None
 
 
-def _find(atoms: ase.Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+def _find(atoms: Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
     found = _lookup(atoms, names)
     if found is None:
         return np.full(shape, np.nan)
     name, value = found
-    if value.size != int(np.prod(shape)):
+    # a single number may come as a list of one, and a comment line may hold forces as one long list
+    if value.shape != shape and (value.ndim > 1 or value.size != int(np.prod(shape))):
         raise ValueError(f"`{name}` has shape {value.shape} where {shape} is needed.")
     return value.reshape(shape)
 
 
-def _stress(atoms: ase.Atoms, names: Sequence[str]) -> np.ndarray:
+def _stress(atoms: Atoms, names: Sequence[str]) -> np.ndarray:
     """A 3x3 matrix from nine numbers or from six in Voigt order (xx, yy, zz, yz, xz, xy)."""
     found = _lookup(atoms, names)
     if found is None:

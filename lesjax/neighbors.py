@@ -39,7 +39,8 @@ def neighbor_arrays(
     if not cutoff > 0:
         raise ValueError(f"`cutoff` must be positive, got {cutoff}.")
     n = len(positions)
-    calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True)
+    n_threads = 1 if n < 4000 else 0  # for few atoms, starting threads costs more than it saves
+    calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=n_threads)
     points, box = positions.astype(float), cell.astype(float)  # vesin wants one dtype
     first, second, shift = calculator.compute(points=points, box=box, periodic=pbc, quantities="ijS")
     receivers, senders = first.astype(np.int64), second.astype(np.int32)

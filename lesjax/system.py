@@ -52,9 +52,13 @@ class System:
         Raises:
             ValueError: for no atoms, coordinates that are not finite, a singular cell.
         """
-        periodic = tuple(bool(p) for p in (atoms.pbc if pbc is None else np.broadcast_to(pbc, 3)))
+        x, y, z = (bool(p) for p in (atoms.pbc if pbc is None else np.broadcast_to(pbc, 3)))
         return cls.from_arrays(
-            np.asarray(atoms.positions), np.asarray(atoms.cell[:]), np.asarray(atoms.numbers), periodic, cutoff=cutoff
+            np.asarray(atoms.positions),
+            np.asarray(atoms.cell.array),
+            np.asarray(atoms.numbers),
+            (x, y, z),
+            cutoff=cutoff,
         )
 
     @classmethod

@@ -12,7 +12,6 @@ from ase.stress import full_3x3_to_voigt_6_stress
 from lesjax import ewald
 from lesjax.models.potential import Potential
 from lesjax.system import System
-from lesjax.training.data import subtract_reference
 
 
 class LesCalculator(Calculator):
@@ -26,7 +25,7 @@ class LesCalculator(Calculator):
         pbc: overrides the periodicity of the atoms.
     """
 
-    implemented_properties = ("energy", "free_energy", "forces", "stress", "charges")
+    implemented_properties = ["energy", "free_energy", "forces", "stress", "charges"]  # noqa: RUF012 (as ASE has it)
     slack = 1.15
     largest_strain = 0.02
 
@@ -46,22 +45,26 @@ class LesCalculator(Calculator):
         """Compute everything at once into `results`; called by ASE."""
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
+        if atoms is None:
+            raise ValueError("`atoms` is needed: the calculator has not seen any yet.")
         system = System.from_ase(atoms, cutoff=self.potential.cutoff, pbc=self.pbc)
         n, m = system.shape
         if m > self._capacity:
             self._capacity = 4 * int(np.ceil(self.slack * m / 4))
-        prediction = jax.device_get(self.potential(system.pad_to(n, self._capacity), self._solver(system)))
+        prediction = self.potential(system.pad_to(n, self._capacity), self._solver(system))
+        found = jax.device_get(vars(prediction))
         # the sum of the reference energies would cost float32 its digits
-        reference = -float(subtract_reference(self.potential.config, atoms.numbers, 0.0))
-        energy = float(prediction.interaction_energy) + reference
-        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(prediction.forces, float)}
-        if prediction.stress is not None:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress, float))
-        if prediction.charges is not None:
-            self.results["charges"] = np.asarray(prediction.charges, float).sum(axis=1)
+        energy = float(found["interaction_energy"]) + self.potential.config.reference_energy(atoms.numbers)
+        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(found["forces"], float)}
+        if found["stress"] is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(found["stress"], float))
+        if found["charges"] is not None:
+            self.results["charges"] = np.asarray(found["charges"], float).sum(axis=1)
 
     def _solver(self, system: System) -> ewald.Solver | None:
         """The plan for this cell, or the last one while the cell is close to the one it was made for."""
+        if self.potential.config.long_range is None:
+            return None
         cell = np.asarray(system.cell, np.float64)
         if self._plan is not None:
             planned, pbc, solver = self._plan

@@ -55,7 +55,7 @@ def energy(
 
 
 def self_energy(solver: Solver, charges: Float[Array, " n"] | Float[Array, "n c"]) -> Float[Array, ""]:
-    r"""Energy of each Gaussian with itself, :math:`\frac{1}{2 \varepsilon_0} \sum_i q_i^2 / (\sigma (2 \pi)^{3/2})`, eV."""
+    r"""Energy of each Gaussian with itself, :math:`\sum_i q_i^2 / (2 \varepsilon_0 \sigma (2 \pi)^{3/2})`, eV."""
     sigma = jnp.asarray(solver.sigma, charges.dtype)
     return 2.0 * math.pi * COULOMB * jnp.sum(charges * charges) / (sigma * (2.0 * math.pi) ** 1.5)
 
@@ -127,7 +127,8 @@ def _interaction(
     assert solver.kmask is not None
     kmask = jnp.asarray(solver.kmask)
     weights = direct.kspace_weights(cell, kmask, sigma)
-    shape = kmask.shape[1:]
+    _, n1, n2, n3 = kmask.shape
+    shape = (n1, n2, n3)
 
     def one_channel(left: Float[Array, " n"], right: Float[Array, " n"]) -> Float[Array, ""]:
         factor_l = direct.structure_factor(left_positions, left, cell, shape)
@@ -138,6 +139,8 @@ def _interaction(
         return direct.quadratic_form(factor, factor, weights)
 
     if left is right and left_positions is right_positions:
-        return 2.0 * sum(equal_channel(left[:, c]) for c in range(left.shape[1]))
-    return 2.0 * sum(one_channel(left[:, c], right[:, c]) for c in range(left.shape[1]))
+        channels = [equal_channel(left[:, c]) for c in range(left.shape[1])]
+    else:
+        channels = [one_channel(left[:, c], right[:, c]) for c in range(left.shape[1])]
+    return 2.0 * jnp.sum(jnp.stack(channels))
 

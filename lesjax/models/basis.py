@@ -37,8 +37,8 @@ def angular_functions(unit_vectors: Float[Array, "*e 3"], max_l: int) -> Float[A
     functions = {(0, 0, 0): jnp.ones_like(components[0])}
     for exponent in exponents[1:]:
         axis = next(axis for axis in range(3) if exponent[axis] > 0)
-        lower = tuple(power - (k == axis) for k, power in enumerate(exponent))
-        functions[exponent] = functions[lower] * components[axis]
+        lx, ly, lz = (power - (k == axis) for k, power in enumerate(exponent))
+        functions[exponent] = functions[lx, ly, lz] * components[axis]
     return jnp.stack([functions[exponent] for exponent in exponents], axis=-1)
 
 

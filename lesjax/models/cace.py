@@ -57,8 +57,9 @@ class CACE(nn.Module):
         theta_q = receivers[species]
 
         n, m = system.shape
-        edges = (angular[..., :, None] * theta_s[..., None, :]).reshape(n, m, -1)
-        summed = jnp.einsum("nmb,nmx->nbx", radial, edges).reshape(n, c.n_bessel, -1, c.n_embedding, 1)
+        # the embedding goes with the radial functions: fewer of them than of angular functions
+        edges = (radial[..., :, None] * theta_s[..., None, :]).reshape(n, m, -1)
+        summed = jnp.einsum("nma,nmx->nax", angular, edges).reshape(n, -1, c.n_bessel, c.n_embedding, 1)
         a = mix_radial(summed, mixing, c.max_l) * theta_q[None, :, None, None, :]
         features = [self._products(a)]
         for layer, messages in enumerate(c.messages):
@@ -67,7 +68,10 @@ class CACE(nn.Module):
                 theta_q, mixing,
             )  # fmt: skip
             features.append(self._products(a))
-        return jnp.concatenate(features, axis=1)
+        joined = jnp.concatenate(features, axis=1)
+        # trained like the rest; a run starts it at one over the spread of each feature in the training set
+        scale = self.param("feature_scale", nn.initializers.ones, joined.shape[1:], dtype)
+        return joined * scale[None, :]
 
     def _cutoff(self, distances: Float[Array, "n m"]) -> Float[Array, "n m"]:
         if self.config.cutoff_function == "cosine":
@@ -124,30 +128,30 @@ class CACE(nn.Module):
             parts = []
             start = 0
             for l, size in enumerate(sizes):
-                edges = radial[..., :, None] * angular[..., None, start : start + size]
+                edges = angular[..., start : start + size, None] * radial[..., None, :]
                 channel = scaled[:, :, min(l, scaled.shape[2] - 1)].reshape(n, m, -1)
                 part = jnp.einsum("nmx,nmy->nxy", edges.reshape(n, m, -1), channel)
-                parts.append(part.reshape(n, c.n_bessel, size, c.n_embedding, -1))
+                parts.append(part.reshape(n, size, c.n_bessel, c.n_embedding, -1))
                 start += size
-            summed = jnp.concatenate(parts, axis=2)
+            summed = jnp.concatenate(parts, axis=1)
             total += c.message_scale * mix_radial(summed, mixing, c.max_l) * theta_q[None, :, None, None, :]
         return total
 
 
 def mix_radial(
-    summed: Float[Array, "n b a s p"], mixing: Float[Array, "l b r s q"], max_l: int
+    summed: Float[Array, "n a b s p"], mixing: Float[Array, "l b r s q"], max_l: int
 ) -> Float[Array, "a n r s q"]:
-    """Mix the radial functions: Σ_b W^l[b, r, s, q] A[n, b, a, s, p], with p = q, or p of length one for all q.
+    """Mix the radial functions: Σ_b W^l[b, r, s, q] A[n, a, b, s, p], with p = q, or p of length one for all q.
 
     One matrix product per order, with the element channels as its batch.
     """
-    n, n_bessel, _, n_s, n_p = summed.shape
+    n, _, n_bessel, n_s, n_p = summed.shape
     n_radial, n_q = mixing.shape[2], mixing.shape[4]
     columns = n_q // n_p
     mixed = []
     start = 0
     for l, size in enumerate(basis.block_sizes(max_l)):
-        block = summed[:, :, start : start + size].transpose(3, 4, 2, 0, 1).reshape(n_s * n_p, size * n, n_bessel)
+        block = summed[:, start : start + size].transpose(3, 4, 1, 0, 2).reshape(n_s * n_p, size * n, n_bessel)
         weights = mixing[l].reshape(n_bessel, n_radial, n_s, n_p, columns).transpose(2, 3, 0, 1, 4)
         product = jnp.einsum("xzb,xbw->xzw", block, weights.reshape(n_s * n_p, n_bessel, n_radial * columns))
         product = product.reshape(n_s, n_p, size, n, n_radial, columns).transpose(2, 3, 4, 0, 1, 5)

@@ -3,6 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Int
+
 
 MESSAGES = ("M", "Ar", "Bchi")
 
@@ -121,6 +124,11 @@ class ModelConfig:
                 f"`reference_energies` needs one value for each of the elements {elements}, "
                 f"got {len(self.reference_energies)}."
             )
+
+    def reference_energy(self, atomic_numbers: Int[np.ndarray, " n"]) -> float:
+        """Sum of the reference energies over atoms of known elements, eV; on the host, in float64."""
+        table = dict(zip(self.representation.elements, self.reference_energies, strict=False))
+        return float(sum(table.get(int(z), 0.0) for z in atomic_numbers))
 
 
 def to_dict(config: ModelConfig) -> dict:

@@ -121,12 +121,14 @@ def _representation(c: CACEConfig, found: _Weights, prefix: str) -> PyTree:
     def stacked(name: str, *shape: int) -> np.ndarray:
         return np.stack([found(f"{prefix}{name}.{l}") for l in range(c.max_l + 1)]).reshape(shape or per_order)
 
-    params = {
+    params: dict = {
         "sender_embedding": found(f"{prefix}node_embedding_sender.embedding_weights"),
         "receiver_embedding": found(f"{prefix}node_embedding_receiver.embedding_weights"),
         "bessel_frequencies": found(f"{prefix}radial_basis.bessel_weights"),
         "radial_mixing": stacked("radial_transform.weights", c.max_l + 1, c.n_bessel, *per_order[1:]),
     }
+    n_features = (len(c.messages) + 1) * len(invariants(c.max_l, c.max_nu)) * int(np.prod(per_order[1:]))
+    params["feature_scale"] = np.ones(n_features, params["radial_mixing"].dtype)
     for layer, messages in enumerate(c.messages):
         path = f"message_passing_list.{layer}"
         if "M" in messages:
@@ -158,7 +160,8 @@ def _readout(c: CACEConfig, found: _Weights, prefix: str) -> tuple[PyTree, tuple
         depth += 1
     if depth == 0:
         raise ValueError(f"`weights` has no readout under {prefix + 'outnet'!r}.")
-    params, hidden = {}, []
+    params: dict = {}
+    hidden = []
     for i in range(depth):
         weight = found(f"{prefix}outnet.{i}.linear.weight")
         kernel = _reorder_inputs(c, weight, n_layers) if i == 0 else weight.T

@@ -4,10 +4,12 @@ import dataclasses
 import functools
 import pathlib
 from dataclasses import dataclass, field
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from lesjax import ewald
@@ -102,11 +104,11 @@ class Potential:
         storage.save(self, path)
 
     def _prepare(self, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
-        if not isinstance(system.atomic_numbers, jax.core.Tracer):
+        if not isinstance(system.atomic_numbers, Tracer):
             check_elements(self.config.representation.elements, np.asarray(system.atomic_numbers))
         if solver is not None or self.config.long_range is None:
             return solver
-        if isinstance(system.cell, jax.core.Tracer):
+        if isinstance(system.cell, Tracer):
             raise TypeError(
                 "`solver` is needed where `system.cell` is traced (inside jit, vmap or a derivative with respect to "
                 "the cell): plan it outside with `solver = potential.make_solver(system)` and pass it."
@@ -135,13 +137,14 @@ def energy_parts(
     config: ModelConfig, params: PyTree, system: System, solver: ewald.Solver | None
 ) -> tuple[Float[Array, ""], dict[str, Array | None]]:
     """Interaction energy and its parts: short_range, long_range (eV) and charges (e). A pure function."""
-    system = jax.tree.map(jnp.asarray, system)
-    atomic, charges = LesModel(config).apply(params, system)
+    atomic, charges = cast(tuple[Array, Array | None], LesModel(config).apply(params, system))
     short_range = jnp.sum(atomic)
     if charges is None:
         return short_range, {"short_range": short_range, "long_range": None, "charges": None}
     assert solver is not None
-    long_range = ewald.energy(solver, system.positions, system.cell, charges, atom_mask=system.atom_mask)
+    assert config.long_range is not None
+    positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
+    long_range = ewald.energy(solver, positions, cell, charges, atom_mask=mask)
     extra_self_energies = config.long_range.self_energies_removed - 1.0
     if extra_self_energies:
         long_range -= extra_self_energies * ewald.self_energy(solver, charges)
@@ -203,4 +206,5 @@ def initial_parameters(config: ModelConfig, seed: int) -> PyTree:
     system = System.from_arrays(
         positions, np.zeros((3, 3)), np.full(2, number), (False, False, False), cutoff=config.representation.cutoff
     )
-    return LesModel(config).init(jax.random.key(seed), jax.tree.map(jnp.asarray, system))
+    # compiled, what the energy would cost is left out
+    return jax.jit(LesModel(config).init)(jax.random.key(seed), jax.tree.map(jnp.asarray, system))

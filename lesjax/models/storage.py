@@ -10,30 +10,59 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save as to_bytes
 
+from lesjax.io import atomic_path
 from lesjax.models import config as configuration
 from lesjax.models.potential import Potential, initial_parameters
 
 
 FORMAT = 1
+FILES = ("config.json", "params.safetensors")
 
 
 def save(potential: Potential, path: str | os.PathLike) -> None:
-    """Write a potential to the folder `path`; an earlier one there is replaced as a whole."""
+    """Write a potential to the folder `path`; an earlier one there is replaced as a whole.
+
+    Raises:
+        ValueError: if there is something else at `path`.
+    """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    # a path ending in dots has no name of its own to put a temporary folder beside
+    path = path if path.name not in ("", "..") else path.resolve()
     description = {"format": FORMAT, "config": configuration.to_dict(potential.config)}
-    (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-    save_file(flatten(potential.params), temporary / "params.safetensors")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    contents = dict(zip(FILES, (_json(description), to_bytes(flatten(potential.params))), strict=True))
     if path.exists():
-        os.replace(path, replaced)
-    os.replace(temporary, path)
+        # names with a dot may be what a killed process left
+        if not path.is_dir() or {f.name for f in path.iterdir() if not f.name.startswith(".")} - set(FILES):
+            raise ValueError(f"There is something else than a lesjax model at {str(path)!r}. Choose another path.")
+        there = path / "config.json"
+        if not there.exists() or there.read_bytes() == contents["config.json"]:
+            # parameters alone are one move: the model is there at every moment
+            for name in FILES[1:] if there.exists() else FILES[::-1]:
+                with atomic_path(path / name) as temporary:
+                    temporary.write_bytes(contents[name])
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, replaced = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        for name, content in contents.items():
+            (temporary / name).write_bytes(content)
+        if path.exists():
+            os.replace(path, replaced)
+        os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if replaced.exists() and not path.exists():
+            os.replace(replaced, path)
+        raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _json(data: dict) -> bytes:
+    return (json.dumps(data, indent=2) + "\n").encode()
 
 
 def load(path: str | os.PathLike) -> Potential:
@@ -54,22 +83,26 @@ def load(path: str | os.PathLike) -> Potential:
         raise ValueError(f"{str(description)!r} is damaged: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"{str(description)!r} is not of format {FORMAT}, which this version of lesjax reads.")
-    config = configuration.from_dict(data["config"])
+    try:
+        config = configuration.from_dict(data["config"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{str(description)!r} does not describe a model: {error}") from error
     try:
         arrays = load_file(parameters)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{str(parameters)!r} is damaged: {error}. Take another copy of the model.") from error
-    return Potential(params=unflatten(initial_parameters(config, seed=0), arrays, str(parameters)), config=config)
+    like = jax.eval_shape(lambda: initial_parameters(config, seed=0))  # shapes alone: nothing is compiled
+    return Potential(params=unflatten(like, arrays, str(parameters)), config=config)
 
 
 def flatten(tree: PyTree) -> dict[str, np.ndarray]:
     """Arrays of a pytree under the names of their paths."""
     # a numpy array that shares or reverses memory would be written as it lies there
-    return {jax.tree_util.keystr(p): np.ascontiguousarray(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {jax.tree_util.keystr(p): np.asarray(x, order="C") for p, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def unflatten(like: PyTree, arrays: dict[str, np.ndarray], source: str) -> PyTree:
-    """Inverse of `flatten` for a tree of the structure, shapes and dtypes of `like`.
+    """Inverse of `flatten` for a tree of the structure, shapes and dtypes of `like`, arrays or their shapes.
 
     Raises:
         ValueError: for arrays that are missing, left over, or of another shape.
@@ -77,8 +110,8 @@ def unflatten(like: PyTree, arrays: dict[str, np.ndarray], source: str) -> PyTre
     leaves = jax.tree_util.tree_leaves_with_path(like)
     names = [jax.tree_util.keystr(p) for p, _ in leaves]
     wrong = sorted(set(names) ^ set(arrays))
-    wrong += [n for n, (_, x) in zip(names, leaves, strict=True) if n in arrays and arrays[n].shape != np.shape(x)]
+    wrong += [n for n, (_, x) in zip(names, leaves, strict=True) if n in arrays and arrays[n].shape != x.shape]
     if wrong:
         raise ValueError(f"{source!r} does not fit the model in {wrong[:3]}: it belongs to another configuration.")
-    values = [jnp.asarray(arrays[n], dtype=jnp.asarray(x).dtype) for n, (_, x) in zip(names, leaves, strict=True)]
+    values = [jnp.asarray(arrays[n], dtype=x.dtype) for n, (_, x) in zip(names, leaves, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), values)

@@ -16,6 +16,7 @@ Source: Cheng, npj Comput. Mater. 10, 157 (2024).
 
 import collections
 import functools
+import itertools
 import math
 
 import jax
@@ -47,11 +48,11 @@ def invariants(max_l: int, max_nu: int) -> tuple[Polynomial, ...]:
 
     def polynomial(chain: tuple[int, ...]) -> Polynomial:
         terms: Polynomial = collections.defaultdict(float)
-        links = [()]
+        links: list[tuple[tuple[int, int, int], ...]] = [()]
         for l in chain:
             links = [(*head, e) for head in links for e in of_order[l]]
         for link in links:
-            ends = [link[0], *(add(a, b) for a, b in zip(link[:-1], link[1:], strict=True)), link[-1]]
+            ends = [link[0], *(add(a, b) for a, b in itertools.pairwise(link)), link[-1]]
             factors = tuple(sorted(index[e] for e in ends))  # equal monomials are collected
             terms[factors] += math.prod(map(_multinomial, link))
         return dict(terms)
@@ -78,7 +79,7 @@ def symmetrized_products(a: Float[Array, "a z"], max_l: int, max_nu: int) -> Flo
     `jax.lax.split` transposes to one concatenation; indexing each row would transpose to as many padded
     copies of the whole array and make the backward pass twenty times slower.
     """
-    rows = jax.lax.split(a, (1,) * a.shape[0])
+    rows = list(jax.lax.split(a, (1,) * a.shape[0]))
     return jnp.concatenate([_evaluate(terms, rows) for terms in invariants(max_l, max_nu)])
 
 
@@ -92,7 +93,10 @@ def _evaluate(terms: Polynomial, rows: list[Float[Array, "1 z"]]) -> Float[Array
         else:
             groups[factors[0]][factors[1:]] = coefficient
     parts = [rows[first] * _evaluate_inner(rest, rows) for first, rest in groups.items()]
-    return sum(parts[1:], parts[0]) if parts else constant
+    if not parts:
+        assert constant is not None
+        return constant
+    return sum(parts[1:], parts[0])
 
 
 def _evaluate_inner(terms: Polynomial, rows: list[Float[Array, "1 z"]]) -> Float[Array, "1 z"]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from lesjax.io import atomic_path
 from lesjax.models.storage import flatten, unflatten
@@ -19,7 +19,7 @@ from lesjax.models.storage import flatten, unflatten
 def save_checkpoint(path: str | os.PathLike, state: PyTree, host: dict[str, Any]) -> None:
     """Write state and host values; an earlier checkpoint is replaced in one move."""
     with atomic_path(path) as temporary:
-        save_file(flatten(state), temporary, metadata={"host": json.dumps(host)})
+        temporary.write_bytes(save(flatten(state), metadata={"host": json.dumps(host)}))
 
 
 def load_checkpoint(path: str | os.PathLike, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -32,7 +32,7 @@ def load_checkpoint(path: str | os.PathLike, like: PyTree) -> tuple[PyTree, dict
     try:
         with safe_open(path, framework="numpy") as file:
             host = json.loads((file.metadata() or {})["host"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # it is no dictionary
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise ValueError(
             f"The checkpoint {str(path)!r} is damaged: {error}. The best model so far is in "

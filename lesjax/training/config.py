@@ -35,7 +35,7 @@ class DataConfig:
     valid_fraction: float = 0.1
     test: str | None = None
     pbc: bool | tuple[bool, bool, bool] | str = "file"
-    keys: Keys = Keys()
+    keys: Keys = field(default_factory=Keys)
     reference_energies: str | dict[str, float] = "fit"
     max_frames: int | None = None
 
@@ -46,6 +46,8 @@ class DataConfig:
             raise ValueError(f"`reference_energies` must be 'fit', 'none' or a table, got {self.reference_energies!r}.")
         if isinstance(self.pbc, str) and self.pbc != "file":
             raise ValueError(f"`pbc` must be 'file', true, false or three of them, got {self.pbc!r}.")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise ValueError(f"`max_frames` must be at least 1, got {self.max_frames}.")
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,8 @@ class Phase:
 
     Attributes:
         epochs: passes over the training set.
+        lbfgs: L-BFGS with a line search instead of the run's optimizer and learning rate. For training sets that are
+            one batch of one padded shape, as a second phase; wants float64.
         learning_rate: at the start.
         schedule: "constant", "cosine" (to `final_factor`), "step" (times `factor` every `step_epochs`) or "plateau"
             (times `factor` when the validation loss has not fallen for `patience` evaluations).
@@ -93,6 +97,7 @@ class Phase:
     """
 
     epochs: int
+    lbfgs: bool = False
     learning_rate: float = 1e-2
     schedule: str = "cosine"
     final_factor: float = 1e-2
@@ -149,6 +154,9 @@ class TrainingSection:
         for name in ("batch_size", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        for name in ("weight_decay", "clip", "checkpoint_seconds", "early_stop"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"`ema` must lie in [0, 1), got {self.ema}.")
         if not self.phases:
@@ -185,7 +193,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         raise FileNotFoundError(f"There is no configuration {str(path)!r}; shipped with lesjax: {names}.")
     try:
         data = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is no TOML file: {error}") from error
     for override in overrides:
         _apply(data, override)
@@ -210,11 +218,20 @@ def _apply(data: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text
+        value = text.strip()
     *tables, last = key.strip().split(".")
     place: Any = data
     for table in tables:
-        place = place[int(table)] if isinstance(place, list) else place.setdefault(table, {})
+        place = place[_index(place, table, override)] if isinstance(place, list) else place.setdefault(table, {})
         if not isinstance(place, (dict, list)):
             raise ValueError(f"`--set {override}`: {table!r} is no table.")
-    place[last] = value
+    if isinstance(place, list):
+        place[_index(place, last, override)] = value
+    else:
+        place[last] = value
+
+
+def _index(entries: list[Any], key: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(entries):
+        raise ValueError(f"`--set {override}`: {key!r} must be a number from 0 to {len(entries) - 1}.")
+    return int(key)

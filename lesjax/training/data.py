@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Array, Bool
 from lesjax import ewald, io
 from lesjax.batching import assign_bucket, plan_buckets, stack
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import check_elements, make_solver
+from lesjax.models.potential import make_solver
 from lesjax.system import System
 
 
@@ -51,7 +50,7 @@ class Dataset:
 
 
 def reference_energies(
-    elements: Sequence[int], frames: Sequence[ase.Atoms], labels: Sequence[io.Labels]
+    elements: Sequence[int], frames: Sequence[io.Atoms], labels: Sequence[io.Labels]
 ) -> tuple[float, ...]:
     """Energy of one atom of each element, eV, by least squares over the frames that have an energy."""
     counts = np.array([[np.sum(atoms.numbers == z) for z in elements] for atoms in frames], float)
@@ -63,21 +62,28 @@ def reference_energies(
     return tuple(float(e) for e in solution)
 
 
-def subtract_reference(config: ModelConfig, numbers: np.ndarray, energy: float | np.ndarray) -> np.ndarray:
+def subtract_reference(config: ModelConfig, numbers: np.ndarray, energy: Array | np.ndarray | float) -> np.ndarray:
     """Energy minus the reference energies of its atoms, in float64."""
-    table = dict(zip(config.representation.elements, config.reference_energies, strict=False))
-    return np.asarray(energy, np.float64) - sum(table.get(int(z), 0.0) for z in numbers)
+    return np.asarray(np.asarray(energy, np.float64) - config.reference_energy(numbers))
 
 
 def make_dataset(
     config: ModelConfig,
-    frames: Sequence[ase.Atoms],
+    frames: Sequence[io.Atoms],
     labels: Sequence[io.Labels],
     pbc: bool | tuple[bool, bool, bool] | None = None,
+    indices: Sequence[int] | None = None,
 ) -> Dataset:
     """Neighbours, plans of the sum, padding and stacking for a list of structures; host only.
 
     Structures with other periodic directions go into other buckets, at most three for each.
+
+    Args:
+        config: the model.
+        frames: structures.
+        labels: their labels.
+        pbc: overrides the periodicity of the structures.
+        indices: their places in the file they come from, for messages.
 
     Raises:
         ValueError: for a structure that the model cannot take, with its index.
@@ -86,12 +92,13 @@ def make_dataset(
     systems: list[System] = []
     solvers = []
     for i, atoms in enumerate(frames):
+        index = i if indices is None else indices[i]
+        check_elements(config, atoms, index)
         try:
-            check_elements(config.representation.elements, atoms.numbers)
             system = System.from_ase(atoms, cutoff=config.representation.cutoff, pbc=pbc)
             solvers.append(make_solver(config, system.cell, system.pbc, len(atoms)))
         except ValueError as error:
-            raise ValueError(f"Structure {i}: {error}") from error
+            raise ValueError(f"Structure {index}: {error}") from error
         systems.append(system)
     buckets, members = [], []
     for directions in sorted({system.pbc for system in systems}):
@@ -117,6 +124,17 @@ def make_dataset(
             buckets.append(jax.tree.map(jnp.asarray, batch))
             members.append(np.array(own))
     return Dataset(buckets=tuple(buckets), members=tuple(members))
+
+
+def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
+    """Raise ValueError for elements that the model does not know, with their names and those of the model."""
+    known = config.representation.elements
+    unknown = set(atoms.numbers.tolist()) - set(known)
+    if unknown:
+        raise ValueError(
+            f"Structure {index} contains {io.element_names(unknown)}, but the model knows only "
+            f"{io.element_names(known)}. Train on structures that contain all elements."
+        )
 
 
 def epoch_batches(

@@ -5,10 +5,10 @@ import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lesjax import io
 from lesjax.models.potential import Potential
@@ -55,7 +55,7 @@ class Evaluation:
 
 def evaluate(
     potential: Potential,
-    frames: Sequence[ase.Atoms],
+    frames: Sequence[io.Atoms],
     *,
     keys: io.Keys | None = None,
     pbc: bool | tuple[bool, bool, bool] | None = None,
@@ -76,29 +76,31 @@ def evaluate(
     Raises:
         ValueError: for structures without a single label, or elements that the model does not know.
     """
-    labels = [io.labels(atoms, keys) for atoms in frames]
+    labels = io.all_labels(frames, keys)
     dataset = make_dataset(potential.config, frames, labels, pbc)
     with_stress = any(np.isfinite(label.stress).any() for label in labels)
     compute = make_evaluation(potential.config, with_stress=with_stress)
     values: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     weights = Weights(energy=jnp.asarray(1.0), forces=jnp.asarray(1.0))
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        prediction = jax.device_get(compute(potential.params, dataset.buckets[bucket], rows, mask, weights)[2])
+        prediction = compute(potential.params, dataset.buckets[bucket], rows, mask, weights)[2]
+        found = jax.device_get(vars(prediction))
         for k in np.flatnonzero(mask):
-            index = dataset.members[bucket][rows[k]]
+            index = int(dataset.members[bucket][rows[k]])
             n, label = len(frames[index]), labels[index]
             reference = subtract_reference(potential.config, frames[index].numbers, label.energy)
-            pairs = {"energy": (reference / n, prediction.interaction_energy[k] / n)}
-            pairs["forces"] = (label.forces, prediction.forces[k, :n])
-            if prediction.stress is not None:
-                pairs["stress"] = (label.stress, prediction.stress[k])
-            if prediction.charges is not None:
-                pairs["charges"] = (label.charges, prediction.charges[k, :n].sum(axis=1))
+            pairs: dict[str, tuple[ArrayLike, ArrayLike]] = {}
+            pairs["energy"] = (reference / n, found["interaction_energy"][k] / n)
+            pairs["forces"] = (label.forces, found["forces"][k, :n])
+            if found["stress"] is not None:
+                pairs["stress"] = (label.stress, found["stress"][k])
+            if found["charges"] is not None:
+                pairs["charges"] = (label.charges, found["charges"][k, :n].sum(axis=1))
             for name, (known, value) in pairs.items():
-                values.setdefault(name, []).append((np.ravel(known), np.ravel(value).astype(np.float64)))
+                values.setdefault(name, []).append((np.ravel(known), np.ravel(np.asarray(value, np.float64))))
     parity = {}
-    for name, pairs in values.items():
-        reference, predicted = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    for name, parts in values.items():
+        reference, predicted = (np.concatenate(side) for side in zip(*parts, strict=True))
         known = np.isfinite(reference)
         if known.any():
             parity[name] = Parity(reference[known], predicted[known])
@@ -112,7 +114,7 @@ def evaluate(
     for name, pair in parity.items():
         metrics[f"{name}_rmse"] = pair.rmse()
         metrics[f"{name}_mae"] = pair.mae()
-        if name == "charges":
+        if name == "charges" and math.isfinite(pair.r2()):
             metrics["charges_r2"] = pair.r2()
     return Evaluation(metrics, parity)
 
@@ -120,6 +122,10 @@ def evaluate(
 def evaluate_file(
     potential: Potential, path: str | pathlib.Path, *, keys: io.Keys | None = None, pbc: bool | None = None
 ) -> Evaluation:
-    """`evaluate` for a file that ase reads."""
-    return evaluate(potential, io.read(path), keys=keys, pbc=pbc)
+    """`evaluate` for a file that ase reads; an error names the file."""
+    frames = io.read(path)
+    try:
+        return evaluate(potential, frames, keys=keys, pbc=pbc)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
 

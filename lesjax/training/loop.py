@@ -11,6 +11,7 @@ import json
 import math
 import pathlib
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -25,13 +26,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lesjax.io import atomic_path
 from lesjax.models.config import to_dict
-from lesjax.models.potential import Potential, initial_parameters
+from lesjax.models.potential import Potential
 from lesjax.training.checkpoint import load_checkpoint, save_checkpoint
-from lesjax.training.config import Phase, RunConfig
+from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
+from lesjax.training.initialize import initial_state, scaled_parameters
 from lesjax.training.losses import Weights
 from lesjax.training.prepare import Prepared, prepare
-from lesjax.training.step import initial_state, make_evaluation, make_step
+from lesjax.training.step import make_evaluation, make_lbfgs_step, make_step
 
 
 class DivergedError(RuntimeError):
@@ -74,10 +76,11 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     folder = pathlib.Path(config.output)
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
-    write_description(config, prepared, folder)
     section = config.training
-    params = initial_parameters(prepared.model, section.seed)
-    state = initial_state(section, params)
+    check_lbfgs(section, prepared.train)
+    remove_leftovers(folder)
+    write_description(config, prepared, folder)
+    state = initial_state(section, scaled_parameters(prepared.model, section.seed, prepared.train))
     host = Progressed()
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.exists():
@@ -107,6 +110,7 @@ class _Run:
         self.section, self.prepared, self.folder = config.training, prepared, folder
         self.state, self.host = state, host
         self.step = make_step(prepared.model, self.section)
+        self.lbfgs_step = make_lbfgs_step(prepared.model)
         with_stress = any(phase.stress_weight > 0 for phase in self.section.phases)
         self.evaluation = make_evaluation(prepared.model, with_stress=with_stress)
         self.saved_at = time.monotonic()
@@ -122,6 +126,8 @@ class _Run:
             host.epoch_in_phase = 0
             host.best_loss, host.evaluations_since_best = math.inf, 0  # another loss from here on
             host.plateau_best, host.plateau_waited, host.plateau_factor = math.inf, 0, 1.0
+            if "lbfgs" in self.state:  # it remembers the last loss and gradient, which the next phase changes
+                self.state["lbfgs"] = initial_state(self.section, self.state["params"])["lbfgs"]
             self.checkpoint()
 
     def run_phase(self, phase: Phase, report: Any) -> None:
@@ -147,10 +153,11 @@ class _Run:
         host, dataset = self.host, self.prepared.train
         rng = np.random.default_rng([self.section.seed, host.epoch])
         batches = epoch_batches(dataset, self.section.batch_size, rng)
+        step = self.lbfgs_step if phase.lbfgs else self.step
         losses = []
         for i, (bucket, rows, mask) in enumerate(batches):
             rate = learning_rate(phase, host.epoch_in_phase + i / len(batches), host.plateau_factor)
-            self.state, loss = self.step(self.state, dataset.buckets[bucket], rows, mask, jnp.asarray(rate), weights)
+            self.state, loss = step(self.state, dataset.buckets[bucket], rows, mask, jnp.asarray(rate), weights)
             losses.append(loss)
         return losses
 
@@ -161,12 +168,12 @@ class _Run:
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
         valid_loss, metrics = dataset_errors(self.evaluation, params, valid, self.section.batch_size, weights)
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
-            kept = "the last good checkpoint is kept" if (self.folder / "checkpoint.safetensors").exists() else (
-                "no checkpoint was written before"
-            )  # fmt: skip
+            self.save_best()
+            kept = [name for name in ("model", "checkpoint.safetensors") if (self.folder / name).exists()]
             raise DivergedError(
-                f"The loss is not finite at epoch {host.epoch} (training {train_loss}, validation {valid_loss}); "
-                f"{kept} in {str(self.folder)!r}. Lower `learning_rate` or `clip`, or look for wrong labels."
+                f"The loss is not finite at epoch {host.epoch} (training {train_loss}, validation {valid_loss}). "
+                f"Kept from before in {str(self.folder)!r}: {' and '.join(kept) or 'nothing'}. "
+                "Lower `learning_rate` or `clip`, or look for wrong labels."
             )
         rate = learning_rate(phase, host.epoch_in_phase, host.plateau_factor)
         record = {"epoch": host.epoch, "phase": host.phase, "learning_rate": rate, "train_loss": train_loss}
@@ -176,8 +183,7 @@ class _Run:
         report(host.epoch, record)
         if valid_loss < host.best_loss:
             host.best_loss, host.evaluations_since_best = valid_loss, 0
-            copies = jax.tree.map(jnp.copy, params)  # the next step takes the state's buffers
-            self.best = Potential(params=copies, config=self.prepared.model)
+            self.best = Potential(params=params, config=self.prepared.model)
             self.best_saved = False
         else:
             host.evaluations_since_best += 1
@@ -193,13 +199,28 @@ class _Run:
 
     def checkpoint(self) -> None:
         """Write the models, then the checkpoint."""
-        if self.best is not None and not self.best_saved:
-            self.best.save(self.folder / "model")
-            self.best_saved = True
+        self.save_best()
         params = self.state["ema"] if self.section.ema > 0 else self.state["params"]
         Potential(params=params, config=self.prepared.model).save(self.folder / "model-last")
         save_checkpoint(self.folder / "checkpoint.safetensors", self.state, dataclasses.asdict(self.host))
         self.saved_at = time.monotonic()
+
+    def save_best(self) -> None:
+        """Write the best model if it is not on disk yet."""
+        if self.best is not None and not self.best_saved:
+            self.best.save(self.folder / "model")
+            self.best_saved = True
+
+
+def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
+    """Raise ValueError if a phase of L-BFGS would get more than one batch."""
+    n_batches = len(epoch_batches(dataset, section.batch_size, None))
+    for i, phase in enumerate(section.phases):
+        if phase.lbfgs and n_batches > 1:
+            raise ValueError(
+                f"`training.phases[{i}].lbfgs` needs the training set in one batch, but it has {n_batches}: "
+                "raise `training.batch_size`, or leave L-BFGS to sets whose structures have about one size."
+            )
 
 
 def phase_weights(phase: Phase) -> Weights:
@@ -212,7 +233,7 @@ def phase_weights(phase: Phase) -> Weights:
     )
 
 
-def learning_rate(phase: Phase, epoch: float, plateau_factor: float) -> float:
+def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> float:
     """Learning rate of a phase after `epoch` epochs of it."""
     if phase.schedule == "cosine":
         fraction = min(1.0, epoch / phase.epochs)
@@ -236,7 +257,7 @@ def dataset_errors(
         sums.append(errors)
     losses, sums = jax.device_get((losses, sums))
     metrics = {}
-    for name in sums[0]:
+    for name in dict.fromkeys(name for errors in sums for name in errors):
         squares, magnitudes, count = np.sum([errors[name] for errors in sums if name in errors], axis=0, dtype=float)
         if count:
             metrics[f"{name}_rmse"] = math.sqrt(squares / count)
@@ -251,7 +272,7 @@ def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
         return
     try:
         there = json.loads(description.read_text())["run"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(description)!r} is damaged ({error}). Choose another `output`.") from error
     here = json.loads(json.dumps(dataclasses.asdict(config)))
     different = _differences(there, here)
@@ -260,6 +281,15 @@ def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
             f"{str(folder)!r} holds a run with other settings ({', '.join(different[:3])}). "
             "Choose another `output`, or delete the folder."
         )
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Remove temporary files of a run that was killed while it wrote them."""
+    for path in list(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _differences(a: Any, b: Any, where: str = "") -> list[str]:
@@ -286,7 +316,7 @@ def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Pat
         temporary.write_text(json.dumps(description, indent=2) + "\n")
 
 
-def read_log(path: str | pathlib.Path) -> list[dict[str, float]]:
+def read_log(path: str | pathlib.Path) -> list[dict[str, Any]]:
     """Records of a JSON-lines log; a last line that was cut off is left out."""
     records = []
     for line in pathlib.Path(path).read_text().splitlines():
@@ -317,7 +347,7 @@ def _bar(total: int, host: Progressed, quiet: bool | None) -> Iterator[Any]:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         task = progress.add_task("compiling", total=total, completed=host.epoch)
 
-        def report(epoch: int, record: dict[str, float]) -> None:
+        def report(epoch: int, record: dict[str, Any]) -> None:
             text = f"loss {record['train_loss']:.3g}, validation {record['valid_loss']:.3g}"
             if "forces_rmse" in record:
                 text += f", forces {1e3 * record['forces_rmse']:.3g} meV/Å"

@@ -25,12 +25,13 @@ COLORS = ("#1f6f8b", "#d1495b", "#edae49", "#6a994e")
 
 
 def learning_curve(axes: "Axes", records: Sequence[Mapping[str, Any]], label: str = "", color: str = COLORS[0]) -> None:
-    """Validation errors of the forces, or of the energy where there are none, against the epoch."""
-    name = "forces_rmse" if "forces_rmse" in records[-1] else "energy_rmse"
-    unit, factor = ("meV/Å", 1e3) if name == "forces_rmse" else ("meV/atom", 1e3)
+    """Validation errors of the forces, or of the first kind that there is, against the epoch."""
+    units = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("eV/Å³", 1.0), "charges": ("e", 1.0)}
+    kind = next(kind for kind in units if f"{kind}_rmse" in records[-1])
+    unit, factor = units[kind]
     epochs = [record["epoch"] for record in records]
-    axes.semilogy(epochs, [factor * record[name] for record in records], color=color, label=label)
-    axes.set(xlabel="epoch", ylabel=f"validation RMSE of the {name.split('_')[0]} ({unit})")
+    axes.semilogy(epochs, [factor * record[f"{kind}_rmse"] for record in records], color=color, label=label)
+    axes.set(xlabel="epoch", ylabel=f"validation RMSE of the {kind} ({unit})")
     axes.grid(alpha=0.3, which="both")
 
 

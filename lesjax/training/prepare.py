@@ -1,16 +1,19 @@
 """From a configuration to structures, labels, model and data sets."""
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-import ase
-import ase.data
 import numpy as np
 
 from lesjax import io
 from lesjax.models.config import CACEConfig, ModelConfig
 from lesjax.training.config import DataConfig, ModelSection, RunConfig
-from lesjax.training.data import Dataset, make_dataset, reference_energies
+from lesjax.training.data import Dataset, check_elements, make_dataset, reference_energies
+
+
+LABELS = ("energy", "forces", "stress", "charges")
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,9 @@ class Prepared:
     model: ModelConfig
     train: Dataset
     valid: Dataset | None
-    train_frames: list[ase.Atoms]
-    valid_frames: list[ase.Atoms]
+    train_frames: list[io.Atoms]
+    valid_frames: list[io.Atoms]
+    test_frames: list[io.Atoms] = field(default_factory=list)
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -31,47 +35,108 @@ def prepare(config: RunConfig) -> Prepared:
         ValueError: for data that cannot be used, with the file, structure or key.
     """
     data = config.data
-    frames = io.read(data.train)[: data.max_frames]
+    source = _read("train", data.train, data)
     if data.valid is not None:
-        train_frames, valid_frames = frames, io.read(data.valid)
+        train, valid = source, _read("valid", data.valid, data)
     else:
-        n_valid = round(data.valid_fraction * len(frames))
-        order = np.random.default_rng(config.training.seed).permutation(len(frames))
-        valid_frames = [frames[i] for i in sorted(order[:n_valid])]
-        train_frames = [frames[i] for i in sorted(order[n_valid:])]
-    if not train_frames:
+        n_valid = round(data.valid_fraction * len(source.frames))
+        order = np.random.default_rng(config.training.seed).permutation(len(source.frames)).tolist()
+        train, valid = source.take(sorted(order[n_valid:])), source.take(sorted(order[:n_valid]))
+    if not train.frames:
         raise ValueError(f"`data.valid_fraction` = {data.valid_fraction} leaves no structure to train on.")
-    train_labels = [io.labels(atoms, data.keys) for atoms in train_frames]
-    valid_labels = [io.labels(atoms, data.keys) for atoms in valid_frames]
-    check_labels(config, train_labels)
-    model = model_config(config.model, data, train_frames, train_labels)
+    check_labels(config, train, valid)
+    model = model_config(config.model, data, train.frames, train.labels)
+    test_frames: list[io.Atoms] = []
+    if data.test is not None:  # read now: a broken file should not show up after hours of training
+        test = _read("test", data.test, data)
+        test_frames = test.frames
+        if not any(test.has(name) for name in LABELS):
+            raise ValueError(f"{test.name}: no structure has a label under the names of `data.keys`.")
+        with test.named():
+            for i, atoms in enumerate(test_frames):
+                check_elements(model, atoms, i)
+    return Prepared(
+        model,
+        train=train.dataset(model),
+        valid=valid.dataset(model) if valid.frames else None,
+        train_frames=train.frames,
+        valid_frames=valid.frames,
+        test_frames=test_frames,
+    )
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Structures of one file, or some of them, with their labels and their places in the file."""
+
+    name: str
+    frames: list[io.Atoms]
+    labels: list[io.Labels]
+    indices: list[int]
+    pbc: bool | tuple[bool, bool, bool] | None
+
+    def take(self, members: list[int]) -> "_Source":
+        """Some of the structures."""
+        frames, labels = [self.frames[i] for i in members], [self.labels[i] for i in members]
+        return dataclasses.replace(self, frames=frames, labels=labels, indices=[self.indices[i] for i in members])
+
+    def has(self, label: str) -> bool:
+        """Whether any structure has this label."""
+        return any(np.isfinite(getattr(labels, label)).any() for labels in self.labels)
+
+    def is_periodic(self) -> bool:
+        """Whether any structure has a stress."""
+        return any(all(atoms.pbc if self.pbc is None else np.broadcast_to(self.pbc, 3)) for atoms in self.frames)
+
+    def dataset(self, model: ModelConfig) -> Dataset:
+        """The structures as the model wants them."""
+        with self.named():
+            return make_dataset(model, self.frames, self.labels, self.pbc, self.indices)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Put the name of the file before an error."""
+        try:
+            yield
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+
+def _read(name: str, path: str, data: DataConfig) -> _Source:
+    frames = io.read(path)
+    if name == "train":
+        frames = frames[: data.max_frames]
     pbc = None if isinstance(data.pbc, str) else data.pbc
-    try:
-        train = make_dataset(model, train_frames, train_labels, pbc)
-    except ValueError as error:
-        raise ValueError(f"`data.train`: {error}") from error
-    try:
-        valid = make_dataset(model, valid_frames, valid_labels, pbc) if valid_frames else None
-    except ValueError as error:
-        raise ValueError(f"validation data: {error}") from error
-    return Prepared(model, train, valid, train_frames, valid_frames)
+    source = _Source(f"`data.{name}` = {path!r}", frames, [], list(range(len(frames))), pbc)
+    with source.named():
+        return dataclasses.replace(source, labels=io.all_labels(frames, data.keys))
 
 
-def check_labels(config: RunConfig, labels: list[io.Labels]) -> None:
-    """Raise ValueError where a phase weighs labels of which the training set has none."""
+def check_labels(config: RunConfig, train: _Source, valid: _Source) -> None:
+    """Raise ValueError where a phase weighs what no structure has, or what cannot be computed."""
     for i, phase in enumerate(config.training.phases):
-        for name in ("energy", "forces", "stress", "charges"):
-            missing = not any(np.isfinite(getattr(label, name)).any() for label in labels)
-            if getattr(phase, f"{name}_weight") > 0 and missing:
+        weighed = [name for name in LABELS if getattr(phase, f"{name}_weight") > 0]
+        for name in weighed:
+            key = f"`training.phases[{i}].{name}_weight`"
+            if not train.has(name):
                 raise ValueError(
-                    f"`training.phases[{i}].{name}_weight` is positive, but no structure of `data.train` has {name}; "
+                    f"{key} is positive, but no structure of {train.name} has {name}; "
                     f"looked for {', '.join(getattr(config.data.keys, name))}. Name the key in "
                     f"`data.keys.{name}` or set the weight to 0."
                 )
+            if name == "stress" and not train.is_periodic():
+                raise ValueError(f"{key} is positive, but no structure is periodic in all directions. Set it to 0.")
+            if name == "charges" and config.model.long_range is None:
+                raise ValueError(f"{key} is positive, but `model.long_range` = false leaves no charges. Set it to 0.")
+        if valid.frames and not any(valid.has(name) for name in weighed):
+            raise ValueError(
+                f"No structure to validate on, of {valid.name}, has {' or '.join(weighed)}, which "
+                f"`training.phases[{i}]` trains on. Give a `data.valid` with labels, or `data.valid_fraction` = 0."
+            )
 
 
 def model_config(
-    section: ModelSection, data: DataConfig, frames: list[ase.Atoms], labels: list[io.Labels]
+    section: ModelSection, data: DataConfig, frames: list[io.Atoms], labels: list[io.Labels]
 ) -> ModelConfig:
     """Complete the hyper-parameters by what the training set says: elements, reference energies, scale."""
     elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
@@ -100,8 +165,8 @@ def model_config(
 
 
 def _references_from_table(elements: tuple[int, ...], table: dict[str, float]) -> tuple[float, ...]:
-    symbols = [ase.data.chemical_symbols[z] for z in elements]
-    unknown = sorted(set(table) - set(ase.data.chemical_symbols))
+    symbols = [io.chemical_symbols[z] for z in elements]
+    unknown = sorted(set(table) - set(io.chemical_symbols))
     missing = [symbol for symbol in symbols if symbol not in table]
     if unknown or missing:
         raise ValueError(

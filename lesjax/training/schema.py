@@ -39,9 +39,9 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
 def _convert(hint: Any, value: Any, name: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        # TOML has no null: false stands for None
         options = [a for a in arguments if a is not type(None)]
-        if value is None or (value is False and bool not in options):
+        # TOML has no null: false stands for None
+        if type(None) in arguments and (value is None or (value is False and bool not in options)):
             return None
         errors = []
         for option in options:
@@ -49,7 +49,9 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
                 return _convert(option, value, name)
             except ValueError as error:
                 errors.append(error)
-        raise errors[-1]
+        if len(options) == 1 or isinstance(value, (list, tuple, Mapping)):
+            raise next((e for option, e in zip(options, errors, strict=True) if _fits(option, value)), errors[-1])
+        raise ValueError(f"`{name}` must be {' or '.join(map(_describe, options))}, got {value!r}.")
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ValueError(f"`{name}` must be a table, got {value!r}.")
@@ -74,6 +76,16 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
     return value
 
 
-def _describe(hint: type) -> str:
-    names = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
-    return names.get(hint, str(hint))
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a list or a table is of the kind that `hint` asks for, so that the fault lies inside."""
+    origin = typing.get_origin(hint)
+    if isinstance(value, Mapping):
+        return origin is dict or dataclasses.is_dataclass(hint)
+    return origin is tuple
+
+
+def _describe(hint: Any) -> str:
+    names: dict[Any, str] = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+    if typing.get_origin(hint) is tuple:
+        return "a list"
+    return names.get(hint, "a table")

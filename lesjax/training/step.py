@@ -30,31 +30,61 @@ def make_optimizer(section: TrainingSection) -> optax.GradientTransformation:
     return optax.chain(*parts, optax.scale(-1.0))
 
 
+def make_lbfgs() -> optax.GradientTransformationExtraArgs:
+    """L-BFGS with a zoom line search."""
+    return optax.lbfgs(memory_size=50, linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=15))
+
+
 def make_step(config: ModelConfig, section: TrainingSection) -> Callable:
     """Compile-on-first-use step (state, bucket, rows, mask, learning rate, weights) -> (state, loss).
 
-    The state is a dictionary of params, ema and optimizer; its buffers are donated.
+    The state is a dictionary of params, ema and optimizer, see `initial_state`.
     """
     optimizer = make_optimizer(section)
 
-    @partial(jax.jit, donate_argnums=0)
+    @jax.jit
     def step(
         state: dict[str, PyTree], bucket: Batch, rows: Array, mask: Array, learning_rate: Array, weights: Weights
     ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
-        batch = take(bucket, rows, mask)
-
-        def loss_fn(params: PyTree) -> Float[Array, ""]:
-            with_stress = weights.stress is not None and all(batch.system.pbc)
-            return loss(predict_batch(config, params, batch, with_stress=with_stress), batch, weights)
-
+        loss_fn = partial(batch_loss, config, take(bucket, rows, mask), weights)
         value, gradient = jax.value_and_grad(loss_fn)(state["params"])
         with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
             direction, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
         params = jax.tree.map(lambda p, d: p + learning_rate.astype(p.dtype) * d, state["params"], direction)
         ema = jax.tree.map(lambda e, p: section.ema * e + (1.0 - section.ema) * p, state["ema"], params)
-        return {"params": params, "ema": ema, "optimizer": optimizer_state}, value
+        return {**state, "params": params, "ema": ema, "optimizer": optimizer_state}, value
 
     return step
+
+
+def make_lbfgs_step(config: ModelConfig) -> Callable:
+    """Like `make_step`, with L-BFGS on one batch that is the whole training set; the learning rate is not used.
+
+    The running average is set to the parameters: what the line search accepts needs no smoothing.
+    """
+    optimizer = make_lbfgs()
+
+    @jax.jit
+    def step(
+        state: dict[str, PyTree], bucket: Batch, rows: Array, mask: Array, learning_rate: Array, weights: Weights
+    ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
+        loss_fn = partial(batch_loss, config, take(bucket, rows, mask), weights)
+        params = state["params"]
+        with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
+            value, gradient = optax.value_and_grad_from_state(loss_fn)(params, state=state["lbfgs"])
+            update, memory = optimizer.update(
+                gradient, state["lbfgs"], params, value=value, grad=gradient, value_fn=loss_fn
+            )
+        params = jax.tree.map(jnp.add, params, update)
+        return {**state, "params": params, "ema": params, "lbfgs": memory}, jnp.asarray(value)
+
+    return step
+
+
+def batch_loss(config: ModelConfig, batch: Batch, weights: Weights, params: PyTree) -> Float[Array, ""]:
+    """Loss of one batch as a function of the parameters."""
+    with_stress = weights.stress is not None and all(batch.system.pbc)
+    return loss(predict_batch(config, params, batch, with_stress=with_stress), batch, weights)
 
 
 def make_evaluation(config: ModelConfig, *, with_stress: bool) -> Callable:
@@ -70,9 +100,3 @@ def make_evaluation(config: ModelConfig, *, with_stress: bool) -> Callable:
         return loss(prediction, batch, weights), error_sums(prediction, batch), prediction
 
     return evaluation
-
-
-def initial_state(section: TrainingSection, params: PyTree) -> dict[str, PyTree]:
-    """Parameters, their running average and the optimizer's memory."""
-    own = jax.tree.map(lambda x: jnp.array(x), params)  # copies: the state is donated
-    return {"params": own, "ema": jax.tree.map(jnp.array, params), "optimizer": make_optimizer(section).init(own)}

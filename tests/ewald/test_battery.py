@@ -256,8 +256,10 @@ def test_atoms_moved_by_lattice_vectors(periodic):
     ],
     ids=["mirrored", "swapped", "skewed"],
 )
-def test_other_cell_of_the_same_lattice(periodic, change):
-    assert_equal(results(periodic, cell=change @ periodic.cell), results(periodic))
+@pytest.mark.parametrize("name", ["cubic", "triclinic"])
+def test_other_cell_of_the_same_lattice(name, change):
+    engine = ENGINES[name]
+    assert_equal(results(engine, cell=change @ engine.cell), results(engine))
 
 
 # ---- dtype and compilation
@@ -291,8 +293,8 @@ def test_compiles_once_per_shape(engine):
 
 
 # 3000 atoms take one block, 30 000 several
-@pytest.mark.parametrize("n_atoms", [3_000, 30_000])
-def test_memory(n_atoms):
+@pytest.mark.parametrize(("n_atoms", "part"), [(3_000, 0.5), (30_000, 0.05)])
+def test_memory(n_atoms, part):
     """Compiled for abstract arrays and not run: there is no array of atoms times k-vectors."""
     edge = (n_atoms / 0.1) ** (1 / 3)
     solver = ewald.make_solver(np.eye(3) * edge, True, n_atoms=n_atoms, k_cutoff=math.pi)
@@ -301,16 +303,20 @@ def test_memory(n_atoms):
     used = compiled.memory_analysis().temp_size_in_bytes
     # half of the k-vectors in the sphere, one of each pair
     n_kvectors = math.pi**3 * edge**3 / (12 * math.pi**2)
-    assert used < 0.35 * 4 * n_atoms * n_kvectors
+    assert used < part * 4 * n_atoms * n_kvectors
 
 
-def test_same_stress_as_the_gradient_by_strain(periodic):
-    cell = jnp.asarray(periodic.cell, float)
-    solver = periodic.solver()
-    value, forces, virial = results(periodic)
+def test_stress_is_the_gradient_by_strain():
+    engine = ENGINES["triclinic"]
+    solver = engine.solver()
+    value, forces, virial = results(engine)
 
-    def function(positions, cell):
-        return ewald.energy(solver, positions, cell, periodic.charges), None
+    @jax.jit
+    def prediction(positions, cell):
+        def function(positions, cell):
+            return ewald.energy(solver, positions, cell, engine.charges), None
 
-    found = jax.jit(lambda p, c: energy_forces_stress(function, p, c, with_stress=True)[:3])(periodic.positions, cell)
-    assert_equal(found, (value, forces, virial / abs(np.linalg.det(periodic.cell))))
+        return energy_forces_stress(function, positions, cell, with_stress=True)[:3]
+
+    found = prediction(engine.positions, jnp.asarray(engine.cell, float))
+    assert_equal(found, (value, forces, virial / abs(np.linalg.det(engine.cell))))

@@ -64,7 +64,10 @@ def test_accuracy(sigma, accuracy):
     gradient = jax.jit(jax.grad(ewald.energy, 1))
     forces, exact = (
         gradient(
-            ewald.make_solver(cell, True, n_atoms=60, sigma=sigma, accuracy=a), positions, jnp.asarray(cell, float), charges
+            ewald.make_solver(cell, True, n_atoms=60, sigma=sigma, accuracy=a),
+            positions,
+            jnp.asarray(cell, float),
+            charges,
         )
         for a in (accuracy, 1e-7)
     )

@@ -4,6 +4,7 @@ One list of models that together have every option, times one list of properties
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -48,17 +49,16 @@ MODELS = {
 }  # fmt: skip
 LONG_RANGE = [name for name, config in MODELS.items() if config.long_range is not None]
 
-# of all systems in float32, so that the properties share what is compiled; the largest is the supercell
-SHAPE = (12, 40)
+# of all systems and k-grids in float32, so that the properties share what is compiled; the largest is the supercell
+SHAPE, GRID = (12, 40), (6, 10, 6)
 
 
-def random_potential(name, dtype=None):
+@functools.cache
+def random_potential(name):
     """Every parameter moved off its initial value."""
     potential = Potential.create(MODELS[name], seed=1)
     rng = np.random.default_rng(3)
-    params = jax.tree.map(
-        lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), p.dtype if dtype is None else dtype), potential.params
-    )
+    params = jax.tree.map(lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), p.dtype), potential.params)
     return dataclasses.replace(potential, params=params)
 
 
@@ -69,7 +69,14 @@ def potential(request):
 
 def positions():
     """Two bent molecules and two more atoms, no two closer than 1 Å."""
-    fractional = [[0.1, 0.1, 0.1], [0.3, 0.15, 0.1], [0.05, 0.3, 0.15], [0.5, 0.6, 0.55], [0.7, 0.6, 0.6], [0.55, 0.1, 0.65]]
+    fractional = [
+        [0.1, 0.1, 0.1],
+        [0.3, 0.15, 0.1],
+        [0.05, 0.3, 0.15],
+        [0.5, 0.6, 0.55],
+        [0.7, 0.6, 0.6],
+        [0.55, 0.1, 0.65],
+    ]
     return (np.array(fractional) + 0.02 * np.random.default_rng(0).normal(size=(6, 3))) @ CELL
 
 
@@ -82,9 +89,13 @@ def as_float32(tree):
 
 
 def predict_float32(potential, system):
-    """Results in float32, padded to one shape."""
+    """Results in float32, all padded to one shape."""
     n = len(system.positions)
-    out = as_float32(potential)(as_float32(system.pad_to(*SHAPE)))
+    solver = potential.make_solver(system)
+    if solver is not None:
+        added = [(0, size - m) for size, m in zip(GRID, solver.kmask.shape[1:], strict=True)]
+        solver = dataclasses.replace(solver, kmask=np.pad(solver.kmask, [(0, 0), *added]))
+    out = as_float32(potential)(as_float32(system.pad_to(*SHAPE)), solver)
     assert {x.dtype.name for x in jax.tree.leaves(out)} == {"float32"}
     np.testing.assert_array_equal(out.forces[n:], 0.0)
     if out.charges is not None:
@@ -123,7 +134,7 @@ def test_rotation(potential, sign):
 def test_translation_and_lattice_vectors(potential):
     """With x64 in float64: float32 rounds coordinates of 15 Å to 1e-6 Å."""
     translations = np.random.default_rng(3).integers(-2, 3, (6, 3)) @ CELL
-    moved = make_system(positions() + [0.3, -1.1, 2.2] + translations)
+    moved = make_system(positions() + np.array([0.3, -1.1, 2.2]) + translations)
     expected = results(potential(make_system(positions())))
     assert_equal(results(potential(moved)), expected, rtol=1e-11 if X64 else 1e-4)
 

@@ -53,9 +53,7 @@ def test_contractions_of_tensors():
 @pytest.mark.parametrize("sign", [1.0, -1.0], ids=["proper", "improper"])
 def test_rotation(sign):
     rotation = sign * np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
-    plain, rotated = (
-        symmetrized_products(atomic_basis(*neighbourhood(r), max_l=4), 4, 4) for r in (None, rotation)
-    )
+    plain, rotated = (symmetrized_products(atomic_basis(*neighbourhood(r), max_l=4), 4, 4) for r in (None, rotation))
     np.testing.assert_allclose(rotated, plain, rtol=0, atol=RTOL * np.abs(plain).max())
 
 

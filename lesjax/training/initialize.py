@@ -1,0 +1,51 @@
+"""Where a run starts: parameters, their average, and the memory of the optimizers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from lesjax.models.cace import CACE
+from lesjax.models.config import ModelConfig
+from lesjax.models.potential import initial_parameters
+from lesjax.training.config import TrainingSection
+from lesjax.training.data import Dataset
+from lesjax.training.step import make_lbfgs, make_optimizer
+
+
+# structures of each bucket that the spread of the features is taken from
+MAX_STRUCTURES = 64
+
+
+def scaled_parameters(config: ModelConfig, seed: int, dataset: Dataset) -> PyTree:
+    """Fresh parameters with the features scaled to unit spread over the training set.
+
+    Products of two and three factors spread over three orders of magnitude, on which Adam stalls.
+    """
+    params = dict(initial_parameters(config, seed)["params"])
+    for name in ("representation", "charge_representation"):
+        if name in params:
+            scale = 1.0 / _spread(config, params[name], dataset)
+            params[name] = {**params[name], "feature_scale": jnp.asarray(scale, params[name]["feature_scale"].dtype)}
+    return {"params": params}
+
+
+def _spread(config: ModelConfig, params: PyTree, dataset: Dataset) -> np.ndarray:
+    """Standard deviation of each feature over the real atoms, at least a tenth of its root mean square."""
+    compute = jax.jit(jax.vmap(lambda system: CACE(config.representation).apply({"params": params}, system)))
+    features = []
+    for bucket in dataset.buckets:
+        systems = jax.tree.map(lambda x: x[:MAX_STRUCTURES], bucket.system)
+        features.append(np.asarray(compute(systems), np.float64)[np.asarray(systems.atom_mask)])
+    joined = np.concatenate(features)
+    spread = np.maximum(joined.std(axis=0), 0.1 * np.sqrt(np.mean(joined**2, axis=0)))
+    return np.where(spread > 0, spread, 1.0)
+
+
+def initial_state(section: TrainingSection, params: PyTree) -> dict[str, PyTree]:
+    """Parameters, their running average and the memory of the optimizers that the phases use."""
+    state = {"params": params, "ema": params, "optimizer": make_optimizer(section).init(params)}
+    if any(phase.lbfgs for phase in section.phases):
+        with jax.numpy_dtype_promotion("standard"):
+            state["lbfgs"] = make_lbfgs().init(params)
+    return state

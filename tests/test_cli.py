@@ -1,0 +1,242 @@
+"""The command: what it writes and prints, and that mistakes are one line that names them."""
+
+import contextlib
+import io as text
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lesjax
+from lesjax import cli, demo, io
+from lesjax.training.loop import read_log
+from toy import make_frames
+
+
+CONFIG = """
+output = "unused"
+[data]
+train = "train.xyz"
+[model]
+cutoff = 3.6
+n_bessel = 3
+n_radial = 2
+n_embedding = 1
+max_l = 1
+max_nu = 1
+hidden = [4]
+[model.long_range]
+k_cutoff = 2.0
+hidden = [4]
+[training]
+batch_size = 3
+[[training.phases]]
+epochs = 50
+"""
+LABELS = ("energy", "forces", "stress", "charges")
+METRICS = {"n_structures", "charges_r2", *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae"))}
+
+
+def write_inputs(folder):
+    io.write(folder / "train.xyz", make_frames(8))
+    io.write(folder / "test.xyz", make_frames(3, seed=1))
+    (folder / "config.toml").write_text(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A short training through the command, with what it printed."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_inputs(folder)
+    arguments = ["train", str(folder / "config.toml")]
+    for setting in ("training.phases.0.epochs=3", "data.test=test.xyz", f"output={folder / 'run'}"):
+        arguments += ["--set", setting]
+    with contextlib.redirect_stdout(text.StringIO()) as out, contextlib.redirect_stderr(text.StringIO()) as error:
+        status = cli.main(arguments)
+    assert (status, error.getvalue()) == (0, "")
+    return folder, out.getvalue()
+
+
+def test_train_writes_its_files(run):
+    folder, _ = run
+    plots = {"learning_curve.png", "parity_training.png", "parity_validation.png", "parity_test.png"}
+    files = {"config.json", "log.jsonl", "metrics.json", "checkpoint.safetensors", "model", "model-last"}
+    assert {path.name for path in (folder / "run").iterdir()} == plots | files
+    for name in plots:
+        assert (folder / "run" / name).read_bytes().startswith(b"\x89PNG")
+    for name in ("model", "model-last"):
+        assert {path.name for path in (folder / "run" / name).iterdir()} == {"config.json", "params.safetensors"}
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert {name: part["n_structures"] for name, part in metrics.items()} == {
+        "training": 7, "validation": 1, "test": 3
+    }  # fmt: skip
+    assert all(set(part) == METRICS for part in metrics.values())
+    assert [record["epoch"] for record in read_log(folder / "run" / "log.jsonl")] == [1, 2, 3]
+
+
+def test_train_tells_what_it_does(run):
+    folder, out = run
+    assert "7 structures to train on, 1 to validate" in out
+    assert "training: 7 structures" in out
+    assert "test: 3 structures" in out
+    assert str(folder / "run" / "model") in out
+
+
+def test_evaluate(run, tmp_path, capsys):
+    folder, _ = run
+    outputs = ["--json", str(tmp_path / "new" / "m.json"), "--plot", str(tmp_path / "p.png")]
+    assert cli.main(["evaluate", str(folder / "run" / "model"), str(folder / "test.xyz"), *outputs]) == 0
+    metrics = json.loads((tmp_path / "new" / "m.json").read_text())
+    assert set(metrics) == METRICS
+    assert metrics == json.loads((folder / "run" / "metrics.json").read_text())["test"]
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert "forces (eV/Å)" in captured.out
+
+
+def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
+    folder, _ = run
+    frames = make_frames(2, seed=1)
+    for atoms in frames:
+        atoms.info["mine"] = atoms.info.pop("REF_energy")
+        del atoms.arrays["REF_charges"]
+    io.write(tmp_path / "mine.xyz", frames)
+    command = ["evaluate", str(folder / "run" / "model"), str(tmp_path / "mine.xyz"), "--json", str(tmp_path / "m")]
+    assert cli.main([*command, "--key", "energy=mine", "--pbc", "false"]) == 0
+    metrics = json.loads((tmp_path / "m").read_text())
+    assert set(metrics) == {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
+    assert "energy per atom (meV)" in capsys.readouterr().out
+
+
+def test_help_names_the_metrics(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--help"])
+    out = capsys.readouterr().out
+    assert all(name in out for name in METRICS)
+    assert "eV/atom" in out
+
+
+def test_info(run, capsys):
+    folder, _ = run
+    assert cli.main(["info", str(folder / "run" / "model")]) == 0
+    out = capsys.readouterr().out
+    for expected in ("parameters", "representation.cutoff", "3.6", "long_range.sigma", "reference energy of Na"):
+        assert expected in out
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    write_inputs(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("train nothing.toml", "no configuration 'nothing.toml'"),
+        ("train config.toml --set model.cutof=4", "Unknown key `model.cutof`. Did you mean `model.cutoff`?"),
+        ("train config.toml --set model.cutoff=far", "`model.cutoff` must be a number"),
+        ("train config.toml --set model.cutoff=-4", "`cutoff` must be positive, got -4"),
+        ("train config.toml --set model.messages=[['X']]", "`messages` takes some of"),
+        ("train config.toml --set data.train=gone.xyz", "`data.train`: there is no file 'gone.xyz'"),
+        ("train config.toml --set data.test=gone.xyz", "`data.test`: there is no file 'gone.xyz'"),
+        ("train config.toml --set data.train=config.toml", "cannot be read at frame 0"),
+        ("train config.toml --set data.keys.forces=F", "`training.phases[0].forces_weight` is positive"),
+        ("train config.toml --set data.reference_energies.Na=1", "`data.reference_energies` needs one energy for each"),
+        ("train config.toml --set training.phases.3.epochs=1", "`--set training.phases.3.epochs=1`: '3'"),
+        ("evaluate gone test.xyz", "'gone' is not a lesjax model"),
+        ("evaluate . test.xyz", "it has no config.json"),
+        ("info gone", "'gone' is not a lesjax model"),
+    ],
+)
+def test_mistakes_are_one_line(inputs, capsys, arguments, expected):
+    assert cli.main(arguments.split()) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"lesjax {arguments.split()[0]}: ")
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1
+    assert not (inputs / "unused").exists()
+
+
+def test_mistakes_of_evaluate(run, tmp_path, capsys):
+    folder, _ = run
+    model = str(folder / "run" / "model")
+    frames = make_frames(1)
+    frames[0].symbols[0] = "Au"
+    io.write(tmp_path / "gold.xyz", frames)
+    for arguments, expected in (
+        ([model, str(tmp_path / "gold.xyz")], "Structure 0 contains Au, but the model knows only Na, Cl"),
+        ([model, str(tmp_path / "gone.xyz")], "There is no file"),
+        ([model, str(folder / "test.xyz"), "--key", "enrgy=E"], "`--key` needs one of charges, energy, forces, stress"),
+        ([model, str(folder / "test.xyz"), "--key", "energy"], "`--key` needs one of"),
+    ):
+        assert cli.main(["evaluate", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert expected in error
+        assert error.count("\n") == 1
+
+
+def test_other_settings_in_the_same_folder(run, capsys):
+    folder, _ = run
+    before = (folder / "run" / "config.json").read_bytes()
+    command = ["train", str(folder / "config.toml"), "--set", f"output={folder / 'run'}"]
+    assert cli.main(command) == 1
+    assert "holds a run with other settings (data.test, training.phases)" in capsys.readouterr().err
+    assert (folder / "run" / "config.json").read_bytes() == before
+
+
+def test_traceback_on_request(inputs):
+    with pytest.raises(FileNotFoundError):
+        cli.main(["--traceback", "info", "gone"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["train", "config.toml", "--sett", "a=b"]])
+def test_command_line_that_is_none(inputs, capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    assert "usage: lesjax" in capsys.readouterr().err
+
+
+def test_interrupt_says_how_to_go_on(inputs, capsys, monkeypatch):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_train", interrupt)
+    assert cli.main(["train", "config.toml"]) == 130
+    assert "goes on from the last checkpoint" in capsys.readouterr().err
+
+
+def test_demo_is_run_in_the_folder(monkeypatch):
+    folders = []
+    monkeypatch.setattr(demo, "run", folders.append)
+    assert cli.main(["demo"]) == 0
+    assert cli.main(["demo", "--out", "x/y"]) == 0
+    assert folders == [Path("demo"), Path("x/y")]
+
+
+def test_as_a_process(run, tmp_path):
+    """Exit status, one line on stderr, nothing else: what a script sees."""
+    folder, _ = run
+
+    def call(*arguments):
+        command = [sys.executable, "-m", "lesjax.cli", *arguments]
+        environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+
+    described = call("info", str(folder / "run" / "model"))
+    assert (described.returncode, described.stderr) == (0, "")
+    assert "representation.cutoff" in described.stdout
+    refused = call("train", str(folder / "config.toml"), "--set", "training.sed=1")
+    assert refused.returncode == 1
+    assert refused.stdout == ""
+    assert refused.stderr == "lesjax train: Unknown key `training.sed`. Did you mean `training.seed`?\n"
+    assert call("--version").stdout == lesjax.__version__ + "\n"

@@ -1,0 +1,225 @@
+"""Extended-xyz files: labels under all names and shapes, broken files, writing as a whole."""
+
+import ase
+import ase.io
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from lesjax import io
+from lesjax.io import Keys
+
+
+def water(**info):
+    atoms = ase.Atoms("OH2", [[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]], cell=[9, 9, 9], pbc=True)
+    atoms.info.update(info)
+    return atoms
+
+
+FORCES = np.arange(9.0).reshape(3, 3)
+
+
+def test_names_are_looked_up_in_order():
+    atoms = water(energy=1.0)
+    assert io.labels(atoms).energy == 1.0
+    atoms.info["REF_energy"] = 2.0
+    assert io.labels(atoms).energy == 2.0
+    atoms.calc = SinglePointCalculator(atoms, energy=3.0)
+    assert io.labels(atoms).energy == 2.0
+    assert io.labels(atoms, Keys(energy=("energy", "REF_energy"))).energy == 1.0
+
+
+def test_results_of_a_calculator_are_labels():
+    atoms = water()
+    atoms.calc = SinglePointCalculator(
+        atoms, energy=-3.0, forces=FORCES, stress=np.arange(6.0), charges=np.array([-0.8, 0.4, 0.4])
+    )
+    found = io.labels(atoms)
+    assert found.energy == -3.0
+    np.testing.assert_array_equal(found.forces, FORCES)
+    np.testing.assert_array_equal(found.charges, [-0.8, 0.4, 0.4])
+
+
+def test_names_can_be_chosen():
+    atoms = water(dft_energy=4.0, energy=1.0)
+    atoms.set_array("f", FORCES)
+    found = io.labels(atoms, Keys(energy=("dft_energy",), forces=("f", "forces")))
+    assert found.energy == 4.0
+    np.testing.assert_array_equal(found.forces, FORCES)
+
+
+def test_stress_in_every_shape():
+    matrix = np.array([[1.0, 6.0, 5.0], [6.0, 2.0, 4.0], [5.0, 4.0, 3.0]])
+    for value in (matrix, matrix.ravel(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]):
+        np.testing.assert_array_equal(io.labels(water(stress=value)).stress, matrix)
+
+
+def test_missing_labels_are_nan():
+    found = io.labels(water(REF_energy=1.0))
+    assert found.energy == 1.0
+    assert np.isnan(found.forces).all()
+    assert found.forces.shape == (3, 3)
+    assert np.isnan(found.stress).all()
+    assert found.stress.shape == (3, 3)
+    assert np.isnan(found.charges).all()
+    assert found.charges.shape == (3,)
+    assert np.isnan(io.labels(water()).energy)
+
+
+def test_padded_labels_are_nan():
+    atoms = water(REF_energy=1.0)
+    atoms.set_array("REF_forces", FORCES)
+    padded = io.labels(atoms).pad_to(5)
+    np.testing.assert_array_equal(padded.forces[:3], FORCES)
+    assert np.isnan(padded.forces[3:]).all()
+    assert padded.charges.shape == (5,)
+
+
+@pytest.mark.parametrize(
+    ("info", "message"),
+    [
+        ({"energy": [1.0, 2.0]}, r"`energy` has shape \(2,\) where \(\) is needed"),
+        ({"forces": np.ones((2, 3))}, r"`forces` has shape \(2, 3\) where \(3, 3\)"),
+        ({"REF_stress": np.ones(5)}, r"`REF_stress` has shape \(5,\); a stress has 6 \(Voigt\) or 9"),
+        ({"REF_energy": "unknown"}, r"`REF_energy` must hold numbers, got 'unknown'"),
+        ({"charges": {"O": -0.8}}, r"`charges` must hold numbers"),
+    ],
+)
+def test_unusable_label(info, message):
+    with pytest.raises(ValueError, match=message):
+        io.labels(water(**info))
+    with pytest.raises(ValueError, match=f"Structure 1: {message}"):
+        io.all_labels([water(), water(**info)])
+
+
+def test_transposed_forces_are_refused():
+    atoms = ase.Atoms("OHHH", np.eye(4, 3), info={"forces": np.ones((3, 4))})
+    with pytest.raises(ValueError, match=r"`forces` has shape \(3, 4\) where \(4, 3\)"):
+        io.labels(atoms)
+
+
+def test_file_as_ase_writes_it(tmp_path):
+    """Energy, forces and stress go through ase's calculator, other names through the comment and the columns."""
+    frames = [water(), water(REF_energy=-2.0)]
+    frames[0].calc = SinglePointCalculator(frames[0], energy=-1.0, forces=FORCES, stress=np.arange(6.0))
+    frames[1].set_array("REF_charges", np.array([-0.8, 0.4, 0.4]))
+    io.write(tmp_path / "two.xyz", frames)
+    first, second = io.all_labels(io.read(tmp_path / "two.xyz"))
+    assert (first.energy, second.energy) == (-1.0, -2.0)
+    np.testing.assert_allclose(first.forces, FORCES)
+    np.testing.assert_allclose(first.stress, [[0, 5, 4], [5, 1, 3], [4, 3, 2]])
+    assert np.isnan(first.charges).all()
+    assert np.isnan(second.forces).all()
+    np.testing.assert_allclose(second.charges, [-0.8, 0.4, 0.4])
+
+
+def test_comment_fields_of_all_kinds(tmp_path):
+    lines = [
+        "3",
+        'Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3:REF_forces:R:3 pbc="T T F" energy=nan '
+        'REF_energy=-1.5e1 REF_stress="1 2 3 2 4 5 3 5 6" note="_JSON {\\"a\\": [1, 2]}" flag=T list={1 2 3}',
+        "O 0 0 0 0 1 2",
+        "H 1 0 0 3 4 5",
+        "H 0 1 0 6 7 8",
+    ]
+    (tmp_path / "one.xyz").write_text("\n".join(lines) + "\n")
+    (atoms,) = io.read(tmp_path / "one.xyz")
+    assert atoms.pbc.tolist() == [True, True, False]
+    found = io.labels(atoms)
+    assert found.energy == -15.0
+    np.testing.assert_array_equal(found.forces, FORCES)
+    np.testing.assert_array_equal(found.stress, [[1, 2, 3], [2, 4, 5], [3, 5, 6]])
+    assert np.isnan(io.labels(atoms, Keys(energy=("energy",))).energy)
+
+
+def test_json_array_in_comment(tmp_path):
+    path = tmp_path / "one.xyz"
+    path.write_text('1\nProperties=species:S:1:pos:R:3 REF_stress="_JSON [[1, 2, 3], [2, 4, 5], [3, 5, 6]]"\nO 0 0 0\n')
+    np.testing.assert_array_equal(io.labels(io.read(path)[0]).stress, [[1, 2, 3], [2, 4, 5], [3, 5, 6]])
+
+
+def test_nan_in_a_column_is_a_missing_label(tmp_path):
+    atoms = water(REF_energy=np.nan)
+    forces = FORCES.copy()
+    forces[1] = np.nan
+    atoms.set_array("REF_forces", forces)
+    io.write(tmp_path / "one.xyz", [atoms])
+    found = io.labels(io.read(tmp_path / "one.xyz")[0])
+    assert np.isnan(found.energy)
+    np.testing.assert_array_equal(found.forces, forces)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"There is no file '.*nothing\.xyz'"):
+        io.read(tmp_path / "nothing.xyz")
+    with pytest.raises(FileNotFoundError):
+        io.read(tmp_path)
+
+
+def test_empty_file(tmp_path):
+    (tmp_path / "empty.xyz").touch()
+    with pytest.raises(ValueError, match=r"empty\.xyz' cannot be read at frame 0.*Empty file"):
+        io.read(tmp_path / "empty.xyz")
+
+
+def test_truncated_file_names_the_frame(tmp_path):
+    path = tmp_path / "cut.xyz"
+    io.write(path, [water(), water(), water()])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:13]) + "\n")
+    with pytest.raises(ValueError, match=r"cut\.xyz' cannot be read at frame 2 \(counted from 0\).*Frame has 1 atoms"):
+        io.read(path)
+
+
+def test_unreadable_number_names_the_frame(tmp_path):
+    path = tmp_path / "bad.xyz"
+    io.write(path, [water(), water()])
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:7], "O 0.0 zero 0.0", *lines[8:]]) + "\n")
+    with pytest.raises(ValueError, match=r"bad\.xyz' cannot be read at frame 1.*'zero'"):
+        io.read(path)
+
+
+def test_file_that_is_no_structure(tmp_path):
+    path = tmp_path / "notes.xyz"
+    path.write_bytes(bytes(range(256)))
+    with pytest.raises(ValueError, match=r"notes\.xyz' cannot be read at frame 0"):
+        io.read(path)
+
+
+def test_name_with_an_at_sign(tmp_path):
+    """ase takes what follows the sign for an index."""
+    path = tmp_path / "run@1.xyz"
+    with open(path, "w") as file:
+        ase.io.write(file, [water(), water()], format="extxyz")
+    assert len(io.read(path)) == 2
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    def fail(path, frames, **options):
+        path.write_text("half of it")
+        raise OSError("No space left on device")
+
+    path = tmp_path / "deep" / "data.xyz"
+    io.write(path, [water(REF_energy=1.0)])
+    before = path.read_bytes()
+    monkeypatch.setattr(ase.io, "write", fail)
+    with pytest.raises(OSError, match="No space left"):
+        io.write(path, [water(REF_energy=2.0)])
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["data.xyz"]
+
+
+def test_atomic_path_replaces_at_the_end(tmp_path):
+    path = tmp_path / "note"
+    path.write_text("old")
+    with io.atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(KeyboardInterrupt), io.atomic_path(path) as temporary:  # noqa: PT012 (the block is the test)
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,67 @@
+"""Data and models small enough to train in a test: a few ions with Lennard-Jones energies and charges of ±1."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import ase
+import numpy as np
+from ase.calculators.lj import LennardJones
+
+from lesjax import io
+from lesjax.models.config import LongRangeConfig
+from lesjax.training.config import DataConfig, ModelSection, Phase, RunConfig, TrainingSection
+
+
+CELL = np.array([[5.0, 0.0, 0.0], [0.8, 5.2, 0.0], [-0.4, 0.6, 4.8]])
+FRACTIONAL = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]])
+
+MODEL = ModelSection(
+    cutoff=3.6,
+    n_bessel=3,
+    n_radial=2,
+    n_embedding=1,
+    max_l=1,
+    max_nu=2,
+    hidden=(4,),
+    long_range=LongRangeConfig(hidden=(4,), k_cutoff=2.0),
+)
+
+
+def make_frame(rng: np.random.Generator, repeats: int = 1, *, pbc: bool = True) -> ase.Atoms:
+    """Two Na and two Cl in a triclinic cell, displaced at random, with energy, forces, stress and charges."""
+    atoms = ase.Atoms("Na2Cl2", FRACTIONAL @ CELL, cell=CELL, pbc=pbc).repeat((repeats, 1, 1))
+    atoms.positions += 0.2 * rng.normal(size=(len(atoms), 3))
+    atoms.calc = LennardJones(sigma=2.6, epsilon=0.2, rc=4.8, smooth=True)
+    energy, forces = atoms.get_potential_energy(), atoms.get_forces()
+    stress = atoms.get_stress(voigt=False) if pbc else None
+    atoms.calc = None
+    atoms.info["REF_energy"] = energy - 3.0 * repeats  # two elements, reference energies of -0.75 eV
+    atoms.set_array("REF_forces", forces)
+    atoms.set_array("REF_charges", np.where(atoms.symbols == "Na", 1.0, -1.0))
+    if stress is not None:
+        atoms.info["REF_stress"] = stress
+    return atoms
+
+
+def make_frames(n: int, seed: int = 0) -> list[ase.Atoms]:
+    """Frames of four atoms."""
+    rng = np.random.default_rng(seed)
+    return [make_frame(rng) for _ in range(n)]
+
+
+def make_config(folder: Path, frames: list[ase.Atoms] | None = None, **changes: Any) -> RunConfig:
+    """A run in `folder` on `frames`; `changes` go to the training section, `data` and `model` to theirs."""
+    path = folder / "train.xyz"
+    if frames is not None or not path.exists():
+        io.write(path, make_frames(8) if frames is None else frames)
+    data = {"train": str(path), "valid_fraction": 0.25, **changes.pop("data", {})}
+    model = changes.pop("model", MODEL)
+    output = str(folder / changes.pop("output", "run"))
+    training = {"batch_size": 2, "phases": (Phase(epochs=3),), **changes}
+    return RunConfig(DataConfig(**data), output, model, TrainingSection(**training))
+
+
+def phases(*epochs: int, **settings: Any) -> tuple[Phase, ...]:
+    """Phases of these lengths that share their settings."""
+    return tuple(dataclasses.replace(Phase(epochs=1, **settings), epochs=n) for n in epochs)

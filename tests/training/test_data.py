@@ -1,0 +1,141 @@
+"""Reference energies, buckets, batches."""
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax import io
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.training.data import epoch_batches, make_dataset, reference_energies, subtract_reference, take
+from toy import make_frame, make_frames
+
+
+DTYPE = jax.dtypes.canonicalize_dtype(float)
+SALT = ModelConfig(
+    CACEConfig(elements=(11, 17), cutoff=3.6), LongRangeConfig(k_cutoff=2.0), reference_energies=(-5.0, -7.0)
+)
+
+
+def labelled(formulas, energies):
+    frames = [ase.Atoms(formula, info={"energy": energy}) for formula, energy in zip(formulas, energies, strict=True)]
+    return frames, io.all_labels(frames)
+
+
+def test_reference_energies_by_least_squares():
+    frames, labels = labelled(["H2O", "OH", "H2", "H2"], [-34.1, -22.1, -24.0, np.nan])
+    np.testing.assert_allclose(reference_energies((1, 8), frames, labels), (-12.0, -10.1))
+
+
+def test_reference_energies_of_one_composition():
+    """The sum is fixed, the parts are not: the smallest ones are taken."""
+    frames, labels = labelled(["H2O", "H2O"], [-30.0, -32.0])
+    hydrogen, oxygen = reference_energies((1, 8), frames, labels)
+    np.testing.assert_allclose(2 * hydrogen + oxygen, -31.0)
+    np.testing.assert_allclose(hydrogen, 2 * oxygen)
+
+
+def test_reference_energies_without_energies():
+    frames, labels = labelled(["H2O"], [np.nan])
+    assert reference_energies((1, 8), frames, labels) == (0.0, 0.0)
+
+
+def test_energies_are_subtracted_in_double_precision():
+    found = subtract_reference(SALT, np.array([11, 17, 17]), -19.0 + 1e-9)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_allclose(found, 1e-9, rtol=1e-5)
+
+
+def test_dataset_keeps_every_structure():
+    rng = np.random.default_rng(0)
+    frames = [make_frame(rng, repeats) for repeats in (2, 1, 1, 2)]
+    frames[3].arrays.pop("REF_forces")
+    labels = io.all_labels(frames)
+    dataset = make_dataset(SALT, frames, labels)
+    assert len(dataset) == 4
+    assert [members.tolist() for members in dataset.members] == [[1, 2], [0, 3]]
+    for bucket, members in zip(dataset.buckets, dataset.members, strict=True):
+        assert bucket.system_mask.all()
+        assert bucket.solver.kmask.shape[0] == len(members)
+        for row, i in enumerate(members):
+            n = len(frames[i])
+            np.testing.assert_allclose(bucket.system.positions[row, :n], frames[i].positions, rtol=1e-6)
+            energy = labels[i].energy - n / 2 * (-5.0 - 7.0)
+            np.testing.assert_allclose(bucket.labels.energy[row], energy, rtol=1e-5)
+            assert bucket.labels.energy.dtype == DTYPE
+            np.testing.assert_allclose(bucket.labels.forces[row, :n], labels[i].forces, rtol=1e-6)
+
+
+def test_short_range_dataset_has_no_solver():
+    frames = make_frames(1)
+    config = ModelConfig(SALT.representation)
+    assert make_dataset(config, frames, io.all_labels(frames)).buckets[0].solver is None
+
+
+def test_periodic_and_open_structures_go_apart():
+    rng = np.random.default_rng(0)
+    frames = [make_frame(rng, pbc=pbc) for pbc in (True, False, True)]
+    labels = io.all_labels(frames)
+    dataset = make_dataset(SALT, frames, labels)
+    assert [bucket.system.pbc for bucket in dataset.buckets] == [(False,) * 3, (True,) * 3]
+    assert [members.tolist() for members in dataset.members] == [[1], [0, 2]]
+    overridden = make_dataset(SALT, frames, labels, pbc=False)
+    assert [bucket.system.pbc for bucket in overridden.buckets] == [(False,) * 3]
+
+
+def test_slab_is_refused_by_the_long_range_sum():
+    frames = make_frames(2)
+    frames[1].pbc = (True, True, False)
+    with pytest.raises(ValueError, match=r"Structure 1: `pbc` must be periodic in all directions or in none"):
+        make_dataset(SALT, frames, io.all_labels(frames))
+
+
+def test_unknown_element_is_named():
+    frames = make_frames(3)
+    frames[2].symbols[1] = "K"
+    with pytest.raises(ValueError, match=r"Structure 2 contains K, but the model knows only Na, Cl\. Train on"):
+        make_dataset(SALT, frames, io.all_labels(frames))
+    with pytest.raises(ValueError, match="Structure 40 contains K"):
+        make_dataset(SALT, frames, io.all_labels(frames), indices=[7, 9, 40])
+
+
+def test_broken_coordinates_are_named():
+    frames = make_frames(2)
+    frames[1].positions[3] = np.nan
+    with pytest.raises(ValueError, match=r"Structure 1: `positions` of atom 3 are not finite"):
+        make_dataset(SALT, frames, io.all_labels(frames))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    rng = np.random.default_rng(0)
+    frames = [make_frame(rng, repeats) for repeats in (1, 1, 1, 2, 1, 1, 2)]
+    return make_dataset(SALT, frames, io.all_labels(frames))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("seed", [None, 0, 1])
+def test_batches_hold_every_structure_once(dataset, batch_size, seed):
+    rng = None if seed is None else np.random.default_rng(seed)
+    batches = epoch_batches(dataset, batch_size, rng)
+    seen = [int(i) for bucket, rows, mask in batches for i in dataset.members[bucket][rows[mask]]]
+    assert sorted(seen) == list(range(7))
+    for bucket, rows, mask in batches:
+        assert len(rows) == len(mask) == min(batch_size, len(dataset.members[bucket]))
+
+
+def test_order_of_batches_follows_the_generator(dataset):
+    def order(seed):
+        batches = epoch_batches(dataset, 2, np.random.default_rng(seed))
+        return [(bucket, rows.tolist()) for bucket, rows, _ in batches]
+
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+
+
+def test_take_masks_the_rows_that_fill_up(dataset):
+    batch = take(dataset.buckets[0], jnp.array([4, 4, 0]), jnp.array([True, False, True]))
+    np.testing.assert_array_equal(batch.system_mask, [True, False, True])
+    np.testing.assert_array_equal(batch.system.positions[0], dataset.buckets[0].system.positions[4])
+    np.testing.assert_array_equal(batch.labels.forces[2], dataset.buckets[0].labels.forces[0])

@@ -1,0 +1,135 @@
+"""Errors against plain numpy, for padded batches, missing labels and both signs of the charges."""
+
+import math
+
+import ase
+import jax
+import numpy as np
+import pytest
+
+from lesjax import io
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models.potential import Potential
+from lesjax.system import System
+from lesjax.training import evaluate, evaluate_file
+from lesjax.training.evaluate import Parity
+from toy import make_frames
+
+
+SMALL = {"elements": (11, 17), "cutoff": 3.6, "n_bessel": 3, "n_radial": 2, "n_embedding": 1, "max_l": 1, "max_nu": 1}
+CONFIG = ModelConfig(
+    CACEConfig(**SMALL),
+    LongRangeConfig(hidden=(4,), n_channels=2, k_cutoff=2.0),
+    hidden=(4,),
+    reference_energies=(-500.0, -700.0),
+)
+RTOL = 1e-8 if jax.config.jax_enable_x64 else 1e-4
+
+
+def test_parity():
+    pair = Parity(np.array([1.0, 2.0, 3.0]), np.array([1.0, 2.0, 5.0]))
+    assert pair.rmse() == pytest.approx(math.sqrt(4 / 3))
+    assert pair.mae() == pytest.approx(2 / 3)
+    assert pair.r2() == pytest.approx(1.0 - 4.0 / 2.0)
+    assert math.isnan(Parity(np.ones(2), np.zeros(2)).r2())
+
+
+@pytest.fixture(scope="module")
+def potential():
+    return Potential.create(CONFIG, seed=2)
+
+
+def test_metrics_are_those_of_single_predictions(potential):
+    """Batches of three, the second one filled up, against the potential called on one structure after the other."""
+    frames = make_frames(4)
+    for atoms in frames:  # energies near those of the model
+        atoms.info["REF_energy"] -= 600.0 * len(atoms)
+    del frames[2].arrays["REF_forces"]
+    del frames[3].info["REF_energy"]
+    result = evaluate(potential, frames, batch_size=3)
+    pairs = {"energy": ([], []), "forces": ([], []), "stress": ([], []), "charges": ([], [])}
+    for atoms in frames:
+        system = System.from_ase(atoms, cutoff=potential.cutoff)
+        prediction, labels = potential(system.pad_to(6, 20)), io.labels(atoms)
+        n = len(atoms)
+        values = {
+            "energy": (labels.energy / n + 600.0, float(prediction.interaction_energy) / n),
+            "forces": (labels.forces, prediction.forces[:n]),
+            "stress": (labels.stress, prediction.stress),
+            "charges": (labels.charges, prediction.charges[:n].sum(axis=1)),
+        }
+        for name, sides in values.items():
+            for side, value in zip(pairs[name], sides, strict=True):
+                side.append(np.ravel(value))
+    assert result.metrics["n_structures"] == 4
+    for name, sides in pairs.items():
+        reference, predicted = map(np.concatenate, sides)
+        known = np.isfinite(reference)
+        error = (predicted - reference)[known]
+        if name == "charges":
+            error = np.sign(reference @ predicted) * predicted - reference
+        np.testing.assert_allclose(result.metrics[f"{name}_rmse"], np.sqrt(np.mean(error**2)), rtol=RTOL)
+        np.testing.assert_allclose(result.metrics[f"{name}_mae"], np.mean(np.abs(error)), rtol=RTOL)
+        assert len(result.parity[name].reference) == known.sum()
+    expected = 1.0 - np.sum(error**2) / np.sum((reference - reference.mean()) ** 2)
+    np.testing.assert_allclose(result.metrics["charges_r2"], expected, rtol=RTOL)
+
+
+@pytest.mark.usefixtures("cheap_model")
+class TestWithCheapModel:
+    @pytest.fixture
+    def cheap(self, potential):
+        """The parameter of `cheap_predict`, by which charges are ± w."""
+        params = jax.tree.map(np.zeros_like, potential.params)
+        params["params"]["energy_readout"]["linear"]["bias"] = np.array([0.5], dtype=np.zeros(1).dtype)
+        return Potential(params=jax.tree.map(jax.numpy.asarray, params), config=CONFIG)
+
+    def test_sign_of_the_charges_is_free(self, cheap):
+        frames = make_frames(2)
+        assert evaluate(cheap, frames).metrics["charges_mae"] == pytest.approx(0.5)
+        for atoms in frames:
+            atoms.arrays["REF_charges"] *= -1.0
+        result = evaluate(cheap, frames)
+        assert result.metrics["charges_mae"] == pytest.approx(0.5)
+        assert (result.parity["charges"].predicted * result.parity["charges"].reference > 0).all()
+
+    def test_kinds_without_references_are_absent(self, cheap):
+        frames = make_frames(2)
+        for atoms in frames:
+            del atoms.info["REF_stress"], atoms.arrays["REF_charges"]
+        expected = {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
+        assert set(evaluate(cheap, frames).metrics) == expected
+
+    def test_charges_that_do_not_vary_have_no_r2(self, cheap):
+        frames = make_frames(1)
+        frames[0].arrays["REF_charges"] = np.ones(4)
+        metrics = evaluate(cheap, frames).metrics
+        assert "charges_r2" not in metrics
+        assert all(math.isfinite(value) for value in metrics.values())
+
+    def test_periodicity_can_be_overridden(self, cheap):
+        result = evaluate(cheap, make_frames(1), pbc=False)
+        assert "stress_rmse" not in result.metrics
+        assert "energy_rmse" in result.metrics
+
+    def test_names_can_be_chosen(self, cheap):
+        frames = make_frames(1)
+        frames[0].info["mine"] = -1200.0 * 2
+        result = evaluate(cheap, frames, keys=io.Keys(energy=("mine",)))
+        assert result.parity["energy"].reference == pytest.approx(0.0)
+
+    def test_no_labels(self, cheap, tmp_path):
+        atoms = ase.Atoms("NaCl", [[0, 0, 0], [0, 0, 2.5]])
+        with pytest.raises(ValueError, match="No structure has an energy, forces, a stress or charges under the names"):
+            evaluate(cheap, [atoms])
+        io.write(tmp_path / "bare.xyz", [atoms])
+        with pytest.raises(ValueError, match=r"bare\.xyz': No structure has an energy"):
+            evaluate_file(cheap, tmp_path / "bare.xyz")
+
+    def test_unknown_element_is_named(self, cheap, tmp_path):
+        frames = make_frames(2)
+        frames[1].symbols[2] = "Br"
+        io.write(tmp_path / "other.xyz", frames)
+        message = r"other\.xyz': Structure 1 contains Br, but the model knows only Na, Cl\. Train on structures"
+        with pytest.raises(ValueError, match=message):
+            evaluate_file(cheap, tmp_path / "other.xyz")

@@ -1,0 +1,432 @@
+"""The loop: schedules, phases, early stopping, exact resume, what is left of a run that fails."""
+
+import dataclasses
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lesjax import io
+from lesjax.models import load
+from lesjax.training import DivergedError, loop, train
+from lesjax.training.config import Phase
+from lesjax.training.loop import learning_rate, phase_weights, read_log
+from toy import make_config, make_frame, make_frames, phases
+
+
+X64 = jax.config.jax_enable_x64
+
+
+def log_of(folder):
+    """The log without what a clock says."""
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(Path(folder) / "log.jsonl")]
+
+
+def assert_same_run(a, b):
+    """Bit for bit."""
+    assert log_of(a) == log_of(b)
+    for name in ("checkpoint.safetensors", "model/params.safetensors", "model-last/params.safetensors"):
+        first, second = load_file(Path(a) / name), load_file(Path(b) / name)
+        assert first.keys() == second.keys()
+        for key in first:
+            assert first[key].tobytes() == second[key].tobytes(), (name, key)
+
+
+# --- schedules and weights
+
+
+def test_schedules():
+    def rates(epochs, plateau_factor=1.0, **settings):
+        phase = Phase(epochs=10, learning_rate=2.0, **settings)
+        return [learning_rate(phase, epoch, plateau_factor) for epoch in epochs]
+
+    assert rates([0, 5, 10], schedule="constant") == [2.0, 2.0, 2.0]
+    np.testing.assert_allclose(rates([0, 2.5, 5, 10], final_factor=0.1), [2.0, 1.7363961, 1.1, 0.2])
+    assert rates([0, 2.9, 3, 5.5, 6], schedule="step", step_epochs=3, factor=0.5) == [2.0, 2.0, 1.0, 1.0, 0.5]
+    assert rates([0, 9], plateau_factor=0.25, schedule="plateau") == [0.5, 0.5]
+
+
+def test_weights_of_a_phase():
+    weights = phase_weights(Phase(epochs=1, energy_weight=0.0, forces_weight=2.0))
+    assert (weights.energy, weights.forces, weights.stress, weights.charges) == (0.0, 2.0, None, None)
+    weights = phase_weights(Phase(epochs=1, stress_weight=3.0, charges_weight=4.0))
+    assert (weights.stress, weights.charges) == (3.0, 4.0)
+
+
+@pytest.fixture
+def falling_losses(monkeypatch):
+    """Let the validation loss be what the test says, epoch by epoch."""
+
+    def use(values):
+        values = iter(values)
+        monkeypatch.setattr(loop, "dataset_errors", lambda *_: (next(values), {"forces_rmse": 1.0}))
+
+    return use
+
+
+@pytest.mark.usefixtures("compiled_once", "cheap_model")
+class TestHostLogic:
+    """With a model that compiles in no time."""
+
+    def test_early_stop(self, tmp_path, falling_losses):
+        falling_losses([5.0, 4.0, 4.5, 4.0, 3.9, 9.0, 9.0, 9.0, 1.0])
+        config = make_config(tmp_path, phases=phases(20), early_stop=3)
+        train(config)
+        assert [record["epoch"] for record in log_of(config.output)] == list(range(1, 9))
+
+    def test_early_stop_ends_a_phase_not_the_run(self, tmp_path, falling_losses):
+        falling_losses([1.0, 2.0, 8.0, 9.0, 7.0, 6.0])
+        config = make_config(tmp_path, phases=phases(9, 3), early_stop=1)
+        train(config)
+        assert [(record["epoch"], record["phase"]) for record in log_of(config.output)] == [
+            (1, 0), (2, 0), (3, 1), (4, 1)
+        ]  # fmt: skip
+
+    def test_plateau(self, tmp_path, falling_losses):
+        falling_losses([5.0, 6.0, 6.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0])
+        settings = {"schedule": "plateau", "patience": 2, "factor": 0.5, "final_factor": 0.2, "learning_rate": 1.0}
+        config = make_config(tmp_path, phases=phases(9, **settings))
+        train(config)
+        # the rate that an epoch ended with; it changes after the evaluation
+        rates = [record["learning_rate"] for record in log_of(config.output)]
+        assert rates == [1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2]
+
+    def test_best_model_is_that_of_the_lowest_validation_loss(self, tmp_path, falling_losses, monkeypatch):
+        seen = []
+        errors = iter([5.0, 3.0, 4.0, 3.5])
+
+        def evaluate(evaluation, params, *_):
+            seen.append(jax.tree.map(np.array, params))
+            return next(errors), {"forces_rmse": 1.0}
+
+        monkeypatch.setattr(loop, "dataset_errors", evaluate)
+        config = make_config(tmp_path, phases=phases(4))
+        best = train(config)
+        jax.tree.map(np.testing.assert_array_equal, best.params, seen[1])
+        jax.tree.map(np.testing.assert_array_equal, load(Path(config.output) / "model-last").params, seen[3])
+
+    @pytest.mark.parametrize("ema", [0.0, 0.9])
+    def test_average_is_validated_and_saved(self, tmp_path, ema):
+        config = make_config(tmp_path, phases=phases(2, learning_rate=0.1), ema=ema)
+        train(config)
+        state = load_file(Path(config.output) / "checkpoint.safetensors")
+        last = load_file(Path(config.output) / "model-last" / "params.safetensors")
+        bias = "['params']['energy_readout']['linear']['bias']"
+        assert last[bias] == state[("['ema']" if ema else "['params']") + bias]
+        assert (state[f"['ema']{bias}"] == state[f"['params']{bias}"]) == (ema == 0.0) or not ema
+
+    def test_phases_use_their_own_weights(self, tmp_path):
+        """Charges alone, whose optimum is w = 1, and then energies alone, whose optimum is elsewhere."""
+        first = Phase(epochs=60, learning_rate=0.1, energy_weight=0.0, forces_weight=0.0, charges_weight=1.0)
+        second = dataclasses.replace(first, epochs=40, energy_weight=1.0, charges_weight=0.0)
+        config = make_config(tmp_path, phases=(first, second), ema=0.0, data={"reference_energies": "none"})
+        train(config)
+        log = log_of(config.output)
+        assert [record["phase"] for record in log] == [0] * 60 + [1] * 40
+        assert log[59]["charges_rmse"] < 0.05 < log[99]["charges_rmse"]
+        assert log[99]["energy_rmse"] < log[59]["energy_rmse"]
+        assert log[59]["valid_loss"] == pytest.approx(log[59]["charges_rmse"] ** 2)
+        assert log[99]["valid_loss"] == pytest.approx(log[99]["energy_rmse"] ** 2)
+
+    def test_lbfgs_forgets_the_loss_of_the_phase_before(self, tmp_path):
+        """The loss at its start is that of its own weights and parameters, of another optimizer or not."""
+        settings = {"batch_size": 6, "ema": 0.0, "eval_every": 1}
+        chosen = (
+            *phases(2, lbfgs=True),
+            *phases(2, lbfgs=True, energy_weight=100.0),
+            *phases(3, learning_rate=0.1),
+            *phases(2, lbfgs=True),
+        )
+        data = {"valid_fraction": 0.0, "max_frames": 6}
+        train(make_config(tmp_path, phases=chosen, data=data, **settings))
+        log = log_of(tmp_path / "run")
+        for before, record in itertools.pairwise(log):
+            if before["phase"] == record["phase"]:  # the training set in one batch is the validation set
+                assert record["train_loss"] == pytest.approx(before["valid_loss"])
+        weighted = 100.0 * log[1]["energy_rmse"] ** 2 + log[1]["forces_rmse"] ** 2
+        assert log[2]["train_loss"] == pytest.approx(weighted)
+        assert log[7]["train_loss"] == pytest.approx(log[6]["valid_loss"])
+
+    def test_lbfgs_needs_one_batch(self, tmp_path):
+        chosen = (*phases(1), *phases(1, lbfgs=True))
+        with pytest.raises(ValueError, match=r"`training\.phases\[1\]\.lbfgs` needs .* one batch, but it has 3: raise"):
+            train(make_config(tmp_path, phases=chosen))
+        assert not (tmp_path / "run").exists()
+
+    def test_eval_every(self, tmp_path):
+        config = make_config(tmp_path, phases=phases(7), eval_every=3)
+        train(config)
+        assert [record["epoch"] for record in log_of(config.output)] == [3, 6, 7]
+
+    def test_no_validation_set(self, tmp_path):
+        config = make_config(tmp_path, data={"valid_fraction": 0.0})
+        train(config)
+        assert len(log_of(config.output)) == 3
+
+    def test_metrics_of_mixed_periodicity(self, tmp_path):
+        """The open structures come first, and have no stress."""
+        rng = np.random.default_rng(0)
+        frames = [make_frame(rng, pbc=pbc) for pbc in (False, True, False, True)]
+        config = make_config(tmp_path, frames, phases=phases(1, stress_weight=1.0), data={"valid_fraction": 0.0})
+        train(config)
+        (record,) = log_of(config.output)
+        stress = np.array([atoms.info["REF_stress"] for atoms in frames if "REF_stress" in atoms.info])
+        w = load_file(Path(config.output) / "model-last" / "params.safetensors")
+        w = w["['params']['energy_readout']['linear']['bias']"][0]
+        expected = np.sqrt(np.mean((stress - w * np.eye(3)) ** 2))
+        assert record["stress_rmse"] == pytest.approx(expected, rel=1e-5)
+
+    def test_what_is_written(self, tmp_path):
+        config = make_config(tmp_path)
+        train(config)
+        folder = Path(config.output)
+        expected = ["checkpoint.safetensors", "config.json", "log.jsonl", "model", "model-last"]
+        assert sorted(path.name for path in folder.iterdir()) == expected
+        description = json.loads((folder / "config.json").read_text())
+        assert description["n_train"] == 6
+        assert description["versions"]["jax"] == jax.__version__
+        assert set(log_of(folder)[0]) >= {"epoch", "phase", "learning_rate", "train_loss", "valid_loss", "forces_mae"}
+
+    def test_quiet_without_a_terminal(self, tmp_path, capsys):
+        train(make_config(tmp_path))
+        captured = capsys.readouterr()
+        assert (captured.out, captured.err) == ("", "")
+
+    def test_bar_on_a_terminal(self, tmp_path, capsys, monkeypatch):
+        train(make_config(tmp_path), quiet=False)
+        assert "epoch 3/3" in capsys.readouterr().err
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        train(make_config(tmp_path, output="other"), quiet=True)
+        assert capsys.readouterr().err == ""
+
+    def test_finished_run_is_not_repeated(self, tmp_path, monkeypatch):
+        config = make_config(tmp_path)
+        first = train(config)
+        log = (Path(config.output) / "log.jsonl").read_bytes()
+        monkeypatch.setattr(loop._Run, "run_epoch", None)
+        second = train(config)
+        jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+        assert (Path(config.output) / "log.jsonl").read_bytes() == log
+
+    def test_other_settings_are_refused(self, tmp_path):
+        train(make_config(tmp_path))
+        for changes, name in (
+            ({"seed": 1}, r"training\.seed"),
+            ({"phases": phases(5)}, r"training\.phases"),
+            ({"data": {"valid_fraction": 0.5}}, r"data\.valid_fraction"),
+        ):
+            with pytest.raises(ValueError, match=rf"run' holds a run with other settings \({name}\)\. Choose another"):
+                train(make_config(tmp_path, **changes))
+
+    @pytest.mark.parametrize("content", ["{", "[]", "{}"])
+    def test_damaged_description(self, tmp_path, content):
+        config = make_config(tmp_path)
+        Path(config.output).mkdir()
+        (Path(config.output) / "config.json").write_text(content)
+        with pytest.raises(ValueError, match=r"config\.json' is damaged .* Choose another `output`"):
+            train(config)
+
+    def test_truncated_checkpoint(self, tmp_path):
+        config = make_config(tmp_path)
+        best = train(config)
+        path = Path(config.output) / "checkpoint.safetensors"
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is damaged.*best model so far is in '.*model'"):
+            train(config)
+        jax.tree.map(np.testing.assert_array_equal, load(Path(config.output) / "model").params, best.params)
+        path.unlink()  # as the message says
+        train(config)
+        assert [record["epoch"] for record in log_of(config.output)] == [1, 2, 3]
+
+    def test_leftovers_of_a_killed_run_are_removed(self, tmp_path):
+        config = make_config(tmp_path)
+        folder = Path(config.output)
+        (folder / ".model.123.tmp").mkdir(parents=True)
+        (folder / ".model.123.tmp" / "config.json").touch()
+        (folder / ".checkpoint.safetensors.123.tmp").touch()
+        train(config)
+        assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_log_with_a_line_cut_off(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert read_log(path) == [{"epoch": 1}, {"epoch": 2}]
+    loop.truncate_log(path, 1)
+    assert path.read_text() == '{"epoch": 1}\n'
+    loop.truncate_log(tmp_path / "none.jsonl", 1)
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+# --- divergence
+
+
+@pytest.mark.usefixtures("compiled_once")
+class TestDivergence:
+    def test_learning_rate_too_large(self, tmp_path):
+        """The second phase blows up: model and checkpoint of the first stay."""
+        good = Phase(epochs=2, learning_rate=1e-3)
+        config = make_config(tmp_path, phases=(good, Phase(epochs=50, learning_rate=1e300 if X64 else 1e30)), ema=0.0)
+        message = r"loss is not finite at epoch \d+ \(training .*\)\. Kept from before in '.*run': model and checkpoint"
+        with pytest.raises(DivergedError, match=message):
+            train(config)
+        folder = Path(config.output)
+        kept = load_file(folder / "checkpoint.safetensors")
+        assert all(np.isfinite(array).all() for array in kept.values())
+        log = log_of(folder)
+        assert all(np.isfinite(record["train_loss"]) for record in log)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(load(folder / "model").params))
+        with pytest.raises(DivergedError):  # starts from the checkpoint and gets no further
+            train(config)
+
+    @pytest.mark.usefixtures("cheap_model")
+    def test_label_too_large(self, tmp_path):
+        """Its square overflows. No checkpoint was written before, but the model is what it was."""
+        frames = make_frames(4)
+        frames[2].info["REF_energy"] = 1e200 if X64 else 1e30
+        data = {"reference_energies": "none", "valid_fraction": 0.0}
+        with pytest.raises(DivergedError, match=r"at epoch 1 \(training inf.*'.*run': nothing\. Lower `learning_rate`"):
+            train(make_config(tmp_path, frames, data=data))
+
+    @pytest.mark.usefixtures("cheap_model")
+    def test_best_model_is_saved_when_a_later_epoch_diverges(self, tmp_path, falling_losses):
+        falling_losses([3.0, 2.0, float("nan")])
+        config = make_config(tmp_path, checkpoint_seconds=1e9)
+        with pytest.raises(DivergedError, match=r"validation nan\)\. Kept from before in '.*': model\. Lower"):
+            train(config)
+        load(Path(config.output) / "model")
+
+
+# --- resume
+
+
+class Killed(BaseException):
+    pass
+
+
+# the plateau, the early stop and the second phase have a memory of their own
+RESUMED = (
+    Phase(epochs=6, learning_rate=0.02, schedule="plateau", patience=1, energy_weight=10.0),
+    Phase(epochs=5, learning_rate=0.01, stress_weight=5.0),
+)
+
+
+LBFGS = (*phases(3, energy_weight=10.0), *phases(4, lbfgs=True), *phases(4, lbfgs=True, forces_weight=9.0))
+
+
+@pytest.mark.usefixtures("compiled_once")
+class TestResume:
+    @pytest.mark.parametrize(
+        ("model", "checkpoint_seconds", "chosen"),
+        [("real", 0.0, RESUMED), ("real", 1e9, RESUMED), ("cheap", 0.0, RESUMED), ("cheap", 0.0, LBFGS)],
+    )
+    def test_interrupted_again_and_again(self, tmp_path, monkeypatch, request, model, checkpoint_seconds, chosen):
+        """Killed in the middle of every few epochs, between a model and its checkpoint, and in the evaluation."""
+        if model == "cheap":
+            request.getfixturevalue("cheap_model")
+        settings = {"phases": chosen, "early_stop": 4, "batch_size": 3 if chosen is RESUMED else 6}
+        config = make_config(tmp_path, output="whole", **settings)
+        broken = make_config(tmp_path, output="broken", checkpoint_seconds=checkpoint_seconds, **settings)
+        train(config)
+
+        counter = itertools.count()
+
+        def killing(function, period):
+            def call(*arguments, **options):
+                if next(counter) % period == period - 1:
+                    raise Killed
+                return function(*arguments, **options)
+
+            return call
+
+        deaths = 0
+        for name, period in (("run_epoch", 3), ("evaluate", 4), ("save_best", 5)):
+            with monkeypatch.context() as patch:
+                patch.setattr(loop._Run, name, killing(getattr(loop._Run, name), period))
+                try:
+                    train(broken)
+                except Killed:
+                    deaths += 1
+        assert deaths >= 2
+        train(broken)
+        assert_same_run(config.output, broken.output)
+
+    @pytest.mark.usefixtures("cheap_model")
+    def test_killed_while_a_checkpoint_is_written(self, tmp_path, monkeypatch):
+        config = make_config(tmp_path, output="whole", phases=RESUMED, checkpoint_seconds=0.0)
+        broken = dataclasses.replace(config, output=str(tmp_path / "broken"))
+        train(config)
+        calls = itertools.count()
+        replace = os.replace
+
+        def dying_replace(source, target):
+            if str(target).endswith("checkpoint.safetensors") and next(calls) == 4:
+                raise Killed
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", dying_replace)
+            with pytest.raises(Killed):
+                train(broken)
+        train(broken)
+        assert_same_run(config.output, broken.output)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from toy import make_config
+from lesjax.training import train
+from lesjax.training.config import Phase
+folder, output, epochs = sys.argv[1:]
+config = make_config(Path(folder), output=output, phases=(Phase(epochs=int(epochs), stress_weight=1.0),),
+                     checkpoint_seconds=0.0)
+train(config)
+"""
+
+
+def start(folder, output, epochs):
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    # the compiled functions, so that the second process does not compile again
+    cache = jax.config.jax_compilation_cache_dir
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", SCRIPT, str(folder), output, str(epochs)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.skipif(not X64, reason="one dtype is enough for three processes")
+def test_kill_minus_nine_at_any_moment(tmp_path):
+    """The process is killed twice, wherever it happens to be, and started again."""
+    epochs = 40
+    io.write(tmp_path / "train.xyz", make_frames(8))
+    whole = start(tmp_path, "whole", epochs)
+    _, error = whole.communicate(timeout=300)
+    assert whole.returncode == 0, error
+    assert error == ""
+    log = tmp_path / "broken" / "log.jsonl"
+    for n_lines in (5, 15):
+        process = start(tmp_path, "broken", epochs)
+        deadline = time.monotonic() + 300
+        while not (log.exists() and log.read_text().count("\n") >= n_lines):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(random.uniform(0.0, 0.1))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    final = start(tmp_path, "broken", epochs)
+    _, error = final.communicate(timeout=300)
+    assert final.returncode == 0, error
+    assert len(log_of(tmp_path / "broken")) == epochs
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")

@@ -1,0 +1,153 @@
+"""The loss against plain numpy, for labels of which some are missing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax import io
+from lesjax.models.potential import Prediction
+from lesjax.system import System
+from lesjax.training.data import Batch
+from lesjax.training.losses import Weights, error_sums, loss
+
+
+B, N = 3, 4
+SIZES = (4, 2, 3)
+DTYPE = jax.dtypes.canonicalize_dtype(float)
+
+
+def make_batch(**labels):
+    """Three systems of 4, 2 and 3 atoms, padded to 4, with random labels of all kinds."""
+    rng = np.random.default_rng(0)
+    mask = np.arange(N) < np.array(SIZES)[:, None]
+    system = System(
+        positions=np.zeros((B, N, 3), DTYPE),
+        cell=np.zeros((B, 3, 3), DTYPE),
+        atomic_numbers=mask.astype(np.int32),
+        atom_mask=mask,
+        neighbors=np.zeros((B, N, 1), np.int32),
+        cell_shifts=np.zeros((B, N, 1, 3), np.int32),
+        neighbor_mask=np.zeros((B, N, 1), bool),
+        pbc=(True, True, True),
+    )
+    shapes = {"energy": (B,), "forces": (B, N, 3), "stress": (B, 3, 3), "charges": (B, N)}
+    values = {name: labels.get(name, rng.normal(size=shape)) for name, shape in shapes.items()}
+    values["forces"] = np.where(mask[:, :, None], values["forces"], np.nan)
+    values["charges"] = np.where(mask, values["charges"], np.nan)
+    values = {name: value.astype(DTYPE) for name, value in values.items()}
+    return jax.tree.map(jnp.asarray, Batch(system, None, io.Labels(**values), np.ones(B, bool)))
+
+
+def make_prediction():
+    rng = np.random.default_rng(1)
+    mask = np.arange(N) < np.array(SIZES)[:, None]
+    energy = rng.normal(size=B)
+    values = {
+        "energy": energy + 100.0,  # the loss compares energies without references
+        "interaction_energy": energy,
+        "short_range_energy": energy,
+        "long_range_energy": energy,
+        "forces": np.where(mask[:, :, None], rng.normal(size=(B, N, 3)), 0.0),
+        "stress": rng.normal(size=(B, 3, 3)),
+        "charges": np.where(mask[:, :, None], rng.normal(size=(B, N, 2)), 0.0),
+    }
+    return Prediction(**{name: jnp.asarray(value, DTYPE) for name, value in values.items()})
+
+
+PREDICTION = make_prediction()
+ALL = Weights(energy=2.0, forces=3.0, stress=5.0, charges=7.0)
+
+
+def expected(prediction, batch, weights, systems=range(B)):
+    """The same in numpy, with the labels that are there written out one by one."""
+    total = 0.0
+    for name in ("energy", "forces", "stress", "charges"):
+        if getattr(weights, name) is None:
+            continue
+        squares = []
+        for i in systems:
+            n = SIZES[i]
+            label, value = {
+                "energy": (batch.labels.energy[i] / n, prediction.interaction_energy[i] / n),
+                "forces": (batch.labels.forces[i, :n], prediction.forces[i, :n]),
+                "stress": (batch.labels.stress[i], prediction.stress[i]),
+                "charges": (batch.labels.charges[i, :n], prediction.charges[i, :n].sum(axis=1)),
+            }[name]
+            error = np.ravel(np.asarray(value, float) - np.asarray(label, float))
+            squares += (error[np.isfinite(error)] ** 2).tolist()
+        total += getattr(weights, name) * (np.mean(squares) if squares else 0.0)
+    return total
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [ALL, Weights(1.0, 0.0), Weights(0.0, 1.0), Weights(0.0, 0.0, stress=2.0), Weights(0.0, 0.0, charges=2.0)],
+    ids=["all", "energy", "forces", "stress", "charges"],
+)
+def test_loss_is_the_weighted_mean_square(weights):
+    batch = make_batch()
+    np.testing.assert_allclose(loss(PREDICTION, batch, weights), expected(PREDICTION, batch, weights), rtol=1e-5)
+
+
+def partly_labelled():
+    rng = np.random.default_rng(2)
+    energy = np.array([1.0, np.nan, -2.0])
+    forces = rng.normal(size=(B, N, 3))
+    forces[0] = np.nan
+    forces[1, 1] = np.nan
+    stress = np.full((B, 3, 3), np.nan)
+    return make_batch(energy=energy, forces=forces, stress=stress)
+
+
+def test_loss_of_partly_labelled_structures_is_that_of_the_labelled_part():
+    batch = partly_labelled()
+    np.testing.assert_allclose(loss(PREDICTION, batch, ALL), expected(PREDICTION, batch, ALL), rtol=1e-5)
+
+
+def test_missing_labels_have_no_gradient():
+    batch = partly_labelled()
+    gradient = jax.grad(loss)(PREDICTION, batch, ALL)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_array_equal(gradient.interaction_energy != 0, [True, False, True])
+    assert not gradient.forces[0].any()
+    assert not gradient.forces[1, 1].any()
+    assert gradient.forces[1, 0].all()
+    assert not gradient.stress.any()
+    assert not gradient.energy.any()  # the one with the reference energies takes no part
+
+
+def test_no_label_at_all_is_a_loss_of_zero():
+    nothing = {"energy": np.full(B, np.nan), "forces": np.full((B, N, 3), np.nan)}
+    nothing |= {"stress": np.full((B, 3, 3), np.nan), "charges": np.full((B, N), np.nan)}
+    value, gradient = jax.value_and_grad(loss)(PREDICTION, make_batch(**nothing), ALL)
+    assert value == 0.0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(gradient))
+
+
+def test_filled_up_rows_count_for_nothing():
+    batch = make_batch()
+    masked = dataclasses.replace(batch, system_mask=jnp.array([True, False, True]))
+    np.testing.assert_allclose(
+        loss(PREDICTION, masked, ALL), expected(PREDICTION, batch, ALL, systems=(0, 2)), rtol=1e-5
+    )
+
+
+def test_what_a_model_does_not_predict_is_left_out():
+    short = dataclasses.replace(PREDICTION, stress=None, charges=None)
+    batch = make_batch()
+    np.testing.assert_allclose(loss(short, batch, ALL), loss(PREDICTION, batch, Weights(2.0, 3.0)), rtol=1e-6)
+    assert set(error_sums(short, batch)) == {"energy", "forces"}
+
+
+def test_error_sums():
+    batch = partly_labelled()
+    sums = error_sums(PREDICTION, batch)
+    known = np.isfinite(np.asarray(batch.labels.forces))
+    errors = np.asarray(PREDICTION.forces - batch.labels.forces)[known]
+    wanted = [np.sum(errors**2), np.sum(np.abs(errors)), known.sum()]
+    np.testing.assert_allclose(sums["forces"], wanted, rtol=1e-5)
+    assert sums["energy"][2] == 2
+    assert sums["stress"].tolist() == [0.0, 0.0, 0.0]

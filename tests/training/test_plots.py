@@ -1,0 +1,44 @@
+"""Plots are written as PNG files, whatever kinds of labels there are."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from lesjax.training import plots
+from lesjax.training.evaluate import Parity
+
+
+PNG = b"\x89PNG"
+
+
+def make_records(kind):
+    return [
+        {"epoch": epoch, "train_loss": 1.0 / epoch, "valid_loss": 2.0 / epoch, f"{kind}_rmse": 0.1} for epoch in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("kind", ["energy", "forces", "stress", "charges"])
+def test_learning_curve(tmp_path, kind):
+    plots.save_learning_curve(tmp_path / "curve.png", make_records(kind))
+    assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+    axes = Figure().subplots()
+    plots.learning_curve(axes, make_records(kind))
+    assert f"RMSE of the {kind} (" in axes.get_ylabel()
+
+
+def test_parity_of_every_kind(tmp_path):
+    rng = np.random.default_rng(0)
+    pairs = {kind: Parity(rng.normal(size=10), rng.normal(size=10)) for kind in plots.KINDS}
+    pairs["energy"] = Parity(np.ones(1), np.ones(1))  # a single point has no extent
+    plots.save_parity(tmp_path / "new" / "parity.png", pairs)
+    assert (tmp_path / "new" / "parity.png").read_bytes().startswith(PNG)
+
+
+def test_error_is_of_all_points_where_few_are_drawn():
+    rng = np.random.default_rng(0)
+    pair = Parity(np.zeros(20_000), rng.normal(size=20_000))
+    axes = Figure().subplots()
+    plots.parity(axes, "forces", pair, label="LES")
+    points = axes.get_lines()[1]
+    assert len(points.get_xdata()) == 5000
+    assert points.get_label() == f"LES, RMSE {pair.rmse():.3g} eV/Å"

@@ -1,0 +1,141 @@
+"""From files to data sets and models: splits, what the data decide, what cannot be used."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lesjax import io
+from lesjax.training.prepare import prepare
+from toy import MODEL, make_config, make_frame, make_frames, phases
+
+
+def energies(frames):
+    return [atoms.info["REF_energy"] for atoms in frames]
+
+
+def test_split_by_fraction(tmp_path):
+    prepared = prepare(make_config(tmp_path))
+    assert (len(prepared.train), len(prepared.valid)) == (6, 2)
+    everything = energies(prepared.train_frames) + energies(prepared.valid_frames)
+    assert sorted(everything) == sorted(energies(io.read(tmp_path / "train.xyz")))
+    same = prepare(make_config(tmp_path, output="other"))
+    assert energies(same.valid_frames) == energies(prepared.valid_frames)
+    other = prepare(make_config(tmp_path, seed=5))
+    assert energies(other.valid_frames) != energies(prepared.valid_frames)
+
+
+def test_files_for_validation_and_test(tmp_path):
+    for name, seed in (("valid", 1), ("test", 2)):
+        io.write(tmp_path / f"{name}.xyz", make_frames(3, seed))
+    data = {name: str(tmp_path / f"{name}.xyz") for name in ("valid", "test")}
+    prepared = prepare(make_config(tmp_path, data={**data, "max_frames": 5}))
+    assert (len(prepared.train), len(prepared.valid), len(prepared.test_frames)) == (5, 3, 3)
+    assert energies(prepared.test_frames) == energies(make_frames(3, 2))
+
+
+def test_no_validation(tmp_path):
+    prepared = prepare(make_config(tmp_path, data={"valid_fraction": 0.0}))
+    assert prepared.valid is None
+    assert len(prepared.train) == 8
+
+
+def test_model_learns_from_the_data(tmp_path):
+    model = prepare(make_config(tmp_path)).model
+    assert model.representation.elements == (11, 17)
+    assert sum(model.reference_energies) * 2 == pytest.approx(
+        np.mean(energies(prepare(make_config(tmp_path)).train_frames))
+    )
+    forces = np.concatenate([atoms.arrays["REF_forces"] for atoms in prepare(make_config(tmp_path)).train_frames])
+    assert model.energy_scale == pytest.approx(np.sqrt(np.mean(forces**2)))
+    fixed = prepare(make_config(tmp_path, model=dataclasses.replace(MODEL, energy_scale=2.0, long_range=None))).model
+    assert fixed.energy_scale == 2.0
+    assert fixed.long_range is None
+
+
+def test_reference_energies_from_a_table(tmp_path):
+    def references(value):
+        return prepare(make_config(tmp_path, data={"reference_energies": value})).model.reference_energies
+
+    assert references({"Cl": -2.0, "Na": -1.0, "H": 0.0}) == (-1.0, -2.0)
+    assert references("none") == (0.0, 0.0)
+    with pytest.raises(ValueError, match=r"needs one energy for each of Na, Cl; Cl missing; Xy are no elements\."):
+        references({"Na": -1.0, "Xy": 1.0})
+
+
+def test_partly_labelled_frames_are_used(tmp_path):
+    frames = make_frames(6)
+    del frames[0].info["REF_energy"]
+    del frames[1].arrays["REF_forces"]
+    for atoms in frames[2:]:
+        del atoms.info["REF_stress"]
+    prepared = prepare(make_config(tmp_path, frames, data={"valid_fraction": 0.0}))
+    labels = prepared.train.buckets[0].labels
+    assert np.isfinite(labels.energy).tolist() == [False] + [True] * 5
+    assert np.isfinite(labels.forces).all(axis=(1, 2)).tolist() == [True, False] + [True] * 4
+    assert np.isfinite(labels.stress).all(axis=(1, 2)).tolist() == [True, True] + [False] * 4
+
+
+def test_weight_without_labels(tmp_path):
+    frames = make_frames(3)
+    for atoms in frames:
+        del atoms.arrays["REF_forces"]
+    config = make_config(tmp_path, frames)
+    message = r"`training\.phases\[0\]\.forces_weight` is positive, but no structure of .* has forces; "
+    message += r"looked for REF_forces, forces, force\. Name the key in `data\.keys\.forces` or set"
+    with pytest.raises(ValueError, match=message):
+        prepare(config)
+
+
+def test_weight_on_what_cannot_be_computed(tmp_path):
+    stress = phases(1, stress_weight=1.0)
+    with pytest.raises(ValueError, match=r"`training\.phases\[0\]\.stress_weight` is positive, .* periodic in all"):
+        prepare(make_config(tmp_path, phases=stress, data={"pbc": False}))
+    short_range = dataclasses.replace(MODEL, long_range=None)
+    with pytest.raises(ValueError, match=r"charges_weight` is positive, but `model\.long_range` = false"):
+        prepare(make_config(tmp_path, phases=phases(1, charges_weight=1.0), model=short_range))
+
+
+def test_validation_without_labels(tmp_path):
+    """Its loss would be zero from the first epoch on, and the first model the best."""
+    unlabelled = [atoms.copy() for atoms in make_frames(2)]
+    for atoms in unlabelled:
+        atoms.info.clear()
+        del atoms.arrays["REF_forces"]
+    io.write(tmp_path / "valid.xyz", unlabelled)
+    config = make_config(tmp_path, data={"valid": str(tmp_path / "valid.xyz")})
+    with pytest.raises(ValueError, match=r"No structure to validate on, of `data\.valid` = .*, has energy or forces"):
+        prepare(config)
+
+
+def test_errors_name_file_and_structure(tmp_path):
+    frames = make_frames(8)
+    frames[6].arrays["REF_forces"] = np.zeros((4, 2))
+    with pytest.raises(ValueError, match=r"`data\.train` = '.*train\.xyz': Structure 6: `REF_forces` has shape"):
+        prepare(make_config(tmp_path, frames))
+    frames = make_frames(8)
+    frames[5].pbc = (True, False, False)  # the index is that in the file, not in the split
+    with pytest.raises(ValueError, match=r"`data\.train` = '.*train\.xyz': Structure 5: `pbc` must be"):
+        prepare(make_config(tmp_path, frames))
+
+
+@pytest.mark.parametrize("name", ["valid", "test"])
+def test_unknown_element_elsewhere(tmp_path, name):
+    frames = make_frames(2)
+    frames[1].symbols[0] = "Li"
+    io.write(tmp_path / "other.xyz", frames)
+    config = make_config(tmp_path, data={name: str(tmp_path / "other.xyz")})
+    with pytest.raises(ValueError, match=rf"`data\.{name}` = '.*': Structure 1 contains Li, .* knows only Na, Cl"):
+        prepare(config)
+
+
+def test_test_file_without_labels(tmp_path):
+    atoms = make_frame(np.random.default_rng(0))
+    io.write(tmp_path / "test.xyz", [type(atoms)(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=True)])
+    with pytest.raises(ValueError, match=r"`data\.test` = '.*test\.xyz': no structure has a label"):
+        prepare(make_config(tmp_path, data={"test": str(tmp_path / "test.xyz")}))
+
+
+def test_too_few_structures_to_split(tmp_path):
+    with pytest.raises(ValueError, match=r"`data\.valid_fraction` = 0\.9 leaves no structure to train on"):
+        prepare(make_config(tmp_path, make_frames(1), data={"valid_fraction": 0.9}))
