@@ -131,8 +131,8 @@ def main() -> None:
             }
         print(name, json.dumps(table[name]))
     if arguments.json:
-        content = {"dtype": str(jax.numpy.zeros(()).dtype), "median_of_seeds": arguments.seeds, "table": table, "runs": runs}
-        write_json(arguments.json, content)
+        content = {"dtype": str(jax.numpy.zeros(()).dtype), "median_of_seeds": arguments.seeds}
+        write_json(arguments.json, {**content, "table": table, "runs": runs})
     if arguments.plot:
         plot(arguments.work, arguments.plot, arguments.seeds[0])
 

@@ -8,6 +8,7 @@ relative to the same sum in float64 (numpy). 0.1 atoms/Å³, σ = 1 Å, k_cutoff
 
 import argparse
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +34,10 @@ def main() -> None:
     rows = [measure(n, arguments.rounds) for n in arguments.atoms]
     Console().print(as_table(rows))
     if arguments.json:
+        # what else ran: times taken beside other work are too long, and their ratio is still fair
+        load = round(os.getloadavg()[0], 1)
         settings = {"density": DENSITY, "sigma": SIGMA, "k_cutoff": K_CUTOFF, "rounds": arguments.rounds}
-        write_json(arguments.json, {"dtype": DTYPE, "settings": settings, "cases": rows})
+        write_json(arguments.json, {"dtype": DTYPE, "load_average": load, "settings": settings, "cases": rows})
 
 
 def as_table(rows: list[dict]) -> Table:

@@ -16,8 +16,9 @@ from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.models.potential import initial_parameters
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import make_dataset, reference_energies
+from lesjax.training.initialize import initial_state
 from lesjax.training.losses import Weights
-from lesjax.training.step import initial_state, make_step
+from lesjax.training.step import make_step
 
 
 PEPTIDE = {"n_radial": 12, "n_embedding": 4}

@@ -85,7 +85,7 @@ class _Source:
         return any(np.isfinite(getattr(labels, label)).any() for labels in self.labels)
 
     def is_periodic(self) -> bool:
-        """Whether any structure has a stress."""
+        """Whether any structure is periodic in all directions."""
         return any(all(atoms.pbc if self.pbc is None else np.broadcast_to(self.pbc, 3)) for atoms in self.frames)
 
     def dataset(self, model: ModelConfig) -> Dataset:

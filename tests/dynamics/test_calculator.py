@@ -89,20 +89,18 @@ def strained(atoms, strain):
 
 def test_energy_is_continuous_where_the_k_vectors_change(atoms):
     """A plan of its own for each cell jumps where a k-vector enters the sphere; the calculator keeps the plan."""
-    calculator = atoms.calc
-    strains = np.linspace(-0.015, 0.015, 61)
+    forgetful = LesCalculator(atoms.calc.potential)
     energies, planned_anew = [], []
     atoms.get_potential_energy()
-    for strain in strains:
+    for strain in np.linspace(-0.015, 0.015, 61):
         changed = strained(atoms, strain)
-        planned_anew.append(LesCalculator(calculator.potential).get_potential_energy(changed))
-        changed.calc = calculator
-        energies.append(changed.get_potential_energy())
+        energies.append(atoms.calc.get_potential_energy(changed))
+        forgetful._plan = None
+        planned_anew.append(forgetful.get_potential_energy(changed))
 
     def roughness(values):
         return np.abs(np.diff(values, 3)).max()
 
-    print(roughness(energies), roughness(planned_anew))
     assert roughness(energies) < (1e-6 if X64 else 1e-3)
     assert roughness(planned_anew) > (1e-3 if X64 else 2e-3)
 

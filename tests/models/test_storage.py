@@ -239,7 +239,8 @@ def test_anything_else_is_not_overwritten(tmp_path, potential, path):
 
 def test_arrays_that_share_memory_are_written_as_they_are():
     """Scalars stay scalars, and a transposed array is not written as it lies in memory."""
-    tree = {"t": np.arange(6.0).reshape(2, 3).T, "r": np.arange(3.0)[::-1], "s": np.array(2.0)}
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    tree = {"t": np.arange(6, dtype=dtype).reshape(2, 3).T, "r": np.arange(3, dtype=dtype)[::-1], "s": dtype.type(2)}
     flat = storage.flatten(tree)
     assert {name: array.shape for name, array in flat.items()} == {"['t']": (3, 2), "['r']": (3,), "['s']": ()}
     assert all(array.flags["C_CONTIGUOUS"] for array in flat.values())
