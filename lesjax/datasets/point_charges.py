@@ -35,8 +35,8 @@ def generate(
     *,
     seed: int = 0,
     n_pairs: int = 64,
-    box: float = 20.0,
-    min_distance: float = 2.5,
+    box: float | int = 20.0,
+    min_distance: float | int = 2.5,
 ) -> list[Atoms]:
     """Draw independent frames of the gas, with their energies and forces.
 
@@ -89,7 +89,7 @@ def generate(
 
 
 def ewald(
-    positions: np.ndarray, charges: np.ndarray, box: float, *, splitting: float | None = None
+    positions: np.ndarray, charges: np.ndarray, box: float | int, *, splitting: float | None = None
 ) -> tuple[float, np.ndarray]:
     r"""Coulomb energy and forces of point charges in a periodic cubic box.
 
@@ -134,7 +134,7 @@ def ewald(
     return energy, COULOMB * (real_forces + reciprocal_forces)
 
 
-def repulsion(positions: np.ndarray, box: float) -> tuple[float, np.ndarray]:
+def repulsion(positions: np.ndarray, box: float | int) -> tuple[float, np.ndarray]:
     r"""Energy and forces of the repulsion, the r^-12 part of a Lennard-Jones potential.
 
     .. math:: E = \sum_{i<j, \, r_{ij} < r_c} 4 \epsilon (\sigma / r_{ij})^{12} (1 - t_{ij})^3,
@@ -163,7 +163,7 @@ def repulsion(positions: np.ndarray, box: float) -> tuple[float, np.ndarray]:
     return float(energy), np.einsum("ij,ijx->ix", magnitude, vectors)
 
 
-def _check_box(box: float) -> None:
+def _check_box(box: float | int) -> None:
     if not box >= 2 * REPULSION_CUTOFF:
         raise ValueError(
             f"`box` must be at least {2 * REPULSION_CUTOFF} Å, twice the cutoff of the "
@@ -171,7 +171,7 @@ def _check_box(box: float) -> None:
         )
 
 
-def _insert(rng: np.random.Generator, n: int, box: float, min_distance: float) -> np.ndarray:
+def _insert(rng: np.random.Generator, n: int, box: float | int, min_distance: float | int) -> np.ndarray:
     """Return `n` random positions, Å, no two of them nearer than `min_distance`."""
     positions = np.empty((n, 3))
     for i in range(n):
@@ -190,7 +190,7 @@ def _insert(rng: np.random.Generator, n: int, box: float, min_distance: float) -
     return rng.permutation(positions)  # the last in have nearer neighbours: deal the kinds anew
 
 
-def _nearest_images(positions: np.ndarray, box: float) -> tuple[np.ndarray, np.ndarray]:
+def _nearest_images(positions: np.ndarray, box: float | int) -> tuple[np.ndarray, np.ndarray]:
     """Return r_i - r_j of nearest images, [n, n, 3], and distances, [n, n], inf for i = j."""
     vectors = positions[:, None] - positions[None]
     vectors -= box * np.round(vectors / box)
@@ -200,7 +200,7 @@ def _nearest_images(positions: np.ndarray, box: float) -> tuple[np.ndarray, np.n
 
 
 def _real_space(
-    positions: np.ndarray, charges: np.ndarray, box: float, splitting: float
+    positions: np.ndarray, charges: np.ndarray, box: float | int, splitting: float
 ) -> tuple[float, np.ndarray]:
     """Return the erfc sum, e²/Å, and its forces, e²/Å², [n, 3]."""
     vectors, distances = _nearest_images(positions, box)
@@ -212,7 +212,7 @@ def _real_space(
 
 
 def _reciprocal_space(
-    positions: np.ndarray, charges: np.ndarray, box: float, splitting: float
+    positions: np.ndarray, charges: np.ndarray, box: float | int, splitting: float
 ) -> tuple[float, np.ndarray]:
     """Return the sum over k, e²/Å, and its forces, e²/Å², [n, 3].
 

@@ -308,12 +308,19 @@ def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Pat
         "n_train": len(prepared.train_frames),
         "n_valid": len(prepared.valid_frames),
         "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
         "device": jax.devices()[0].device_kind,
         "dtype": str(jnp.zeros(()).dtype),
     }
     with atomic_path(folder / "config.json") as temporary:
         temporary.write_text(json.dumps(description, indent=2) + "\n")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, for example
+        return "not installed"
 
 
 def read_log(path: str | pathlib.Path) -> list[dict[str, Any]]:
