@@ -47,8 +47,9 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int = 15) ->
 
 def write_json(path: str | pathlib.Path, result: dict) -> None:
     """Write a result with what it ran on and the command that made it; the file appears whole or not at all."""
+    precision = ["JAX_ENABLE_X64=1"] if jax.config.jax_enable_x64 else []
     header = {
-        "command": " ".join(["python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join([*precision, "python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
         "jax": jax.__version__,

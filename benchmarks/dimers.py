@@ -21,7 +21,6 @@ from lesjax import io
 from lesjax.models import Potential, load
 from lesjax.system import System
 from lesjax.training import load_config, train
-from lesjax.training.data import subtract_reference
 
 
 # energy (meV) / forces (meV/Å): short range, LES (Cheng 2025; King et al. 2025)
@@ -40,7 +39,7 @@ KEYS = io.Keys(energy=("inter_energy",))
 def interaction_energy(potential: Potential, atoms: ase.Atoms) -> tuple[float, np.ndarray]:
     """Energy with the reference energies in float64, and forces."""
     prediction = potential(System.from_ase(atoms, cutoff=potential.cutoff))
-    reference = -float(subtract_reference(potential.config, atoms.numbers, 0.0))
+    reference = potential.config.reference_energy(atoms.numbers)
     return float(prediction.interaction_energy) + reference, np.asarray(prediction.forces, float)
 
 

@@ -1,7 +1,6 @@
 """The command ``lesjax``: train, evaluate, info, demo."""
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -80,6 +79,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.set)
 
+    from lesjax.io import write_json
     from lesjax.training import evaluate, plots, train
     from lesjax.training.loop import read_log
     from lesjax.training.prepare import prepare
@@ -100,12 +100,13 @@ def _train(arguments: argparse.Namespace) -> int:
             plots.save_parity(folder / f"parity_{name}.png", result.parity)
             metrics[name] = result.metrics
             _print_metrics(name, result)
-    _write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", metrics)
     print(f"model: {folder / 'model'}")
     return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from lesjax.io import write_json
     from lesjax.models import load
     from lesjax.training import evaluate_file, plots
 
@@ -113,7 +114,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluate_file(load(arguments.model), arguments.data, keys=_keys(arguments.key), pbc=pbc)
     _print_metrics(arguments.data, result)
     if arguments.json:
-        _write_json(pathlib.Path(arguments.json), result.metrics)
+        write_json(arguments.json, result.metrics)
     if arguments.plot:
         plots.save_parity(arguments.plot, result.parity)
     return 0
@@ -182,13 +183,6 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
         errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
         table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}")
     Console().print(table)
-
-
-def _write_json(path: pathlib.Path, content: object) -> None:
-    from lesjax.io import atomic_path
-
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ are used for nothing but the comparison at the end.
 """
 
 import dataclasses
-import json
 import pathlib
 import time
 
@@ -75,8 +74,7 @@ def run(folder: pathlib.Path, training: TrainingSection = TRAINING, quiet: bool 
         records[name] = read_log(pathlib.Path(config.output) / "log.jsonl")
     metrics = {name: result.metrics for name, result in results.items()}
     metrics["seconds"] = {"total": round(time.monotonic() - started, 1)}
-    with io.atomic_path(folder / "results.json") as temporary:
-        temporary.write_text(json.dumps(metrics, indent=2) + "\n")
+    io.write_json(folder / "results.json", metrics)
     draw(folder / "demo.png", results, records)
     console.print(table(metrics))
     console.print(f"Figure: {folder / 'demo.png'}   model: {folder / 'LES' / 'model'}")

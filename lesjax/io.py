@@ -1,5 +1,6 @@
 """Extended-xyz files: structures and their labels under configurable keys."""
 
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -74,6 +75,12 @@ def read(path: str | os.PathLike) -> list[Atoms]:
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
     return frames
+
+
+def write_json(path: str | os.PathLike, content: object) -> None:
+    """Write JSON; the file appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def write(path: str | os.PathLike, frames: Sequence[Atoms]) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import PyTree
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lesjax.io import atomic_path
+from lesjax.io import atomic_path, write_json
 from lesjax.models.config import to_dict
 from lesjax.models.potential import Potential
 from lesjax.training.checkpoint import load_checkpoint, save_checkpoint
@@ -164,9 +164,9 @@ class _Run:
     def evaluate(self, phase: Phase, weights: Weights, train_loss: float, report: Any) -> bool:
         """Log, keep the best model, and say whether the phase should end early."""
         host = self.host
-        params = self.state["ema"] if self.section.ema > 0 else self.state["params"]
+        potential = self.current()
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
-        valid_loss, metrics = dataset_errors(self.evaluation, params, valid, self.section.batch_size, weights)
+        valid_loss, metrics = dataset_errors(self.evaluation, potential.params, valid, self.section.batch_size, weights)
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             self.save_best()
             kept = [name for name in ("model", "checkpoint.safetensors") if (self.folder / name).exists()]
@@ -183,7 +183,7 @@ class _Run:
         report(host.epoch, record)
         if valid_loss < host.best_loss:
             host.best_loss, host.evaluations_since_best = valid_loss, 0
-            self.best = Potential(params=params, config=self.prepared.model)
+            self.best = potential
             self.best_saved = False
         else:
             host.evaluations_since_best += 1
@@ -197,11 +197,15 @@ class _Run:
                     host.plateau_waited = 0
         return 0 < self.section.early_stop <= host.evaluations_since_best
 
+    def current(self) -> Potential:
+        """What is validated and saved: the running average if there is one."""
+        params = self.state["ema"] if self.section.ema > 0 else self.state["params"]
+        return Potential(params=params, config=self.prepared.model)
+
     def checkpoint(self) -> None:
         """Write the models, then the checkpoint."""
         self.save_best()
-        params = self.state["ema"] if self.section.ema > 0 else self.state["params"]
-        Potential(params=params, config=self.prepared.model).save(self.folder / "model-last")
+        self.current().save(self.folder / "model-last")
         save_checkpoint(self.folder / "checkpoint.safetensors", self.state, dataclasses.asdict(self.host))
         self.saved_at = time.monotonic()
 
@@ -312,8 +316,7 @@ def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Pat
         "device": jax.devices()[0].device_kind,
         "dtype": str(jnp.zeros(()).dtype),
     }
-    with atomic_path(folder / "config.json") as temporary:
-        temporary.write_text(json.dumps(description, indent=2) + "\n")
+    write_json(folder / "config.json", description)
 
 
 def _version(package: str) -> str:
