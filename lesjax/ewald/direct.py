@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lesjax.units import COULOMB
+from lesjax.ewald.kernel import reciprocal_kernel
 
 
 # Atoms are summed in blocks once the largest intermediate would exceed this number of elements.
@@ -94,10 +94,7 @@ def kspace_weights(
     kvectors = jnp.stack(
         [a[:, None, None, :] + s2 * b[None, :, None, :] + s3 * c[None, None, :, :] for s2, s3 in _SIGNS]
     )
-    k_squared = jnp.where(kmask, jnp.sum(kvectors * kvectors, axis=-1), 1.0)
-    prefactor = 2.0 * math.pi * COULOMB / jnp.abs(jnp.linalg.det(cell))
-    weights = prefactor * jnp.exp(-0.5 * sigma**2 * k_squared) / k_squared
-    return jnp.where(kmask, weights, 0.0) * _multiplicity(n1, n2, n3, cell.dtype)
+    return reciprocal_kernel(kvectors, kmask, cell, sigma) * _multiplicity(n1, n2, n3, cell.dtype)
 
 
 def _multiplicity(n1: int, n2: int, n3: int, dtype: jnp.dtype) -> Float[Array, "1 n1 n2 n3"]:
