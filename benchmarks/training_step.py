@@ -4,7 +4,6 @@
 """
 
 import argparse
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -69,9 +68,8 @@ def main() -> None:
             reference_energies=reference_energies(elements, frames, labels),
         )
         section = TrainingSection()
-        dataset = make_dataset(config, frames, labels)
         # one bucket: the published code takes the four structures in one step as well
-        (bucket,) = dataset.buckets if len(dataset.buckets) == 1 else make_dataset_in_one(config, frames, labels)
+        (bucket,) = make_dataset(config, frames, labels, max_buckets=1).buckets
         rows, mask = jnp.arange(len(frames)), jnp.ones(len(frames), bool)
         weights = Weights(energy=1.0, forces=1.0)
         rate = jnp.asarray(1e-4, jnp.float32)
@@ -95,18 +93,6 @@ def main() -> None:
         print(name, results[name], flush=True)
     if arguments.json:
         write_json(arguments.json, {"dtype": str(rate.dtype), "cases": results})
-
-
-def make_dataset_in_one(config, frames, labels):
-    """All frames in one bucket."""
-    from lesjax.training import data
-
-    data_plan = data.plan_buckets
-    data.plan_buckets = partial(data_plan, max_buckets=1)
-    try:
-        return make_dataset(config, frames, labels).buckets
-    finally:
-        data.plan_buckets = data_plan
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from lesjax import ewald, io
-from lesjax.batching import assign_bucket, plan_buckets, stack
+from lesjax.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import make_solver
 from lesjax.system import System
@@ -73,10 +73,11 @@ def make_dataset(
     labels: Sequence[io.Labels],
     pbc: bool | tuple[bool, bool, bool] | None = None,
     indices: Sequence[int] | None = None,
+    max_buckets: int = MAX_BUCKETS,
 ) -> Dataset:
     """Neighbours, plans of the sum, padding and stacking for a list of structures; host only.
 
-    Structures with other periodic directions go into other buckets, at most three for each.
+    Structures with other periodic directions go into other buckets, at most `max_buckets` for each.
 
     Args:
         config: the model.
@@ -84,6 +85,7 @@ def make_dataset(
         labels: their labels.
         pbc: overrides the periodicity of the structures.
         indices: their places in the file they come from, for messages.
+        max_buckets: most padded shapes, and so compilations.
 
     Raises:
         ValueError: for a structure that the model cannot take, with its index.
@@ -103,7 +105,7 @@ def make_dataset(
     buckets, members = [], []
     for directions in sorted({system.pbc for system in systems}):
         group = [i for i, system in enumerate(systems) if system.pbc == directions]
-        shapes = plan_buckets([systems[i].shape for i in group])
+        shapes = plan_buckets([systems[i].shape for i in group], max_buckets)
         chosen = {i: assign_bucket(systems[i].shape, shapes) for i in group}
         for bucket, shape in enumerate(shapes):
             own = [i for i in group if chosen[i] == bucket]
