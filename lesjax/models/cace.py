@@ -69,7 +69,7 @@ class CACE(nn.Module):
             )  # fmt: skip
             features.append(self._products(a))
         joined = jnp.concatenate(features, axis=1)
-        # trained like the rest; a run starts it at one over the spread of each feature in the training set
+        # trained like the rest; a run starts it at one over the root mean square of each feature
         scale = self.param("feature_scale", nn.initializers.ones, joined.shape[1:], dtype)
         return joined * scale[None, :]
 

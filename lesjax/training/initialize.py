@@ -13,33 +13,32 @@ from lesjax.training.data import Dataset
 from lesjax.training.step import make_lbfgs, make_optimizer
 
 
-# structures of each bucket that the spread of the features is taken from
+# structures of each bucket that the size of the features is taken from
 MAX_STRUCTURES = 64
 
 
 def scaled_parameters(config: ModelConfig, seed: int, dataset: Dataset) -> PyTree:
-    """Fresh parameters with the features scaled to unit spread over the training set.
+    """Fresh parameters with the features scaled to a root mean square of one over the training set.
 
     Products of two and three factors spread over three orders of magnitude, on which Adam stalls.
     """
     params = dict(initial_parameters(config, seed)["params"])
     for name in ("representation", "charge_representation"):
         if name in params:
-            scale = 1.0 / _spread(config, params[name], dataset)
+            scale = 1.0 / _root_mean_square(config, params[name], dataset)
             params[name] = {**params[name], "feature_scale": jnp.asarray(scale, params[name]["feature_scale"].dtype)}
     return {"params": params}
 
 
-def _spread(config: ModelConfig, params: PyTree, dataset: Dataset) -> np.ndarray:
-    """Standard deviation of each feature over the real atoms, at least a tenth of its root mean square."""
+def _root_mean_square(config: ModelConfig, params: PyTree, dataset: Dataset) -> np.ndarray:
+    """Of each feature over the real atoms; one for a feature that is zero throughout."""
     compute = jax.jit(jax.vmap(lambda system: CACE(config.representation).apply({"params": params}, system)))
     features = []
     for bucket in dataset.buckets:
         systems = jax.tree.map(lambda x: x[:MAX_STRUCTURES], bucket.system)
         features.append(np.asarray(compute(systems), np.float64)[np.asarray(systems.atom_mask)])
-    joined = np.concatenate(features)
-    spread = np.maximum(joined.std(axis=0), 0.1 * np.sqrt(np.mean(joined**2, axis=0)))
-    return np.where(spread > 0, spread, 1.0)
+    size = np.sqrt(np.mean(np.concatenate(features) ** 2, axis=0))
+    return np.where(size > 0, size, 1.0)
 
 
 def initial_state(section: TrainingSection, params: PyTree) -> dict[str, PyTree]:
