@@ -25,7 +25,7 @@ Source of the one-shot convention: reference values of the published `les` packa
 import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -187,7 +187,7 @@ def self_consistent_induction(
         lambda total: _add(total, interact(respond(total))), source, solve, transpose_solve, has_aux=True
     )
     induced = respond(total)
-    value = _stationary_energy(self_interaction, problem, induced, total)
+    value = _stationary_energy(problem, induced, total, self_interaction)
     return _induction(problem, value, induced, flags)
 
 
@@ -229,25 +229,26 @@ def _energy(problem: _Problem, induced: _Response, self_interaction: bool) -> Fl
     )
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _stationary_energy(
-    self_interaction: bool, problem: _Problem, induced: _Response, total: _Response
+    problem: _Problem, induced: _Response, total: _Response, self_interaction: bool
 ) -> Float[Array, ""]:
-    """W with δχ⁻¹δ/2 as the stationary value of f·δ - f·χf/2: no derivative by `induced` and `total`."""
-    return _saddle(self_interaction, problem, induced, total)
+    """W with δχ⁻¹δ/2 as the stationary value of f·δ - f·χf/2, without derivative by `induced` and `total`."""
+    leaves, structure = jax.tree.flatten(problem)
 
+    def saddle(leaves: list[Any], induced: _Response, total: _Response) -> Float[Array, ""]:
+        problem = jax.tree.unflatten(structure, leaves)
+        work = _dot(induced, _add(total, _scale(-1.0, _external(problem))))
+        return _energy(problem, induced, self_interaction) + work - 0.5 * _dot(total, _respond(problem, total))
 
-def _saddle(self_interaction: bool, problem: _Problem, induced: _Response, total: _Response) -> Float[Array, ""]:
-    work = _dot(induced, _add(total, _scale(-1.0, _external(problem))))
-    return _energy(problem, induced, self_interaction) + work - 0.5 * _dot(total, _respond(problem, total))
+    # of the leaves: the tangents of boolean ones are no valid fields of a Solver
+    stationary = jax.custom_jvp(saddle)
 
+    @stationary.defjvp
+    def _(primals: tuple[list[Any], _Response, _Response], tangents: tuple[list[Any], object, object]):
+        leaves, *response = primals
+        return jax.jvp(lambda leaves: saddle(leaves, *response), (leaves,), (tangents[0],))
 
-@_stationary_energy.defjvp
-def _stationary_energy_jvp(
-    self_interaction: bool, primals: tuple[_Problem, _Response, _Response], tangents: tuple[_Problem, object, object]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    problem, induced, total = primals
-    return jax.jvp(lambda problem: _saddle(self_interaction, problem, induced, total), (problem,), (tangents[0],))
+    return stationary(leaves, induced, total)
 
 
 def _conjugate_gradients(interact, respond, source, *, tolerance, steps):
