@@ -146,7 +146,9 @@ def _compare(found, case, cell, dtype):
     for key, value in found.items():
         expected = np.reshape(case["outputs"][key], value.shape) * (1.0 if key in SOURCES else SCALE)
         assert value.dtype == dtype, key
-        atol = TOLERANCE[dtype] * max(np.abs(expected).max(), 1e-3)
+        # in float32 an energy is no better than that of the atoms with themselves, 10 to 60 eV, which was removed
+        size = 10.0 if key == "energy" and dtype == "float32" else 1e-3
+        atol = TOLERANCE[dtype] * max(np.abs(expected).max(), size)
         np.testing.assert_allclose(value, expected, rtol=0, atol=atol, err_msg=key)
 
 
