@@ -30,11 +30,12 @@ SIGMA, K_CUTOFF = 0.9, 3.0
 
 @dataclass(frozen=True)
 class Engine:
-    """Five charges and how their energy is summed."""
+    """Five atoms and how the energy of their charges, or of charges, dipoles and quadrupoles is summed."""
 
     cell: np.ndarray
     periodic: bool = True
     channels: tuple[int, ...] = ()
+    multipoles: bool = False
 
     @property
     def positions(self):
@@ -43,8 +44,12 @@ class Engine:
         return jnp.asarray(rng.uniform(-0.2, 1.2, (5, 3)) @ cell, float)
 
     @property
-    def charges(self):
-        return jnp.asarray(np.random.default_rng(2).normal(size=(5, *self.channels)), float)
+    def sources(self):
+        rng = np.random.default_rng(2)
+        axes = {"charges": ()}
+        if self.multipoles:
+            axes |= {"dipoles": (3,), "quadrupoles": (3, 3)}
+        return {name: jnp.asarray(rng.normal(size=(5, *self.channels, *shape)), float) for name, shape in axes.items()}
 
     def solver(self, cell=None, n_atoms=5):
         cutoff = K_CUTOFF if self.periodic else None
@@ -60,6 +65,8 @@ ENGINES = {
     "open": Engine(np.zeros((3, 3)), periodic=False),
     "channels": Engine(TRICLINIC, channels=(3,)),
     "open-channels": Engine(np.zeros((3, 3)), periodic=False, channels=(3,)),
+    "multipoles": Engine(TRICLINIC, multipoles=True),
+    "open-multipoles": Engine(np.zeros((3, 3)), periodic=False, multipoles=True),
 }
 PERIODIC = [name for name, engine in ENGINES.items() if engine.periodic]
 
@@ -75,18 +82,28 @@ def periodic(request):
 
 
 # compiled once for all tests and engines of one shape
-energy = jax.jit(ewald.energy)
-potential = jax.jit(ewald.potential)
-field = jax.jit(ewald.field)
+@jax.jit
+def energy(solver, positions, cell, sources):
+    return ewald.energy(solver, positions, cell, **sources)
 
 
 @jax.jit
-def everything(solver, positions, cell, charges, atom_mask=None):
+def potential(solver, positions, cell, sources, atom_mask=None):
+    return ewald.potential(solver, positions, cell, **sources, atom_mask=atom_mask)
+
+
+@jax.jit
+def field(solver, positions, cell, sources, atom_mask=None):
+    return ewald.field(solver, positions, cell, **sources, atom_mask=atom_mask)
+
+
+@jax.jit
+def everything(solver, positions, cell, sources, atom_mask=None):
     """Energy, forces, strain derivative (stress times volume)."""
 
     def function(positions, strain):
         deformation = jnp.eye(3, dtype=cell.dtype) + strain
-        return ewald.energy(solver, positions @ deformation, cell @ deformation, charges, atom_mask=atom_mask)
+        return ewald.energy(solver, positions @ deformation, cell @ deformation, **sources, atom_mask=atom_mask)
 
     value, (gradient, virial) = jax.value_and_grad(function, (0, 1))(positions, jnp.zeros_like(cell))
     return value, -gradient, virial
@@ -98,11 +115,11 @@ def assert_equal(found, expected):
         np.testing.assert_allclose(a, b, rtol=0, atol=TOLERANCE * max(1.0, float(np.abs(b).max())))
 
 
-def results(engine, positions=None, cell=None, charges=None):
+def results(engine, positions=None, cell=None, sources=None):
     cell = engine.cell if cell is None else cell
     positions = engine.positions if positions is None else positions
-    charges = engine.charges if charges is None else charges
-    return everything(engine.solver(cell, len(positions)), positions, jnp.asarray(cell, float), charges)
+    sources = engine.sources if sources is None else sources
+    return everything(engine.solver(cell, len(positions)), positions, jnp.asarray(cell, float), sources)
 
 
 # ---- derivatives
@@ -112,24 +129,36 @@ def results(engine, positions=None, cell=None, charges=None):
 def test_gradients(engine):
     solver = engine.solver()
 
-    def function(positions, charges, cell, sigma):
+    def function(positions, sources, cell, sigma):
         # what is compiled takes the solver as an argument, so that engines of one shape share it
-        return energy(dataclasses.replace(solver, sigma=sigma), positions, cell, charges)
+        return energy(dataclasses.replace(solver, sigma=sigma), positions, cell, sources)
 
-    arguments = (engine.positions, engine.charges, jnp.asarray(engine.cell), jnp.asarray(SIGMA))
+    arguments = (engine.positions, engine.sources, jnp.asarray(engine.cell), jnp.asarray(SIGMA))
     # channels are a sum of what is checked to second order with one
-    check_grads(function, arguments, order=1 if engine.channels else 2, modes=("fwd", "rev"))
+    modes = ("rev",) if engine.multipoles else ("fwd", "rev")
+    check_grads(function, arguments, order=1 if engine.channels else 2, modes=modes)
 
 
 def test_potential_and_field_are_derivatives(engine):
-    arguments = (engine.solver(), engine.positions, jnp.asarray(engine.cell, float), engine.charges)
-    value, forces, _ = everything(*arguments)
+    solver, positions, cell, sources = arguments = _arguments(engine)
+
+    @jax.jit
+    def gradient(sources):
+        return jax.grad(lambda sources: ewald.energy(solver, positions, cell, **sources))(sources)
+
+    zeros = jnp.zeros((*sources["charges"].shape, 3))
+    expected = gradient({"dipoles": zeros, **sources})
     phi, strength = potential(*arguments), field(*arguments)
-    assert phi.shape == engine.charges.shape
-    assert strength.shape == (*engine.charges.shape, 3)
+    assert_equal((phi, strength), (expected["charges"], -expected["dipoles"]))
     # the energy is quadratic in the charges, and forces act on charges through the field
-    work = (engine.charges[..., None] * strength).reshape(5, -1, 3).sum(1)
-    assert_equal((0.5 * jnp.sum(engine.charges * phi), work), (value, forces))
+    if not engine.multipoles:
+        value, forces, _ = everything(*arguments)
+        work = (sources["charges"][..., None] * strength).reshape(5, -1, 3).sum(1)
+        assert_equal((0.5 * jnp.sum(sources["charges"] * phi), work), (value, forces))
+
+
+def _arguments(engine):
+    return engine.solver(), engine.positions, jnp.asarray(engine.cell, float), engine.sources
 
 
 @needs_x64
@@ -144,10 +173,10 @@ def test_energy_is_smooth_along_a_strain():
         return ewald.make_solver(cell, True, n_atoms=8, k_cutoff=cutoff)
 
     def strained(strain, solver):
-        return energy(solver, positions * (1 + strain), jnp.asarray(engine.cell) * (1 + strain), charges)
+        return energy(solver, positions * (1 + strain), jnp.asarray(engine.cell) * (1 + strain), {"charges": charges})
 
     solver = plan(engine.cell)
-    virial = everything(solver, positions, jnp.asarray(engine.cell), charges)[2]
+    virial = everything(solver, positions, jnp.asarray(engine.cell), {"charges": charges})[2]
     difference = strained(step, solver) - strained(-step, solver)
     np.testing.assert_allclose(difference, 2 * step * jnp.trace(virial), rtol=1e-6)
     # what a k-grid planned anew would do
@@ -158,48 +187,47 @@ def test_energy_is_smooth_along_a_strain():
 
 
 def test_jit_is_eager(engine):
-    arguments = (engine.solver(), engine.positions, jnp.asarray(engine.cell, float), engine.charges)
-    assert_equal((energy(*arguments),), (ewald.energy(*arguments),))
+    solver, positions, cell, sources = arguments = _arguments(engine)
+    assert_equal((energy(*arguments),), (ewald.energy(solver, positions, cell, **sources),))
 
 
 def test_vmap_is_loop(engine):
     cells = [engine.cell, 1.3 * engine.cell, engine.cell @ np.diag([1.0, 0.8, 1.5])]
     solvers = [engine.solver(cell) for cell in cells]
     positions = [engine.positions * scale for scale in (1.0, 1.2, 0.9)]
-    charges = [engine.charges + shift for shift in (0.0, 0.1, -0.3)]
+    sources = [jax.tree.map(lambda x, shift=shift: x + shift, engine.sources) for shift in (0.0, 0.1, -0.3)]
     stacked = ewald.stack_solvers(solvers)
-    mapped = jax.vmap(everything)(
-        stacked, jnp.stack(positions), jnp.asarray(np.stack(cells), float), jnp.stack(charges)
-    )
-    loop = [results(engine, *arguments) for arguments in zip(positions, cells, charges, strict=True)]
+    together = jax.tree.map(lambda *values: jnp.stack(values), *sources)
+    mapped = jax.vmap(everything)(stacked, jnp.stack(positions), jnp.asarray(np.stack(cells), float), together)
+    loop = [results(engine, *arguments) for arguments in zip(positions, cells, sources, strict=True)]
     assert_equal(mapped, [jnp.stack(values) for values in zip(*loop, strict=True)])
 
 
 def test_padded_is_unpadded(engine):
     """Also where padded atoms hold anything: one charge lies on a real atom, the other far away."""
     positions = jnp.concatenate([engine.positions, engine.positions[:1], jnp.full((2, 3), 7.7)])
-    charges = jnp.concatenate([engine.charges, jnp.ones_like(engine.charges[:3])])
+    sources = jax.tree.map(lambda x: jnp.concatenate([x, jnp.ones_like(x[:3])]), engine.sources)
     mask = jnp.arange(8) < 5
     cell = jnp.asarray(engine.cell, float)
     solver = engine.solver()
-    value, forces, virial = everything(solver, positions, cell, charges, mask)
+    value, forces, virial = everything(solver, positions, cell, sources, mask)
     assert_equal((value, forces[:5], virial), results(engine))
     np.testing.assert_array_equal(forces[5:], 0.0)
     for function in (potential, field):
-        padded = function(solver, positions, cell, charges, atom_mask=mask)
-        assert_equal((padded[:5],), (function(solver, engine.positions, cell, engine.charges),))
+        padded = function(solver, positions, cell, sources, mask)
+        assert_equal((padded[:5],), (function(*_arguments(engine)),))
         np.testing.assert_array_equal(padded[5:], 0.0)
 
 
 def test_blocks_of_atoms(periodic, monkeypatch):
-    """The sum is taken in blocks when it would need too much memory: 5 atoms in 3 blocks of 2."""
+    """The sum is taken in blocks when it would need too much memory: 5 atoms in blocks of at most 2."""
     expected = results(periodic)
     sizes = periodic.solver().kmask.shape
     monkeypatch.setattr("lesjax.ewald.direct._MAX_INTERMEDIATE", 2 * 4 * sizes[1] * sizes[2])
     solver = periodic.solver()
     # a new function, which jax has not traced before
     blocked = jax.jit(lambda *arguments: everything.__wrapped__(solver, *arguments))
-    arguments = (periodic.positions, jnp.asarray(periodic.cell, float), periodic.charges)
+    arguments = _arguments(periodic)[1:]
     assert "scan" in str(blocked.trace(*arguments).jaxpr)
     assert_equal(blocked(*arguments), expected)
 
@@ -211,7 +239,7 @@ def test_supercell_is_twice(periodic):
         periodic,
         positions,
         periodic.cell * [[2.0], [1.0], [1.0]],
-        jnp.concatenate([periodic.charges, periodic.charges]),
+        jax.tree.map(lambda x: jnp.concatenate([x, x]), periodic.sources),
     )
     assert_equal(doubled, (2 * value, jnp.concatenate([forces, forces]), 2 * virial))
 
@@ -226,17 +254,21 @@ def test_translation(engine):
 @pytest.mark.parametrize("sign", [1.0, -1.0], ids=["proper", "improper"])
 def test_rotation(engine, sign):
     value, forces, virial = results(engine)
-    rotation = sign * np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
-    rotated = results(engine, jnp.asarray(engine.positions @ rotation), engine.cell @ rotation)
+    rotation = sign * np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0].astype(engine.positions.dtype)
+    sources = dict(engine.sources)
+    if engine.multipoles:
+        sources["dipoles"] = sources["dipoles"] @ rotation
+        sources["quadrupoles"] = rotation.T @ sources["quadrupoles"] @ rotation
+    sources = {name: jnp.asarray(values) for name, values in sources.items()}
+    rotated = results(engine, jnp.asarray(engine.positions @ rotation), engine.cell @ rotation, sources)
     assert_equal(rotated, (value, forces @ rotation, rotation.T @ virial @ rotation))
 
 
 def test_permutation(engine):
     value, forces, virial = results(engine)
     order = np.array([3, 0, 4, 1, 2])
-    assert_equal(
-        results(engine, engine.positions[order], charges=engine.charges[order]), (value, forces[order], virial)
-    )
+    sources = jax.tree.map(lambda x: x[order], engine.sources)
+    assert_equal(results(engine, engine.positions[order], sources=sources), (value, forces[order], virial))
 
 
 def test_atoms_moved_by_lattice_vectors(periodic):
@@ -267,9 +299,9 @@ def test_other_cell_of_the_same_lattice(name, change):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"] if X64 else ["float32"])
 def test_dtype_in_is_dtype_out(engine, dtype):
-    arguments = [jnp.asarray(x, dtype) for x in (engine.positions, engine.cell, engine.charges)]
     solver = engine.solver()
-    for function in (ewald.energy, ewald.potential, ewald.field):
+    arguments = jax.tree.map(lambda x: jnp.asarray(x, dtype), (engine.positions, engine.cell, engine.sources))
+    for function in (energy, potential, field):
         assert jax.eval_shape(function, solver, *arguments).dtype == dtype
     assert {x.dtype.name for x in jax.eval_shape(everything, solver, *arguments)} == {dtype}
 
@@ -281,13 +313,13 @@ def test_compiles_once_per_shape(engine):
     def counted(*arguments):
         nonlocal traces
         traces += 1
-        return ewald.energy(*arguments)
+        return energy.__wrapped__(*arguments)
 
     values = set()
     for scale in (1.0, 1.001, 0.999):
         cell = engine.cell * scale
         solver = dataclasses.replace(engine.solver(cell), sigma=np.asarray(SIGMA * scale, engine.positions.dtype))
-        values.add(float(counted(solver, engine.positions, jnp.asarray(cell, float), engine.charges)))
+        values.add(float(counted(solver, engine.positions, jnp.asarray(cell, float), engine.sources)))
     assert traces == 1
     assert len(values) == 3
 
@@ -314,7 +346,7 @@ def test_stress_is_the_gradient_by_strain():
     @jax.jit
     def prediction(positions, cell):
         def function(positions, cell):
-            return ewald.energy(solver, positions, cell, engine.charges), None
+            return ewald.energy(solver, positions, cell, **engine.sources), None
 
         return energy_forces_stress(function, positions, cell, with_stress=True)[:3]
 

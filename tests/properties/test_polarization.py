@@ -129,7 +129,7 @@ def test_sum_rule_channels_padding_and_one_direction():
     moments = model(cell, pbc, q0, strength)
     born = born_effective_charges(moments, positions, cell, pbc)
     ruled = born_effective_charges(moments, positions, cell, pbc, acoustic_sum_rule=True)
-    np.testing.assert_allclose(ruled, np.asarray(born) - np.mean(born, axis=0), atol=1e-12)
+    np.testing.assert_allclose(ruled, np.asarray(born) - np.mean(born, axis=0, keepdims=True), atol=1e-12)
     two = born_effective_charges(lambda r: jnp.stack([0.25 * moments(r), 0.75 * moments(r)], 1), positions, cell, pbc)
     np.testing.assert_allclose(two, born, atol=1e-12)
     one = born_effective_charges(moments, positions, cell, pbc, direction=1)

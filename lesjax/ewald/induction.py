@@ -1,0 +1,366 @@
+r"""Charges and dipoles that the potential and the field of all multipoles induce.
+
+An atom answers to the potential φ and the field F at its place, the external field F_ext included, with
+
+.. math:: \delta q = -\kappa \phi, \quad \delta u = \alpha (F + F_{ext}).
+
+`one_shot_induction` takes φ and F of the permanent multipoles alone. Its energy
+:math:`E_0 + \tfrac12 \sum \delta q\, \phi - \tfrac12 \sum \delta u \cdot F` has no external field in it and is
+the second order of a perturbation theory. `self_consistent_induction` takes φ and F of the induced ones as
+well, which minimizes
+
+.. math:: W = E(q + \delta q, u + \delta u, Q) + \sum \frac{\delta q^2}{2 \kappa}
+              + \tfrac12 \sum \delta u \cdot \alpha^{-1} \delta u - \sum \delta u \cdot F_{ext}.
+
+The work of the external field on permanent multipoles, :math:`-\sum (q r + u) \cdot F_{ext}`, is in neither:
+it needs an origin and has no meaning in a periodic cell. The sum of the induced charges is not held at zero.
+
+With δ = (δq, δu), χ = diag(κ, α), T the Hessian of E and b the (-φ, F + F_ext) of the permanent multipoles,
+δ = χ(b - Tδ). W has a minimum where :math:`\chi^{-1} + T` is positive definite; where it is not, atoms
+polarize each other without limit: the polarization catastrophe.
+
+Source of the one-shot convention: reference values of the published `les` package.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lesjax.ewald.solver import Solver
+from lesjax.ewald.sums import energy
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Induction:
+    """Induced multipoles and the energy with them.
+
+    Attributes:
+        energy: eV, see the module's docstring.
+        charges: induced charges, e, in the shape of the permanent ones; zero without `kappa`.
+        dipoles: induced dipoles, e Å; zero without `alpha`.
+        converged: False where the self-consistent equations were not solved; the other values are finite but
+            mean nothing then. `check_induction` turns it into an error.
+        stable: False where a direction was met in which the energy falls without limit.
+        n_iterations: multiplications with T that the solution took.
+    """
+
+    energy: Float[Array, "..."]
+    charges: Float[Array, "... n"] | Float[Array, "... n c"]
+    dipoles: Float[Array, "... n 3"] | Float[Array, "... n c 3"]
+    converged: Bool[Array, "..."]
+    stable: Bool[Array, "..."]
+    n_iterations: Int[Array, "..."]
+
+
+class _Response(NamedTuple):
+    """What belongs to charges and dipoles, or None where there is no kappa or alpha."""
+
+    charges: Array | None
+    dipoles: Array | None
+
+
+class _Problem(NamedTuple):
+    solver: Solver
+    positions: Array
+    cell: Array
+    charges: Array
+    dipoles: Array | None
+    quadrupoles: Array | None
+    atom_mask: Array | None
+    kappa: Array | None
+    alpha: Array | None
+    external_field: Array | None
+
+
+def one_shot_induction(
+    solver: Solver,
+    positions: Float[Array, "n 3"],
+    cell: Float[Array, "3 3"],
+    charges: Float[Array, " n"] | Float[Array, "n c"],
+    *,
+    kappa: Float[Array, " n"] | Float[Array, "n c"] | None = None,
+    alpha: Float[Array, "n ..."] | None = None,
+    external_field: Float[Array, "3"] | None = None,
+    dipoles: Float[Array, "n 3"] | Float[Array, "n c 3"] | None = None,
+    quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
+    atom_mask: Bool[Array, " n"] | None = None,
+    self_interaction: bool = False,
+) -> Induction:
+    """Multipoles induced by the permanent ones alone, and the energy of second order.
+
+    Args:
+        solver: from `make_solver`.
+        positions: Cartesian coordinates, Å.
+        cell: lattice vectors as rows, Å.
+        charges: permanent charges, e.
+        kappa: charge per potential, the inverse of a hardness, e/V, in the shape of the charges; none by default.
+        alpha: polarizability, e Å²/V (times `COULOMB` it is a volume in Å³), in the shape of the charges, or
+            with three by three more, symmetric; none by default.
+        external_field: V/Å; acts on the induced dipoles.
+        dipoles: permanent dipoles, e Å.
+        quadrupoles: permanent quadrupoles, e Å².
+        atom_mask: True for real atoms. All real by default.
+        self_interaction: as in `energy`.
+
+    Raises:
+        ValueError: for a shape that does not follow that of the charges, or an external field without alpha.
+    """
+    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_field)
+    problem = _checked(_Problem(solver, positions, cell, *given))
+    value, gradient = jax.value_and_grad(_energy, 1)(problem, _zeros(problem), self_interaction)
+    induced = _respond(problem, _add(_scale(-1.0, gradient), _external(problem)))
+    always = jnp.asarray(True)
+    value = value + 0.5 * _dot(induced, gradient)
+    return _induction(problem, value, induced, (always, always, jnp.asarray(1, jnp.int32)))
+
+
+def self_consistent_induction(
+    solver: Solver,
+    positions: Float[Array, "n 3"],
+    cell: Float[Array, "3 3"],
+    charges: Float[Array, " n"] | Float[Array, "n c"],
+    *,
+    kappa: Float[Array, " n"] | Float[Array, "n c"] | None = None,
+    alpha: Float[Array, "n ..."] | None = None,
+    external_field: Float[Array, "3"] | None = None,
+    dipoles: Float[Array, "n 3"] | Float[Array, "n c 3"] | None = None,
+    quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
+    atom_mask: Bool[Array, " n"] | None = None,
+    self_interaction: bool = False,
+    tolerance: float | None = None,
+    max_iterations: int = 100,
+) -> Induction:
+    """Multipoles induced by all multipoles, and the energy W that they minimize.
+
+    The linear equations are solved by conjugate gradients preconditioned with χ, without a matrix. Derivatives
+    of the result to any order come from the equations, not from the iterations; since W is stationary, its
+    first derivatives (forces, stress) need no second solution.
+
+    Args:
+        solver: as all others but the last two as in `one_shot_induction`. `kappa` and `alpha` must be
+            positive semidefinite.
+        positions: see there.
+        cell: see there.
+        charges: see there.
+        kappa: see there.
+        alpha: see there.
+        external_field: see there.
+        dipoles: see there.
+        quadrupoles: see there.
+        atom_mask: see there.
+        self_interaction: see there. With it T is positive semidefinite and there is no catastrophe.
+        tolerance: of the residual, relative to that of no induction; 30 times the rounding of the dtype by default.
+        max_iterations: after which `converged` is False.
+
+    Raises:
+        ValueError: as `one_shot_induction`.
+    """
+    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_field)
+    problem = _checked(_Problem(solver, positions, cell, *given))
+    if tolerance is None:
+        tolerance = 30.0 * float(jnp.finfo(positions.dtype).eps)
+    gradient = jax.grad(_energy, 1)(problem, _zeros(problem), self_interaction)
+    source = _add(_scale(-1.0, gradient), _external(problem))
+
+    interact = functools.partial(_interact, problem, self_interaction=self_interaction)
+    respond = functools.partial(_respond, problem)
+    minimize = functools.partial(_conjugate_gradients, interact, respond, tolerance=tolerance, steps=max_iterations)
+
+    def solve(_: object, source: _Response) -> tuple[_Response, tuple[Array, Array, Array]]:
+        induced, flags = minimize(source)
+        return _add(source, _scale(-1.0, interact(induced))), flags
+
+    def transpose_solve(_: object, cotangent: _Response) -> tuple[_Response, tuple[Array, Array, Array]]:
+        # (1 + χT)^-1 = 1 - χ (1 + Tχ)^-1 T
+        induced, flags = minimize(interact(cotangent))
+        return _add(cotangent, _scale(-1.0, induced)), flags
+
+    # for the total field f = b - Tχf rather than for δ = χf: χ need not have an inverse
+    total, flags = jax.lax.custom_linear_solve(
+        lambda total: _add(total, interact(respond(total))), source, solve, transpose_solve, has_aux=True
+    )
+    induced = respond(total)
+    value = _stationary_energy(problem, induced, total, self_interaction)
+    return _induction(problem, value, induced, flags)
+
+
+def check_induction(induction: Induction) -> Induction:
+    """Return `induction` if it was solved. Runs on the host and cannot be traced.
+
+    Raises:
+        ValueError: with the reason and the way out if it was not, in any of the systems along a leading axis.
+    """
+    if not np.all(induction.stable):
+        raise ValueError(
+            "`kappa` and `alpha` let the atoms polarize each other without limit (polarization catastrophe), or "
+            "are negative. Make them smaller or `sigma` larger, or keep `self_interaction`."
+        )
+    if not np.all(induction.converged):
+        raise ValueError(
+            f"The induced multipoles did not converge in {int(np.max(induction.n_iterations))} iterations. "
+            "Raise `max_iterations` or `tolerance`; close to a polarization catastrophe, make `kappa` and `alpha` "
+            "smaller."
+        )
+    return induction
+
+
+def _energy(problem: _Problem, induced: _Response, self_interaction: bool) -> Float[Array, ""]:
+    charges, dipoles = problem.charges, problem.dipoles
+    if induced.charges is not None:
+        charges = charges + induced.charges
+    if induced.dipoles is not None:
+        dipoles = induced.dipoles if dipoles is None else dipoles + induced.dipoles
+    return energy(
+        problem.solver,
+        problem.positions,
+        problem.cell,
+        charges,
+        dipoles=dipoles,
+        quadrupoles=problem.quadrupoles,
+        atom_mask=problem.atom_mask,
+        self_interaction=self_interaction,
+    )
+
+
+def _stationary_energy(
+    problem: _Problem, induced: _Response, total: _Response, self_interaction: bool
+) -> Float[Array, ""]:
+    """W with δχ⁻¹δ/2 as the stationary value of f·δ - f·χf/2, without derivative by `induced` and `total`."""
+    leaves, structure = jax.tree.flatten(problem)
+
+    def saddle(leaves: list[Any], induced: _Response, total: _Response) -> Float[Array, ""]:
+        problem = jax.tree.unflatten(structure, leaves)
+        work = _dot(induced, _add(total, _scale(-1.0, _external(problem))))
+        return _energy(problem, induced, self_interaction) + work - 0.5 * _dot(total, _respond(problem, total))
+
+    # of the leaves: the tangents of boolean ones are no valid fields of a Solver
+    stationary = jax.custom_jvp(saddle)
+
+    @stationary.defjvp
+    def _(primals: tuple[list[Any], _Response, _Response], tangents: tuple[list[Any], object, object]):
+        leaves, *response = primals
+        return jax.jvp(lambda leaves: saddle(leaves, *response), (leaves,), (tangents[0],))
+
+    return stationary(leaves, induced, total)
+
+
+def _conjugate_gradients(interact, respond, source, *, tolerance, steps):
+    """Solve δ = χ(b - Tδ); also whether it converged, whether all curvatures were positive, the number of steps."""
+    # a start without any symmetry, so that an unstable mode that b does not excite is met as well
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(source)]))
+    start = jax.tree.map(lambda leaf: 0.1 * largest * _irregular(leaf), source)
+    induced = respond(start)
+    residual = _add(source, _scale(-1.0, _add(start, interact(induced))))
+    target = tolerance**2 * jnp.abs(_dot(source, respond(source)))
+    direction = respond(residual)
+    norm = _dot(residual, direction)
+
+    def unfinished(state):
+        *_, norm, stable, step = state
+        return (norm > target) & stable & (step < steps)
+
+    def iterate(state):
+        induced, residual, dual, direction, norm, _, step = state
+        # `dual` is χ⁻¹ direction
+        product = _add(dual, interact(direction))
+        curvature = _dot(direction, product)
+        stable = curvature > 0
+        length = jnp.where(stable, norm / jnp.where(stable, curvature, 1.0), 0.0)
+        induced = _add(induced, _scale(length, direction))
+        residual = _add(residual, _scale(-length, product))
+        answer = respond(residual)
+        new_norm = _dot(residual, answer)
+        ratio = new_norm / norm
+        dual, direction = _add(residual, _scale(ratio, dual)), _add(answer, _scale(ratio, direction))
+        return induced, residual, dual, direction, new_norm, stable & (new_norm >= 0), step + 1
+
+    state = (induced, residual, residual, direction, norm, norm >= 0, jnp.asarray(0, jnp.int32))
+    induced, *_, norm, stable, step = jax.lax.while_loop(unfinished, iterate, state)
+    return induced, ((norm <= target) & stable, stable, step)
+
+
+def _irregular(leaf: Array) -> Array:
+    """Numbers between -1 and 1 without pattern, always the same."""
+    return jnp.cos(1.0 + math.sqrt(5.0) * jnp.arange(leaf.size).astype(leaf.dtype) ** 1.5).reshape(leaf.shape)
+
+
+def _interact(problem: _Problem, induced: _Response, *, self_interaction: bool) -> _Response:
+    """Return T δ: the potential and minus the field of the induced multipoles."""
+    bare = problem._replace(charges=jnp.zeros_like(problem.charges), dipoles=None, quadrupoles=None)
+    return jax.grad(_energy, 1)(bare, induced, self_interaction)
+
+
+def _respond(problem: _Problem, total: _Response) -> _Response:
+    """Return χ f."""
+    kappa, alpha = problem.kappa, problem.alpha
+    charges = None if kappa is None or total.charges is None else kappa * total.charges
+    if alpha is None or total.dipoles is None:
+        return _Response(charges, None)
+    if alpha.ndim == problem.charges.ndim:
+        return _Response(charges, alpha[..., None] * total.dipoles)
+    dipoles = jnp.einsum("...ab,...b->...a", alpha, total.dipoles, precision=jax.lax.Precision.HIGHEST)
+    return _Response(charges, dipoles)
+
+
+def _zeros(problem: _Problem) -> _Response:
+    shape, dtype = problem.charges.shape, problem.charges.dtype
+    return _Response(
+        None if problem.kappa is None else jnp.zeros(shape, dtype),
+        None if problem.alpha is None else jnp.zeros((*shape, 3), dtype),
+    )
+
+
+def _external(problem: _Problem) -> _Response:
+    zeros = _zeros(problem)
+    if problem.external_field is None:
+        return zeros
+    return zeros._replace(dipoles=jnp.broadcast_to(problem.external_field, (*problem.charges.shape, 3)))
+
+
+def _induction(problem: _Problem, value: Array, induced: _Response, flags: tuple[Array, Array, Array]) -> Induction:
+    charges, dipoles = induced
+    charges = jnp.zeros_like(problem.charges) if charges is None else charges
+    dipoles = jnp.zeros((*charges.shape, 3), charges.dtype) if dipoles is None else dipoles
+    converged, stable, n_iterations = flags
+    return Induction(value, charges, dipoles, converged, stable, n_iterations)
+
+
+def _checked(problem: _Problem) -> _Problem:
+    """Check the shapes and set what padded atoms answer to zero."""
+    shape = problem.charges.shape
+    kappa, alpha, mask = problem.kappa, problem.alpha, problem.atom_mask
+    if kappa is None and alpha is None:
+        raise ValueError("`kappa` and `alpha` are both None: nothing is induced. Use `energy`.")
+    if kappa is not None and kappa.shape != shape:
+        raise ValueError(f"`kappa` must have the shape {shape} of `charges`, got {kappa.shape}.")
+    if alpha is not None and alpha.shape not in (shape, (*shape, 3, 3)):
+        raise ValueError(f"`alpha` must have the shape {shape} of `charges` or {(*shape, 3, 3)}, got {alpha.shape}.")
+    if problem.external_field is not None and alpha is None:
+        raise ValueError("`external_field` acts on induced dipoles only: give `alpha` as well.")
+
+    def masked(values: Array | None) -> Array | None:
+        if values is None or mask is None:
+            return values
+        return jnp.where(mask.reshape(-1, *(1,) * (values.ndim - 1)), values, 0.0)
+
+    return problem._replace(kappa=masked(kappa), alpha=masked(alpha))
+
+
+def _dot(left: _Response, right: _Response) -> Float[Array, ""]:
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), left, right)
+    return jnp.sum(jnp.stack(jax.tree.leaves(products)))
+
+
+def _add(left: _Response, right: _Response) -> _Response:
+    return jax.tree.map(jnp.add, left, right)
+
+
+def _scale(factor: Float[Array, ""] | float, values: _Response) -> _Response:
+    return jax.tree.map(lambda leaf: factor * leaf, values)

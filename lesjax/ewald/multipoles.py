@@ -1,0 +1,117 @@
+r"""Charges, dipoles and quadrupoles of Gaussian shape, independent of the engine that sums them.
+
+An atom's multipoles act on the phase of its position as a differential operator,
+
+.. math:: S(k) = \sum_i (q_i + u_i \cdot \nabla + \tfrac12 Q_i : \nabla \nabla) e^{i k \cdot r_i}
+               = \sum_i (q_i + i k \cdot u_i - \tfrac12 k \cdot Q_i k) e^{i k \cdot r_i},
+
+so an engine that only knows charges has dipoles and quadrupoles by forward differentiation.
+
+Quadrupoles are meant without trace. A trace acts at contact only; its energy with its own atom stays in the
+periodic sum even without self-interaction, as in the published code.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lesjax.units import COULOMB
+
+
+class Multipoles(NamedTuple):
+    """Multipoles of n atoms in c channels (or of one channel, without that axis); zero for padded atoms.
+
+    Attributes:
+        charges: e.
+        dipoles: e Å.
+        quadrupoles: e Å², symmetric.
+    """
+
+    charges: Float[Array, "n ..."]
+    dipoles: Float[Array, "n ... 3"] | None = None
+    quadrupoles: Float[Array, "n ... 3 3"] | None = None
+
+
+def make_multipoles(
+    charges: Float[Array, "n ..."],
+    dipoles: Float[Array, "..."] | None,
+    quadrupoles: Float[Array, "..."] | None,
+    atom_mask: Bool[Array, " n"] | None,
+) -> Multipoles:
+    """Check the shapes, add the axis of channels, set padded atoms to zero and symmetrize the quadrupoles.
+
+    Raises:
+        ValueError: for dipoles or quadrupoles whose shape does not follow that of the charges.
+    """
+    for name, value, axes in (("dipoles", dipoles, (3,)), ("quadrupoles", quadrupoles, (3, 3))):
+        if value is not None and value.shape != (*charges.shape, *axes):
+            raise ValueError(
+                f"`{name}` must have the shape {(*charges.shape, *axes)} for `charges` of shape {charges.shape}, "
+                f"got {value.shape}."
+            )
+
+    def columns(value: Float[Array, "..."]) -> Float[Array, "n c ..."]:
+        value = value[:, None] if charges.ndim == 1 else value
+        if atom_mask is None:
+            return value
+        return jnp.where(atom_mask.reshape(-1, *(1,) * (value.ndim - 1)), value, 0.0)
+
+    if quadrupoles is not None:
+        quadrupoles = 0.5 * (quadrupoles + jnp.swapaxes(quadrupoles, -1, -2))
+    given = (charges, dipoles, quadrupoles)
+    return Multipoles(*(None if value is None else columns(value) for value in given))  # pyright: ignore[reportArgumentType]
+
+
+def multipole_structure_factor(
+    structure_factor: Callable[[Float[Array, "n 3"], Float[Array, " n"]], Float[Array, "*k"]],
+    positions: Float[Array, "n 3"],
+    multipoles: Multipoles,
+) -> Float[Array, "*k"]:
+    """Structure factor of one channel of multipoles, from an engine's function of positions and charges.
+
+    Charges and dipoles together are one forward derivative of unit charges, at about twice the cost of the
+    charges. Quadrupoles are a sum of three second derivatives, which cost several times more: an engine that
+    can do better brings its own (`direct.structure_factor`).
+
+    Args:
+        structure_factor: linear in the charges, differentiable forwards in the positions.
+        positions: Cartesian coordinates, Å.
+        multipoles: of one channel.
+    """
+    charges, dipoles, quadrupoles = multipoles
+    ones = jnp.ones_like(charges)
+
+    def derivative(positions: Float[Array, "n 3"], direction: Float[Array, "n 3"]) -> Float[Array, "*k"]:
+        return jax.jvp(lambda at: structure_factor(at, ones), (positions,), (direction,))[1]
+
+    if dipoles is None:
+        total = structure_factor(positions, charges)
+    else:
+        total = jax.jvp(structure_factor, (positions, ones), (dipoles, charges))[1]
+    if quadrupoles is not None:
+        for axis in range(3):
+            row, unit = quadrupoles[:, axis], jnp.zeros_like(positions).at[:, axis].set(1.0)
+            second = jax.jvp(lambda at, row=row: derivative(at, row), (positions,), (unit,))[1]
+            total = total + 0.5 * second
+    return total
+
+
+def multipole_self_energy(multipoles: Multipoles, sigma: Float[Array, ""]) -> Float[Array, ""]:
+    r"""Energy of each atom's multipoles with themselves, eV.
+
+    .. math:: \frac{1}{2 \varepsilon_0 \sigma (2 \pi)^{3/2}} \sum_i \left(
+              q_i^2 + \frac{u_i^2}{3 \sigma^2} + \frac{Q_i : Q_i}{10 \sigma^4} \right)
+
+    The integral of the energy's summand over all k, for quadrupoles without trace.
+    """
+    charges, dipoles, quadrupoles = multipoles
+    total = jnp.sum(charges * charges)
+    if dipoles is not None:
+        total = total + jnp.sum(dipoles * dipoles) / (3.0 * sigma**2)
+    if quadrupoles is not None:
+        total = total + jnp.sum(quadrupoles * quadrupoles) / (10.0 * sigma**4)
+    return 2.0 * math.pi * COULOMB * total / (sigma * (2.0 * math.pi) ** 1.5)
