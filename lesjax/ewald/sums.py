@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lesjax.ewald import direct, open_boundary
+from lesjax.ewald import direct, open_boundary, slab
 from lesjax.ewald.solver import Solver
 from lesjax.units import COULOMB
 
@@ -23,14 +23,23 @@ def energy(
     *,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
+    background: bool = False,
 ) -> Float[Array, ""]:
     r"""Energy of Gaussian charges, self-interaction removed, channels summed.
 
     .. math:: E = \frac{1}{2 \varepsilon_0 V} \sum_{0 < |k| \le k_c} \frac{e^{-\sigma^2 k^2 / 2}}{k^2} |S(k)|^2
               - \frac{1}{2 \varepsilon_0} \sum_i \frac{q_i^2}{\sigma (2 \pi)^{3/2}}
 
-    for a periodic cell, and the sum over pairs of `open_boundary` without one. A net charge is compensated
-    by a uniform background (the term k = 0 is left out, as in the published code).
+    for a periodic cell, and the sum over pairs of `open_boundary` without one.
+
+    A net charge Q in three periodic directions: the term k = 0 is left out, as in the published code, which leaves
+    a part in the energy that depends on σ. `background` adds what belongs to a uniform background of charge -Q,
+
+    .. math:: -\frac{1}{2 \varepsilon_0 V} \frac{\sigma^2}{2} Q^2,
+
+    the finite part of the weight for k → 0. The energy is then that of point charges in the background wherever the
+    Gaussians do not overlap. Forces are the same with and without; the stress is not. A charged slab and a charged
+    cluster have no background; for the slab see `lesjax.ewald.slab`.
 
     Args:
         solver: from `make_solver`.
@@ -39,15 +48,21 @@ def energy(
         charges: latent charges, e, one column per channel if two-dimensional.
         atom_mask: True for real atoms. All real by default.
         self_interaction: keep the energy of each Gaussian with itself.
+        background: compensate a net charge by a uniform background; three periodic directions only.
 
     Returns:
         Energy, eV.
+
+    Raises:
+        ValueError: if `background` is asked for without three periodic directions.
 
     References:
         Cheng, npj Comput. Mater. 11, 80 (2025), doi:10.1038/s41524-025-01577-7.
     """
     q = _columns(charges, atom_mask)
     total = 0.5 * _interaction(solver, positions, positions, cell, q, q, atom_mask)
+    if background:
+        total += _background_energy(solver, cell, q)
     # the periodic sum contains each Gaussian's energy with itself, the sum over pairs does not
     if solver.method == "open":
         return total + self_energy(solver, q) if self_interaction else total
@@ -60,6 +75,15 @@ def self_energy(solver: Solver, charges: Float[Array, " n"] | Float[Array, "n c"
     return 2.0 * math.pi * COULOMB * jnp.sum(charges * charges) / (sigma * (2.0 * math.pi) ** 1.5)
 
 
+def _background_energy(solver: Solver, cell: Float[Array, "3 3"], charges: Float[Array, "n c"]) -> Float[Array, ""]:
+    if solver.method == "open" or solver.slab_axis is not None:
+        boundaries = "open boundaries" if solver.method == "open" else "a slab"
+        raise ValueError(f"`background` needs three periodic directions, got {boundaries}; leave it out.")
+    sigma = jnp.asarray(solver.sigma, charges.dtype)
+    net = jnp.sum(charges, axis=0)
+    return -math.pi * COULOMB * sigma**2 * jnp.sum(net * net) / jnp.abs(jnp.linalg.det(cell))
+
+
 def potential(
     solver: Solver,
     positions: Float[Array, "n 3"],
@@ -68,15 +92,15 @@ def potential(
     *,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
+    background: bool = False,
 ) -> Float[Array, " n"] | Float[Array, "n c"]:
     """Electrostatic potential at the atoms, ∂E/∂q, in V. Arguments as in `energy`.
 
     Returns:
         One value per atom and channel, in the shape of `charges`; zero for padded atoms.
     """
-    return jax.grad(
-        lambda q: energy(solver, positions, cell, q, atom_mask=atom_mask, self_interaction=self_interaction)
-    )(charges)
+    options = {"atom_mask": atom_mask, "self_interaction": self_interaction, "background": background}
+    return jax.grad(lambda q: energy(solver, positions, cell, q, **options))(charges)
 
 
 def field(
@@ -126,7 +150,10 @@ def _interaction(
         return open_boundary.pair_form(left_positions, right_positions, left, right, sigma, pair_mask)
     assert solver.kmask is not None
     kmask = jnp.asarray(solver.kmask)
-    weights = direct.kspace_weights(cell, kmask, sigma)
+    if solver.slab_axis is not None:
+        assert solver.period is not None
+        cell = slab.effective_cell(cell, solver.slab_axis, jnp.asarray(solver.period, cell.dtype))
+    weights = direct.kspace_weights(cell, kmask, sigma, solver.slab_axis)
     _, n1, n2, n3 = kmask.shape
     shape = (n1, n2, n3)
 
