@@ -69,6 +69,8 @@ class LesCalculator(Calculator):
         if self._plan is not None:
             planned, pbc, solver = self._plan
             if pbc == system.pbc and (not any(pbc) or _strain(planned, cell) < self.largest_strain):
+                if solver is not None and solver.slab_axis is not None:
+                    solver.check_atoms(np.asarray(system.positions, np.float64), cell)
                 return solver
         solver = self.potential.make_solver(system)
         self._plan = (cell, system.pbc, solver)

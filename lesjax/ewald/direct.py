@@ -139,11 +139,15 @@ def quadratic_form(
 
 
 def kspace_weights(
-    cell: Float[Array, "3 3"], kmask: Bool[Array, "4 n1 n2 n3"], sigma: Float[Array, ""]
+    cell: Float[Array, "3 3"],
+    kmask: Bool[Array, "4 n1 n2 n3"],
+    sigma: Float[Array, ""],
+    slab_axis: int | None = None,
 ) -> Float[Array, "4 n1 n2 n3"]:
     r"""Weights :math:`\frac{1}{2 \varepsilon_0 V} e^{-\sigma^2 k^2 / 2} / k^2`, times the multiplicity of k.
 
-    `kmask` was planned for a nearby cell and stays while `cell` strains, so the energy is smooth.
+    `kmask` was planned for a nearby cell and stays while `cell` strains, so the energy is smooth. `slab_axis` as in
+    `reciprocal_kernel`.
     """
     _, n1, n2, n3 = kmask.shape
     reciprocal = 2.0 * math.pi * jnp.linalg.inv(cell).T
@@ -151,7 +155,7 @@ def kspace_weights(
     kvectors = jnp.stack(
         [a[:, None, None, :] + s2 * b[None, :, None, :] + s3 * c[None, None, :, :] for s2, s3 in _SIGNS]
     )
-    return reciprocal_kernel(kvectors, kmask, cell, sigma) * _multiplicity(n1, n2, n3, cell.dtype)
+    return reciprocal_kernel(kvectors, kmask, cell, sigma, slab_axis) * _multiplicity(n1, n2, n3, cell.dtype)
 
 
 def _multiplicity(n1: int, n2: int, n3: int, dtype: jnp.dtype) -> Float[Array, "1 n1 n2 n3"]:

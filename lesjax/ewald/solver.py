@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from scipy.special import erfcinv
 
+from lesjax.ewald.slab import check_extent, plan_slab
+
 
 DEFAULT_ACCURACY = 1e-4
 
@@ -22,11 +24,24 @@ class Solver:
         kmask: which of the k-vectors (n1, ±n2, ±n3) take part, for the four signs; None for open boundaries.
             It stays fixed while the cell strains, so that energy and stress are smooth.
         method: "direct" or "open".
+        period: length along the surface normal after which a slab repeats, Å; see `lesjax.ewald.slab`. None otherwise.
+        slab_axis: the lattice vector without periodicity of a slab; None otherwise.
     """
 
     sigma: Float[np.ndarray | Array, "*b"]
     kmask: Bool[np.ndarray | Array, "*b 4 n1 n2 n3"] | None
     method: str = field(metadata={"static": True})
+    period: Float[np.ndarray | Array, "*b"] | None = None
+    slab_axis: int | None = field(default=None, metadata={"static": True})
+
+    def check_atoms(self, positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"]) -> None:
+        """Refuse atoms that reach beyond what a slab was planned for; host only, and nothing for other solvers.
+
+        Raises:
+            ValueError: if they are further apart along the normal than the cell was high.
+        """
+        if self.slab_axis is not None and self.period is not None:
+            check_extent(positions, cell, self.slab_axis, float(self.period), float(self.sigma))
 
 
 def make_solver(
@@ -46,8 +61,9 @@ def make_solver(
     :math:`w = e^{-\sigma^2 k^2 / 2} / k^2`; `accuracy` is that amount and gives the cutoff.
 
     Args:
-        cell: lattice vectors as rows, Å; ignored for open boundaries.
-        pbc: periodic in all directions, or in none.
+        cell: lattice vectors as rows, Å; ignored for open boundaries. For a slab, the height along the surface normal
+            must reach over all atoms; neither the size of the vacuum nor where the atoms lie in it matters.
+        pbc: periodic in all directions, in two (a slab), or in none.
         n_atoms: number of atoms; decides between the methods as soon as there are several.
         sigma: smearing width σ, Å.
         k_cutoff: largest \|k\|, 1/Å (2π/dl of the published code). Exclusive with `accuracy`.
@@ -55,14 +71,14 @@ def make_solver(
         method: "auto", "direct" (periodic) or "open" (no direction periodic).
 
     Raises:
-        ValueError: for a singular cell, mixed boundaries, non-positive or contradictory settings.
+        ValueError: for a singular cell, one periodic direction, non-positive or contradictory settings.
     """
     periodic = (pbc,) * 3 if isinstance(pbc, (bool, np.bool_)) else tuple(bool(p) for p in pbc)
-    expected = "direct" if all(periodic) else "open"
-    if any(periodic) and not all(periodic):
+    expected = "direct" if any(periodic) else "open"
+    if sum(periodic) == 1:
         raise ValueError(
-            f"`pbc` must be periodic in all directions or in none for the long-range sum, got {periodic}. "
-            "Put a slab into a cell with vacuum and set all three, or set none for a cluster."
+            f"`pbc` must be periodic in three, two or no directions for the long-range sum, got {periodic}: "
+            "there is no sum for one periodic direction. Put a wire into a cell with vacuum and set two or three."
         )
     if method not in ("auto", expected):
         raise ValueError(f"`method` must be 'auto' or '{expected}' for pbc {periodic}, got {method!r}.")
@@ -77,7 +93,14 @@ def make_solver(
         return Solver(sigma=width, kmask=None, method="open")
     if k_cutoff is None:
         k_cutoff = cutoff_for_accuracy(DEFAULT_ACCURACY if accuracy is None else accuracy, sigma)
-    return Solver(sigma=width, kmask=make_kmask(np.asarray(cell, float), k_cutoff), method="direct")
+    box = np.asarray(cell, float)
+    if all(periodic):
+        return Solver(sigma=width, kmask=make_kmask(box, k_cutoff), method="direct")
+    axis = periodic.index(False)
+    period, box = plan_slab(box, axis, sigma)
+    kmask = make_kmask(box, k_cutoff)
+    kmask[:, 0, 0, 0] = True  # the kernel of a slab has a term k = 0
+    return Solver(sigma=width, kmask=kmask, method="direct", period=period, slab_axis=axis)
 
 
 def cutoff_for_accuracy(accuracy: float, sigma: float) -> float:
@@ -115,15 +138,20 @@ def stack_solvers(solvers: list[Solver]) -> Solver:
     """Stack the solvers of several systems along a leading axis for `vmap`, k-grids padded to one shape.
 
     Raises:
-        ValueError: for solvers of different methods.
+        ValueError: for solvers of different methods or surface normals.
     """
     methods = {solver.method for solver in solvers}
     if len(methods) != 1:
         raise ValueError(f"`solvers` must share one method to be stacked, got {sorted(methods)}.")
+    axes = {solver.slab_axis for solver in solvers}
+    if len(axes) != 1:
+        raise ValueError(f"`solvers` must share one `slab_axis` to be stacked, got {sorted(axes, key=str)}.")
     sigma = np.stack([np.asarray(solver.sigma) for solver in solvers])
     masks = [np.asarray(solver.kmask) for solver in solvers if solver.kmask is not None]
     if not masks:
         return Solver(sigma=sigma, kmask=None, method="open")
     shape = np.max([mask.shape for mask in masks], axis=0)
     padded = [np.pad(mask, [(0, int(n - m)) for n, m in zip(shape, mask.shape, strict=True)]) for mask in masks]
-    return Solver(sigma=sigma, kmask=np.stack(padded), method=methods.pop())
+    periods = [np.asarray(solver.period) for solver in solvers if solver.period is not None]
+    period = np.stack(periods) if periods else None
+    return Solver(sigma=sigma, kmask=np.stack(padded), method=methods.pop(), period=period, slab_axis=axes.pop())

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lesjax.ewald import direct, open_boundary
+from lesjax.ewald import open_boundary
+from lesjax.ewald.engine import make_engine
 from lesjax.ewald.multipoles import Multipoles, make_multipoles, multipole_self_energy
 from lesjax.ewald.solver import Solver
 
@@ -23,6 +24,7 @@ def energy(
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
+    background: bool = False,
 ) -> Float[Array, ""]:
     r"""Energy of Gaussian multipoles, self-interaction removed, channels summed.
 
@@ -31,9 +33,17 @@ def energy(
               q_i^2 + \frac{u_i^2}{3 \sigma^2} + \frac{Q_i : Q_i}{10 \sigma^4} \right), \quad
               S(k) = \sum_i (q_i + i k \cdot u_i - \tfrac12 k \cdot Q_i k) e^{i k \cdot r_i}
 
-    for a periodic cell, and the sum over pairs of `open_boundary` without one. A net charge is compensated
-    by a uniform background (the term k = 0 is left out, as in the published code). The self term holds for
-    quadrupoles without trace (see `multipoles`).
+    for a periodic cell, and the sum over pairs of `open_boundary` without one. The self term holds for quadrupoles
+    without trace (see `multipoles`).
+
+    A net charge Q in three periodic directions: the term k = 0 is left out, as in the published code, which leaves
+    a part in the energy that depends on σ. `background` adds what belongs to a uniform background of charge -Q,
+
+    .. math:: -\frac{1}{2 \varepsilon_0 V} \frac{\sigma^2}{2} Q^2,
+
+    the finite part of the weight for k → 0. The energy is then that of point charges in the background wherever the
+    Gaussians do not overlap. Forces are the same with and without; the stress is not. A charged slab and a charged
+    cluster have no background; for the slab see `lesjax.ewald.slab`.
 
     Args:
         solver: from `make_solver`.
@@ -45,30 +55,33 @@ def energy(
             counts; none by default.
         atom_mask: True for real atoms. All real by default.
         self_interaction: keep the energy of each Gaussian with itself.
+        background: compensate a net charge by a uniform background; three periodic directions only.
 
     Returns:
         Energy, eV.
 
     Raises:
-        ValueError: for dipoles or quadrupoles whose shape does not follow that of the charges.
+        ValueError: for dipoles or quadrupoles whose shape does not follow that of the charges; if `background` is
+            asked for without three periodic directions.
 
     References:
         Cheng, npj Comput. Mater. 11, 80 (2025), doi:10.1038/s41524-025-01577-7.
     """
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
     sigma = jnp.asarray(solver.sigma, positions.dtype)
+    neutralized = _background_energy(solver, cell, multipoles.charges) if background else 0.0
     # the periodic sum contains each Gaussian's energy with itself, the sum over pairs does not
     if solver.method == "open":
         pair_mask = _pair_mask(positions, atom_mask)
         total = open_boundary.pair_energy(positions, multipoles, sigma, pair_mask)
         return total + multipole_self_energy(multipoles, sigma) if self_interaction else total
-    weights, shape = _reciprocal(solver, cell, sigma)
+    engine = make_engine(solver, cell, sigma)
     channels = []
     for c in range(multipoles.charges.shape[1]):
         channel = jax.tree.map(lambda values, c=c: values[:, c], multipoles)
-        factor = _structure_factor(positions, channel, cell, shape)
-        channels.append(direct.quadratic_form(factor, factor, weights))
-    total = jnp.sum(jnp.stack(channels))
+        factor = engine.structure_factor(positions, channel)
+        channels.append(engine.quadratic_form(factor, factor))
+    total = jnp.sum(jnp.stack(channels)) + neutralized
     return total if self_interaction else total - multipole_self_energy(multipoles, sigma)
 
 
@@ -83,6 +96,15 @@ def self_energy(
     return multipole_self_energy(multipoles, jnp.asarray(solver.sigma, charges.dtype))
 
 
+def _background_energy(solver: Solver, cell: Float[Array, "3 3"], charges: Float[Array, "n c"]) -> Float[Array, ""]:
+    if solver.method == "open" or solver.slab_axis is not None:
+        boundaries = "open boundaries" if solver.method == "open" else "a slab"
+        raise ValueError(f"`background` needs three periodic directions, got {boundaries}; leave it out.")
+    sigma = jnp.asarray(solver.sigma, charges.dtype)
+    net = jnp.sum(charges, axis=0)
+    return -math.pi * COULOMB * sigma**2 * jnp.sum(net * net) / jnp.abs(jnp.linalg.det(cell))
+
+
 def potential(
     solver: Solver,
     positions: Float[Array, "n 3"],
@@ -93,6 +115,7 @@ def potential(
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
+    background: bool = False,
 ) -> Float[Array, " n"] | Float[Array, "n c"]:
     """Electrostatic potential at the atoms, ∂E/∂q, in V. Arguments as in `energy`.
 
@@ -100,19 +123,13 @@ def potential(
         One value per atom and channel, in the shape of `charges`; zero for padded atoms.
     """
 
-    def energy_of_charges(charges: Float[Array, "n ..."]) -> Float[Array, ""]:
+    def energy_of(charges: Array) -> Float[Array, ""]:
         return energy(
-            solver,
-            positions,
-            cell,
-            charges,
-            dipoles=dipoles,
-            quadrupoles=quadrupoles,
-            atom_mask=atom_mask,
-            self_interaction=self_interaction,
-        )
+            solver, positions, cell, charges, dipoles=dipoles, quadrupoles=quadrupoles, atom_mask=atom_mask,
+            self_interaction=self_interaction, background=background,
+        )  # fmt: skip
 
-    return jax.grad(energy_of_charges)(charges)
+    return jax.grad(energy_of)(charges)
 
 
 def field(
@@ -143,11 +160,11 @@ def field(
         if solver.method == "open":
             pair_mask = _pair_mask(positions, atom_mask)
             return -jax.grad(open_boundary.charge_energy)(positions, probes, positions, channel, sigma, pair_mask)
-        weights, shape = _reciprocal(solver, cell, sigma)
-        sources = _structure_factor(positions, channel, cell, shape)
+        engine = make_engine(solver, cell, sigma)
+        sources = engine.structure_factor(positions, channel)
 
         def probe_energy(at: Float[Array, "n 3"]) -> Float[Array, ""]:
-            return 2.0 * direct.quadratic_form(direct.structure_factor(at, probes, cell, shape), sources, weights)
+            return 2.0 * engine.quadratic_form(engine.structure_factor(at, Multipoles(probes)), sources)
 
         return -jax.grad(probe_energy)(positions)
 
@@ -162,23 +179,3 @@ def field(
 def _pair_mask(positions: Float[Array, "n 3"], atom_mask: Bool[Array, " n"] | None) -> Bool[Array, "n n"]:
     real = jnp.ones(len(positions), bool) if atom_mask is None else atom_mask
     return real[:, None] & real[None, :] & ~jnp.eye(len(positions), dtype=bool)
-
-
-def _reciprocal(
-    solver: Solver, cell: Float[Array, "3 3"], sigma: Float[Array, ""]
-) -> tuple[Float[Array, "4 n1 n2 n3"], tuple[int, int, int]]:
-    """Weights of the k-vectors, and how many there are along each axis."""
-    assert solver.kmask is not None
-    kmask = jnp.asarray(solver.kmask)
-    _, n1, n2, n3 = kmask.shape
-    return direct.kspace_weights(cell, kmask, sigma), (n1, n2, n3)
-
-
-def _structure_factor(
-    positions: Float[Array, "n 3"],
-    channel: Multipoles,
-    cell: Float[Array, "3 3"],
-    shape: tuple[int, int, int],
-) -> Float[Array, "2 n1 2 n2 2 n3"]:
-    charges, dipoles, quadrupoles = channel
-    return direct.structure_factor(positions, charges, cell, shape, dipoles=dipoles, quadrupoles=quadrupoles)

@@ -31,7 +31,7 @@ class Prediction:
         short_range_energy: short-range part of it, eV.
         long_range_energy: Ewald part of it, eV; None for a short-range model.
         forces: eV/Å.
-        stress: eV/Å³, ASE's sign; None unless all directions are periodic.
+        stress: eV/Å³, ASE's sign; None unless all directions are periodic (a slab has no volume of its own).
         charges: latent charges of each channel, e; None for a short-range model.
     """
 
@@ -70,8 +70,12 @@ class Potential:
         return self.config.representation.cutoff
 
     def make_solver(self, system: System) -> ewald.Solver | None:
-        """Plan the long-range sum for the cell of `system`; host only. None for a short-range model."""
-        return make_solver(self.config, system.cell, system.pbc, int(np.sum(system.atom_mask)))
+        """Plan the long-range sum for the cell of `system`; host only. None for a short-range model.
+
+        Raises:
+            ValueError: for a cell that cannot be summed, or a slab whose atoms reach over more than its height.
+        """
+        return make_solver(self.config, system)
 
     def energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
         """Total energy, eV: a pure function of the potential and the system.
@@ -116,14 +120,16 @@ class Potential:
         return self.make_solver(system)
 
 
-def make_solver(
-    config: ModelConfig, cell: Float[Array | np.ndarray, "3 3"], pbc: tuple[bool, bool, bool], n_atoms: int
-) -> ewald.Solver | None:
+def make_solver(config: ModelConfig, system: System) -> ewald.Solver | None:
     """Plan the long-range sum of a model; host only. Plans are kept for cells seen before."""
     if config.long_range is None:
         return None
-    key = np.asarray(cell, np.float64).tobytes() if any(pbc) else b""
-    return _planned(config.long_range, key, tuple(pbc), n_atoms)
+    cell, mask = np.asarray(system.cell, np.float64), np.asarray(system.atom_mask)
+    key = cell.tobytes() if any(system.pbc) else b""
+    solver = _planned(config.long_range, key, system.pbc, int(np.sum(mask)))
+    if solver.slab_axis is not None:
+        solver.check_atoms(np.asarray(system.positions, np.float64)[mask], cell)
+    return solver
 
 
 @functools.lru_cache(maxsize=64)

@@ -98,7 +98,7 @@ def make_dataset(
         check_elements(config, atoms, index)
         try:
             system = System.from_ase(atoms, cutoff=config.representation.cutoff, pbc=pbc)
-            solvers.append(make_solver(config, system.cell, system.pbc, len(atoms)))
+            solvers.append(make_solver(config, system))
         except ValueError as error:
             raise ValueError(f"Structure {index}: {error}") from error
         systems.append(system)

@@ -159,6 +159,21 @@ def test_short_range_potential_takes_a_slab():
     assert "charges" not in atoms.calc.results
 
 
+def test_slab(potential):
+    atoms = make_frame(np.random.default_rng(0), pbc=False)
+    atoms.pbc, atoms.cell[2] = (True, True, False), [0.0, 0.0, 9.0]
+    atoms.calc = LesCalculator(potential)
+    if X64:
+        np.testing.assert_allclose(atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-4), atol=1e-6)
+    first = atoms.get_potential_energy()
+    atoms.positions += [0.0, 0.0, 30.0]
+    assert atoms.get_potential_energy() == pytest.approx(first, rel=1e-6)
+    # also while the plan is kept
+    atoms.positions[0] += [0.0, 0.0, 30.0]
+    with pytest.raises(ValueError, match=r"`positions` extend over .* more than the height 9 Å of the cell\. Unwrap"):
+        atoms.get_potential_energy()
+
+
 def test_unknown_element(atoms):
     atoms.symbols[0] = "K"
     with pytest.raises(ValueError, match=r"atomic numbers \[19\], but the model knows only \[11, 17\]"):

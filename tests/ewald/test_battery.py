@@ -33,15 +33,21 @@ class Engine:
     """Five atoms and how the energy of their charges, or of charges, dipoles and quadrupoles is summed."""
 
     cell: np.ndarray
-    periodic: bool = True
+    pbc: tuple[bool, bool, bool] = (True, True, True)
     channels: tuple[int, ...] = ()
     multipoles: bool = False
+
+    @property
+    def periodic(self):
+        return any(self.pbc)
 
     @property
     def positions(self):
         rng = np.random.default_rng(1)
         cell = self.cell if self.periodic else CUBE
-        return jnp.asarray(rng.uniform(-0.2, 1.2, (5, 3)) @ cell, float)
+        fractional = rng.uniform(-0.2, 1.2, (5, 3))
+        # atoms of a slab are no further apart along its normal than the cell is high
+        return jnp.asarray(np.where(self.pbc, fractional, (fractional + 0.2) / 1.4) @ cell, float)
 
     @property
     def sources(self):
@@ -54,7 +60,7 @@ class Engine:
     def solver(self, cell=None, n_atoms=5):
         cutoff = K_CUTOFF if self.periodic else None
         cell = self.cell if cell is None else np.asarray(cell, float)
-        return ewald.make_solver(cell, self.periodic, n_atoms=n_atoms, sigma=SIGMA, k_cutoff=cutoff)
+        return ewald.make_solver(cell, self.pbc, n_atoms=n_atoms, sigma=SIGMA, k_cutoff=cutoff)
 
 
 # Left-handed with the edges of the triclinic cell: the k-grids have one shape and share what is compiled.
@@ -62,11 +68,12 @@ ENGINES = {
     "cubic": Engine(CUBE),
     "triclinic": Engine(TRICLINIC),
     "left-handed": Engine(TRICLINIC * [[1.0], [1.0], [-1.0]]),
-    "open": Engine(np.zeros((3, 3)), periodic=False),
+    "open": Engine(np.zeros((3, 3)), (False, False, False)),
+    "slab": Engine(TRICLINIC, (True, False, True)),
     "channels": Engine(TRICLINIC, channels=(3,)),
-    "open-channels": Engine(np.zeros((3, 3)), periodic=False, channels=(3,)),
+    "open-channels": Engine(np.zeros((3, 3)), (False, False, False), channels=(3,)),
     "multipoles": Engine(TRICLINIC, multipoles=True),
-    "open-multipoles": Engine(np.zeros((3, 3)), periodic=False, multipoles=True),
+    "open-multipoles": Engine(np.zeros((3, 3)), (False, False, False), multipoles=True),
 }
 PERIODIC = [name for name, engine in ENGINES.items() if engine.periodic]
 
@@ -272,7 +279,7 @@ def test_permutation(engine):
 
 
 def test_atoms_moved_by_lattice_vectors(periodic):
-    translations = np.random.default_rng(3).integers(-4, 5, (5, 3)) @ periodic.cell
+    translations = (np.random.default_rng(3).integers(-4, 5, (5, 3)) * periodic.pbc) @ periodic.cell
     value, forces, _ = results(periodic)
     # the derivative with respect to a strain at fixed images is the same as well, but for rounding
     moved = results(periodic, jnp.asarray(periodic.positions + translations, float))

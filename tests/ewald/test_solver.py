@@ -18,7 +18,7 @@ SINGULAR = np.array([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0], [8.0, 8.0, 0.0]])
         (SINGULAR, True, {}, r"`cell` is singular: .*set pbc to False"),
         (np.zeros((3, 3)), True, {}, r"`cell` is singular"),
         (CUBE * np.nan, True, {}, r"`cell` is singular"),
-        (CUBE, (True, True, False), {}, r"`pbc` must be periodic in all .*\(True, True, False\).*vacuum"),
+        (CUBE, (True, False, False), {}, r"`pbc` must .*, got \(True, False, False\): .*one periodic.*vacuum"),
         (CUBE, True, {"sigma": 0.0}, r"`sigma` must be positive, got 0\.0"),
         (CUBE, True, {"sigma": -1.0}, r"`sigma` must be positive, got -1\.0"),
         (CUBE, False, {"sigma": float("nan")}, r"`sigma` must be positive, got nan"),
@@ -41,6 +41,7 @@ def test_errors(cell, pbc, options, message):
 def test_methods_follow_the_boundaries():
     assert ewald.make_solver(CUBE, True, n_atoms=2).method == "direct"
     assert ewald.make_solver(CUBE, (True, True, True), n_atoms=2, method="direct").method == "direct"
+    assert ewald.make_solver(CUBE, (True, False, True), n_atoms=2).slab_axis == 1
     assert ewald.make_solver(CUBE, False, n_atoms=2).method == "open"
     assert ewald.make_solver(np.zeros((3, 3)), (False, False, False), n_atoms=2, method="open").kmask is None
 

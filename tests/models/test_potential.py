@@ -314,10 +314,36 @@ def test_traced_cell_needs_a_solver():
     np.testing.assert_allclose(jax.jit(energy)(cell, solver), potential(system).energy, rtol=1e-10 if X64 else 1e-4)
 
 
-def test_slab_is_not_taken_for_a_bulk():
-    system = make_system(positions(), pbc=(True, True, False))
-    with pytest.raises(ValueError, match=r"`pbc` must be periodic in all directions or in none"):
-        random_potential("plain")(system)
+def test_slab():
+    """The energy is that of the charges in two dimensions: the vacuum is of no account."""
+    plain, fractional = random_potential("plain"), positions() @ np.linalg.inv(CELL)
+    # what the k-vectors left out amount to does depend on the vacuum
+    long_range = dataclasses.replace(plain.config.long_range, k_cutoff=6.0)
+    potential = Potential(plain.params, dataclasses.replace(plain.config, long_range=long_range))
+    inside = (fractional - np.array([0.0, 0.0, fractional[:, 2].min()])) @ CELL
+    scale = 1.2 * max(1.0, float(np.ptp(fractional[:, 2])))
+    first, second = (
+        potential(make_system(inside, CELL * [[1.0], [1.0], [scale * vacuum]], pbc=(True, True, False)))
+        for vacuum in (1.0, 1.6)
+    )
+    rtol = 1e-7 if X64 else 1e-4
+    for name in ("long_range_energy", "forces", "charges"):
+        a, b = getattr(first, name), getattr(second, name)
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(1.0, float(np.abs(b).max())), err_msg=name)
+    assert first.stress is None
+    assert abs(first.long_range_energy) > 1e-2
+
+
+def test_slabs_and_wires_that_are_refused():
+    potential = random_potential("plain")
+    with pytest.raises(ValueError, match=r"`pbc` must be periodic in three, two or no directions"):
+        potential(make_system(positions(), pbc=(False, True, False)))
+    flat = CELL * [[1.0], [1.0], [0.1]]
+    with pytest.raises(ValueError, match=r"`positions` extend over .* more than the height 0\.42 Å"):
+        potential(make_system(positions(), flat, pbc=(True, True, False)))
+    # padded atoms lie anywhere
+    system = make_system(positions() @ np.diag([1.0, 1.0, 0.5]) + [0.0, 0.0, 40.0], 2 * CELL, pbc=(True, True, False))
+    assert potential.make_solver(system.pad_to(8, 40)).slab_axis == 2
 
 
 def test_box_too_small_for_the_cutoff():

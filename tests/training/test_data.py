@@ -84,10 +84,13 @@ def test_periodic_and_open_structures_go_apart():
     assert [bucket.system.pbc for bucket in overridden.buckets] == [(False,) * 3]
 
 
-def test_slab_is_refused_by_the_long_range_sum():
+def test_slabs_go_apart_and_a_wire_is_refused_by_the_long_range_sum():
     frames = make_frames(2)
-    frames[1].pbc = (True, True, False)
-    with pytest.raises(ValueError, match=r"Structure 1: `pbc` must be periodic in all directions or in none"):
+    frames[1].pbc, frames[1].cell[2] = (True, True, False), [0.0, 0.0, 12.0]
+    dataset = make_dataset(SALT, frames, io.all_labels(frames))
+    assert [bucket.system.pbc for bucket in dataset.buckets] == [(True, True, False), (True,) * 3]
+    frames[1].pbc = (True, False, False)
+    with pytest.raises(ValueError, match=r"Structure 1: `pbc` must be periodic in three, two or no directions"):
         make_dataset(SALT, frames, io.all_labels(frames))
 
 
