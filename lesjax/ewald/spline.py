@@ -1,0 +1,297 @@
+r"""Spreading of point values onto a periodic mesh with B-splines, and its transpose, interpolation.
+
+A point at u (in mesh spacings) has the weight :math:`M_p(j + 1 - f)` at the mesh points ``floor(u) + j``,
+j = 0 … p - 1, with f the fractional part of u and M_p the cardinal B-spline of order p. One `term` (a, b, c) is the
+weight differentiated a, b, c times along the three axes of u:
+
+    spread:       mesh[x]      = Σ_i Σ_t values[i, t] ∂^t w_i(x)
+    interpolate:  values[i, t] = Σ_x mesh[x] ∂^t w_i(x)
+
+Both are linear in what they carry, each is the transpose of the other, and the derivative of both by u has the same
+form with other terms. That closes the family: they are two JAX primitives, so that derivatives of any order and both
+modes are again one pass over the atoms, and XLA's own transposes of scatter and gather never appear.
+
+On CPU, XLA adds single elements at 10 ns each. A loop over atoms that adds the whole p×p×p window in place takes 30 ns
+per atom for p = 4 and 90 ns for p = 6 (10 000 atoms; a scatter of elements 580 ns, of windows 290 ns for p = 6). A
+batched matrix product for the contraction of the windows took 8 times as long as sums of products, and windows of all
+atoms at once 8 times as long as blocks that stay in cache (100 000 atoms). Other platforms scatter windows.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Float, Int
+
+
+Term = tuple[int, int, int]
+
+# Atoms whose windows are interpolated at once on CPU: they stay in the cache.
+_BLOCK = 512
+# Edge of the columns of mesh points by which atoms are visited on CPU once the mesh outgrows the cache.
+_COLUMN = 8
+_CACHED_MESH = 2**18
+
+
+def spread(
+    scaled: Float[Array, "b n 3"],
+    values: Float[Array, "b n t"],
+    *,
+    terms: tuple[Term, ...],
+    shape: tuple[int, int, int],
+    order: int,
+) -> Float[Array, "b n1 n2 n3"]:
+    """Add the weights of all points to a mesh; see the module's docstring.
+
+    Args:
+        scaled: positions in mesh spacings; any image.
+        values: one factor per point and term.
+        terms: how often the weight is differentiated along each axis.
+        shape: mesh points along each axis, at least `order` - 1.
+        order: order p of the B-spline, which has p - 2 continuous derivatives.
+    """
+    return _spread_p.bind(scaled, values, terms=terms, shape=shape, order=order)
+
+
+def interpolate(
+    scaled: Float[Array, "b n 3"],
+    mesh: Float[Array, "b n1 n2 n3"],
+    *,
+    terms: tuple[Term, ...],
+    order: int,
+) -> Float[Array, "b n t"]:
+    """Sum the mesh with the weights of each point; the transpose of `spread`."""
+    return _interpolate_p.bind(scaled, mesh, terms=terms, shape=tuple(mesh.shape[1:]), order=order)
+
+
+@functools.cache
+def _coefficients(order: int, derivative: int) -> tuple[tuple[float, ...], ...]:
+    """Polynomials in t = f - 1/2 of the p weights, differentiated; [power][j]."""
+    if derivative >= order:
+        return ((0.0,) * order,)
+    pieces = []
+    for j in range(order):
+        # M_p(x) = Σ_l (-1)^l C(p, l) (x - l)_+^{p-1} / (p - 1)!, x = j + 1 - f = (j + 1/2) - t
+        piece = np.polynomial.Polynomial([0.0])
+        for l in range(j + 1):
+            factor = (-1) ** l * math.comb(order, l) / math.factorial(order - 1)
+            piece += factor * np.polynomial.Polynomial([j + 0.5 - l, -1.0]) ** (order - 1)
+        pieces.append(piece.deriv(derivative).coef if derivative else piece.coef)
+    length = order - derivative
+    return tuple(tuple(float(piece[power]) if power < len(piece) else 0.0 for piece in pieces) for power in range(length))
+
+
+def _windows(
+    scaled: Float[Array, "n 3"], terms: tuple[Term, ...], shape: tuple[int, int, int], order: int
+) -> tuple[Int[Array, "n 3"], dict[int, Float[Array, "n 3 p"]]]:
+    """First mesh point of each window, and the weights along each axis for each number of derivatives."""
+    floor = jnp.floor(scaled)
+    t = (scaled - floor - 0.5)[..., None]
+    weights = {}
+    for derivative in sorted({d for term in terms for d in term}):
+        rows = [jnp.asarray(row, scaled.dtype)[None, None] for row in _coefficients(order, derivative)]
+        value = jnp.broadcast_to(rows[-1], (*scaled.shape, order))
+        for row in rows[-2::-1]:
+            value = value * t + row
+        weights[derivative] = value
+    return jnp.mod(floor.astype(jnp.int32), jnp.asarray(shape, jnp.int32)[None]), weights
+
+
+def _outer(weights: dict[int, Array], values: Array, terms: tuple[Term, ...]) -> Array:
+    """Window [..., p, p, p] of values [..., t]."""
+    total = None
+    for t, (a, b, c) in enumerate(terms):
+        xy = (values[..., t, None] * weights[a][..., 0, :])[..., :, None] * weights[b][..., 1, None, :]
+        window = xy[..., None] * weights[c][..., 2, None, None, :]
+        total = window if total is None else total + window
+    assert total is not None
+    return total
+
+
+def _contract(windows: Array, weights: dict[int, Array], terms: tuple[Term, ...]) -> Array:
+    """Values [n, t] of windows [n, p, p, p]; sums of products along one axis after the other."""
+    along_z = {c: jnp.sum(windows * weights[c][:, 2, None, None, :], -1) for c in {c for _, _, c in terms}}
+    along_y = {
+        (b, c): jnp.sum(along_z[c] * weights[b][:, 1, None, :], -1) for b, c in {(b, c) for _, b, c in terms}
+    }
+    return jnp.stack([jnp.sum(along_y[b, c] * weights[a][:, 0], -1) for a, b, c in terms], -1)
+
+
+def _flat(scaled: Array, terms: tuple[Term, ...], shape: tuple[int, int, int], order: int) -> tuple[Array, dict]:
+    """Starts (system, x, y, z) and weights with systems and points on one axis."""
+    b, n, _ = scaled.shape
+    start, weights = _windows(scaled.reshape(b * n, 3), terms, shape, order)
+    system = jnp.repeat(jnp.arange(b, dtype=jnp.int32), n)
+    return jnp.concatenate([system[:, None], start], 1), weights
+
+
+def _fold(extended: Array, shape: tuple[int, int, int], order: int) -> Array:
+    """Add what was spread beyond the end of each axis to its beginning."""
+    for axis, n in enumerate(shape, 1):
+        inside, outside = jnp.split(extended, [n], axis)
+        pad = [(0, 0)] * 4
+        pad[axis] = (0, n - outside.shape[axis])
+        extended = inside + jnp.pad(outside, pad)
+    return extended
+
+
+def _visiting_order(start: Array, shape: tuple[int, int, int]) -> Array:
+    """Atoms sorted by columns of the mesh, as one sort of integers that hold the column and the atom."""
+    n, edge = len(start), _COLUMN
+    while n * math.ceil(shape[0] / edge) * math.ceil(shape[1] / edge) >= 2**31:
+        edge *= 2
+    column = start[:, 1] // edge * math.ceil(shape[1] / edge) + start[:, 2] // edge
+    return jnp.sort(column * n + jnp.arange(n, dtype=jnp.int32)) % n
+
+
+def _spread_loop(scaled: Array, values: Array, *, terms: Any, shape: Any, order: int) -> Array:
+    b, n, t = values.shape
+    start, weights = _flat(scaled, terms, shape, order)
+    values = values.reshape(b * n, t)
+    extended = jnp.zeros((b, *(m + order - 1 for m in shape)), values.dtype)
+    visit = _visiting_order(start, shape) if b == 1 and math.prod(shape) > _CACHED_MESH else None
+
+    def add_one(k: Array, mesh: Array) -> Array:
+        i = k if visit is None else visit[k]
+        window = _outer({d: w[i] for d, w in weights.items()}, values[i], terms)[None]
+        place = tuple(start[i])
+        return lax.dynamic_update_slice(mesh, lax.dynamic_slice(mesh, place, window.shape) + window, place)
+
+    return _fold(lax.fori_loop(0, b * n, add_one, extended), shape, order)
+
+
+def _spread_scatter(scaled: Array, values: Array, *, terms: Any, shape: Any, order: int) -> Array:
+    b, n, t = values.shape
+    start, weights = _flat(scaled, terms, shape, order)
+    windows = _outer(weights, values.reshape(b * n, t), terms)
+    extended = jnp.zeros((b, *(m + order - 1 for m in shape)), values.dtype)
+    dimensions = lax.ScatterDimensionNumbers((1, 2, 3), (0,), (0, 1, 2, 3))
+    added = lax.scatter_add(extended, start, windows, dimensions, mode="promise_in_bounds")
+    return _fold(added, shape, order)
+
+
+def _gather(extended: Array, start: Array, order: int) -> Array:
+    dimensions = lax.GatherDimensionNumbers((1, 2, 3), (0,), (0, 1, 2, 3))
+    return lax.gather(extended, start, dimensions, (1, order, order, order), mode="promise_in_bounds")
+
+
+def _interpolate(scaled: Array, mesh: Array, *, terms: Any, shape: Any, order: int, block: int | None) -> Array:
+    b, n, _ = scaled.shape
+    start, weights = _flat(scaled, terms, shape, order)
+    extended = jnp.pad(mesh, ((0, 0), *((0, order - 1),) * 3), mode="wrap")
+
+    def some(start: Array, weights: dict[int, Array]) -> Array:
+        return _contract(_gather(extended, start, order), weights, terms)
+
+    if block is None or b * n <= block:
+        values = some(start, weights)
+    else:
+        padding = -(b * n) % block
+        blocks = jax.tree.map(
+            lambda x: jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))).reshape(-1, block, *x.shape[1:]),
+            (start, weights),
+        )
+        values = lax.map(lambda arguments: some(*arguments), blocks).reshape(-1, len(terms))[: b * n]
+    return values.reshape(b, n, len(terms))
+
+
+def _raised(term: Term, axis: int) -> Term:
+    return (term[0] + (axis == 0), term[1] + (axis == 1), term[2] + (axis == 2))
+
+
+def _spread_jvp(primals: Any, tangents: Any, *, terms: Any, shape: Any, order: int) -> Any:
+    (scaled, values), (scaled_dot, values_dot) = primals, tangents
+    out = spread(scaled, values, terms=terms, shape=shape, order=order)
+    parts: dict[Term, Array] = {}
+    if type(values_dot) is not ad.Zero:
+        parts |= {term: values_dot[..., t] for t, term in enumerate(terms)}
+    if type(scaled_dot) is not ad.Zero:
+        for t, term in enumerate(terms):
+            for axis in range(3):
+                part, key = values[..., t] * scaled_dot[..., axis], _raised(term, axis)
+                parts[key] = parts[key] + part if key in parts else part
+    if not parts:
+        return out, ad.Zero.from_primal_value(out)
+    dot = spread(scaled, jnp.stack(list(parts.values()), -1), terms=tuple(parts), shape=shape, order=order)
+    return out, dot
+
+
+def _interpolate_jvp(primals: Any, tangents: Any, *, terms: Any, shape: Any, order: int) -> Any:
+    (scaled, mesh), (scaled_dot, mesh_dot) = primals, tangents
+    out = interpolate(scaled, mesh, terms=terms, order=order)
+    dots = []
+    if type(mesh_dot) is not ad.Zero:
+        dots.append(interpolate(scaled, mesh_dot, terms=terms, order=order))
+    if type(scaled_dot) is not ad.Zero:
+        raised = tuple(dict.fromkeys(_raised(term, axis) for term in terms for axis in range(3)))
+        slopes = interpolate(scaled, mesh, terms=raised, order=order)
+        columns = [[slopes[..., raised.index(_raised(term, axis))] for axis in range(3)] for term in terms]
+        gradients = jnp.stack([jnp.stack(column, -1) for column in columns], -2)
+        dots.append(jnp.sum(gradients * scaled_dot[..., None, :], -1))
+    return out, sum(dots[1:], dots[0]) if dots else ad.Zero.from_primal_value(out)
+
+
+def _spread_transpose(cotangent: Any, scaled: Any, values: Any, *, terms: Any, shape: Any, order: int) -> Any:
+    assert not ad.is_undefined_primal(scaled)
+    if type(cotangent) is ad.Zero:
+        return None, ad.Zero(values.aval)
+    return None, interpolate(scaled, cotangent, terms=terms, order=order)
+
+
+def _interpolate_transpose(cotangent: Any, scaled: Any, mesh: Any, *, terms: Any, shape: Any, order: int) -> Any:
+    assert not ad.is_undefined_primal(scaled)
+    if type(cotangent) is ad.Zero:
+        return None, ad.Zero(mesh.aval)
+    return None, spread(scaled, cotangent, terms=terms, shape=shape, order=order)
+
+
+def _batch(primitive: Primitive, arguments: Any, dims: Any, **parameters: Any) -> Any:
+    """Systems mapped over become part of the leading axis."""
+    size = next(x.shape[d] for x, d in zip(arguments, dims, strict=True) if d is not None)
+    moved = [
+        jnp.broadcast_to(x[None], (size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
+        for x, d in zip(arguments, dims, strict=True)
+    ]
+    out = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in moved), **parameters)
+    return out.reshape(size, -1, *out.shape[1:]), 0
+
+
+def _make_primitive(name: str, shape_of: Any, jvp: Any, transpose: Any, cpu: Any, other: Any) -> Primitive:
+    primitive = Primitive(name)
+
+    @functools.cache
+    def compiled(**parameters: Any) -> Any:
+        return jax.jit(functools.partial(primitive.bind, **parameters))
+
+    primitive.def_impl(lambda *arguments, **parameters: compiled(**parameters)(*arguments))
+    primitive.def_abstract_eval(shape_of)
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = transpose
+    batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
+    mlir.register_lowering(primitive, mlir.lower_fun(other, multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    return primitive
+
+
+_spread_p = _make_primitive(
+    "spline_spread",
+    lambda scaled, values, *, terms, shape, order: values.update(shape=(values.shape[0], *shape)),
+    _spread_jvp,
+    _spread_transpose,
+    _spread_loop,
+    _spread_scatter,
+)
+_interpolate_p = _make_primitive(
+    "spline_interpolate",
+    lambda scaled, mesh, *, terms, shape, order: scaled.update(shape=(*scaled.shape[:2], len(terms))),
+    _interpolate_jvp,
+    _interpolate_transpose,
+    functools.partial(_interpolate, block=_BLOCK),
+    functools.partial(_interpolate, block=None),
+)
