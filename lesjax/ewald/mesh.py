@@ -64,31 +64,34 @@ def quadratic_form(
 def mesh_weights(
     weights: Float[Array, "4 k1 k2 k3"], shape: tuple[int, int, int], order: int
 ) -> Float[Array, "n1 n2 h"]:
-    """Weights of the k-vectors (n1, ±n2, ±n3), n >= 0, in the layout of a real FFT and with the deconvolution.
+    """Weights of the k-vectors (n1, ±n2, ±n3), n >= 0, in the layout of a real FFT and with the deconvolution."""
+    w1, w2, w3 = (jnp.asarray(_deconvolution(n, order), weights.dtype) for n in shape)
+    half = w3[: shape[2] // 2 + 1]
+    return half_spectrum(weights, shape) * w1[:, None, None] * w2[None, :, None] * half[None, None, :]
 
-    What lies on k and -k is added up: both have the same |F|².
+
+def half_spectrum(weights: Float[Array, "4 k1 k2 k3"], shape: tuple[int, int, int]) -> Float[Array, "n1 n2 h"]:
+    """Bring the weights of the k-vectors (n1, ±n2, ±n3), n >= 0, into the layout of a real FFT of a mesh.
+
+    What lies on k and -k is added up: both have the same |S|².
     """
     _, *sizes = weights.shape
     assert all(2 * (size - 1) < n for size, n in zip(sizes, shape, strict=True)), (sizes, shape)
-    w0, w1, w2 = (jnp.asarray(_deconvolution(n, order), weights.dtype) for n in shape)
-    # (n1, s2 n2, -n3) is minus (-n1, -s2 n2, n3)
-    plus, minus = jnp.stack([weights[0], weights[2]]), jnp.stack([weights[3], weights[1]])
-    signs = jnp.stack([plus, minus])
-    (k1, k2, k3), half = sizes, shape[2] // 2 + 1
+    # (n1, ±n2, -n3) is minus (-n1, ∓n2, n3)
+    positive = _two_sided(weights[0], weights[2], 1, shape[1])
+    negative = _two_sided(weights[3], weights[1], 1, shape[1])
+    both = _two_sided(positive, negative, 0, shape[0])
+    return jnp.pad(both, ((0, 0), (0, 0), (0, shape[2] // 2 + 1 - sizes[2])))
 
-    def both_signs(positive: Array, negative: Array, axis: int, n: int) -> Array:
-        k = positive.shape[axis]
-        gap = list(positive.shape)
-        gap[axis] = n - 2 * k + 1
-        zero, rest = jnp.split(negative, [1], axis)
-        first = jax.lax.slice_in_dim(positive, 0, 1, axis=axis) + zero
-        positive = jax.lax.slice_in_dim(positive, 1, k, axis=axis)
-        return jnp.concatenate([first, positive, jnp.zeros(gap, weights.dtype), jnp.flip(rest, axis)], axis)
 
-    second = [both_signs(signs[s, 0], signs[s, 1], 1, shape[1]) for s in range(2)]
-    full = both_signs(second[0], second[1], 0, shape[0])
-    full = jnp.pad(full, ((0, 0), (0, 0), (0, half - k3)))
-    return full * w0[:, None, None] * w1[None, :, None] * w2[None, None, :half]
+def _two_sided(positive: Array, negative: Array, axis: int, n: int) -> Array:
+    """Frequencies 0, 1, …, k - 1, zeros, -(k - 1), …, -1 of `n` in all; both arguments hold zero."""
+    k = positive.shape[axis]
+    gap = list(positive.shape)
+    gap[axis] = n - 2 * k + 1
+    zero, above = jnp.split(positive, [1], axis)
+    other_zero, below = jnp.split(negative, [1], axis)
+    return jnp.concatenate([zero + other_zero, above, jnp.zeros(gap, positive.dtype), jnp.flip(below, axis)], axis)
 
 
 def _deconvolution(n: int, order: int) -> Float[np.ndarray, " n"]:

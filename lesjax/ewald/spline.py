@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, Int
 Term = tuple[int, int, int]
 
 # Atoms whose windows are interpolated at once on CPU: they stay in the cache.
-_BLOCK = 512
+_BLOCK = 2048
 # Edge of the columns of mesh points by which atoms are visited on CPU once the mesh outgrows the cache.
 _COLUMN = 8
 _CACHED_MESH = 2**18
@@ -141,24 +141,26 @@ def _fold(extended: Array, shape: tuple[int, int, int], order: int) -> Array:
     return extended
 
 
-def _visiting_order(start: Array, shape: tuple[int, int, int]) -> Array:
-    """Atoms sorted by columns of the mesh, as one sort of integers that hold the column and the atom."""
-    n, edge = len(start), _COLUMN
+def _visiting_order(scaled: Array, shape: tuple[int, int, int]) -> Array:
+    """Points sorted by columns of the mesh, as one sort of integers that hold the column and the point."""
+    n, edge = len(scaled), _COLUMN
     while n * math.ceil(shape[0] / edge) * math.ceil(shape[1] / edge) >= 2**31:
         edge *= 2
-    column = start[:, 1] // edge * math.ceil(shape[1] / edge) + start[:, 2] // edge
+    cell = jnp.mod(jnp.floor(scaled).astype(jnp.int32), jnp.asarray(shape, jnp.int32)[None]) // edge
+    column = cell[:, 0] * math.ceil(shape[1] / edge) + cell[:, 1]
     return jnp.sort(column * n + jnp.arange(n, dtype=jnp.int32)) % n
 
 
 def _spread_loop(scaled: Array, values: Array, *, terms: Any, shape: Any, order: int) -> Array:
     b, n, t = values.shape
+    if b == 1 and math.prod(shape) > _CACHED_MESH:
+        visit = _visiting_order(scaled[0], shape)
+        scaled, values = scaled[:, visit], values[:, visit]
     start, weights = _flat(scaled, terms, shape, order)
     values = values.reshape(b * n, t)
     extended = jnp.zeros((b, *(m + order - 1 for m in shape)), values.dtype)
-    visit = _visiting_order(start, shape) if b == 1 and math.prod(shape) > _CACHED_MESH else None
 
-    def add_one(k: Array, mesh: Array) -> Array:
-        i = k if visit is None else visit[k]
+    def add_one(i: Array, mesh: Array) -> Array:
         window = _outer({d: w[i] for d, w in weights.items()}, values[i], terms)[None]
         place = tuple(start[i])
         return lax.dynamic_update_slice(mesh, lax.dynamic_slice(mesh, place, window.shape) + window, place)

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lesjax.ewald import direct, open_boundary
+from lesjax.ewald import open_boundary
+from lesjax.ewald.engine import make_engine
 from lesjax.ewald.solver import Solver
 from lesjax.units import COULOMB
 
@@ -124,19 +125,15 @@ def _interaction(
         real = jnp.ones(len(left), bool) if atom_mask is None else atom_mask
         pair_mask = real[:, None] & real[None, :] & ~jnp.eye(len(left), dtype=bool)
         return open_boundary.pair_form(left_positions, right_positions, left, right, sigma, pair_mask)
-    assert solver.kmask is not None
-    kmask = jnp.asarray(solver.kmask)
-    weights = direct.kspace_weights(cell, kmask, sigma)
-    _, n1, n2, n3 = kmask.shape
-    shape = (n1, n2, n3)
+    engine = make_engine(solver, cell, sigma)
 
     def one_channel(left: Float[Array, " n"], right: Float[Array, " n"]) -> Float[Array, ""]:
-        factor_l = direct.structure_factor(left_positions, left, cell, shape)
-        return direct.quadratic_form(factor_l, direct.structure_factor(right_positions, right, cell, shape), weights)
+        factor = engine.structure_factor(left_positions, left)
+        return engine.quadratic_form(factor, engine.structure_factor(right_positions, right))
 
     def equal_channel(charges: Float[Array, " n"]) -> Float[Array, ""]:
-        factor = direct.structure_factor(left_positions, charges, cell, shape)
-        return direct.quadratic_form(factor, factor, weights)
+        factor = engine.structure_factor(left_positions, charges)
+        return engine.quadratic_form(factor, factor)
 
     if left is right and left_positions is right_positions:
         channels = [equal_channel(left[:, c]) for c in range(left.shape[1])]
