@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
-from lesjax.numerics import safe_norm, safe_reciprocal
+from lesjax.numerics import cospi, safe_norm, safe_reciprocal, sinpi
 
 
 def test_safe_reciprocal():
@@ -44,3 +45,25 @@ def test_dtype_in_is_dtype_out(dtype):
     x = jnp.ones((4, 3), dtype)
     assert safe_norm(x, jnp.ones(4, bool)).dtype == dtype
     assert safe_reciprocal(x, jnp.ones((4, 3), bool)).dtype == dtype
+
+
+@pytest.mark.parametrize(("function", "reference"), [(sinpi, np.sin), (cospi, np.cos)], ids=["sinpi", "cospi"])
+def test_sine_and_cosine_of_multiples_of_pi(function, reference):
+    # multiples of 1/64 are exact, far from zero too; reduced on the host in whole turns
+    turns = np.arange(-(2**10), 2**10 + 1) / 64
+    x = jnp.asarray(np.concatenate([turns, turns + 2**12]))
+    reduced = np.pi * ((turns + 1) % 2 - 1)
+    exact = reference(np.concatenate([reduced, reduced]))
+    eps = np.finfo(x.dtype).eps
+    np.testing.assert_allclose(function(x), exact, atol=4 * eps)
+    near = jnp.linspace(-1.3, 1.7, 7)
+    check_grads(jax.jit(function), (near,), order=2, modes=("fwd", "rev"))
+    other = {sinpi: cospi, cospi: sinpi}[function]
+    sign = 1.0 if function is sinpi else -1.0
+    derivative = jax.vmap(jax.grad(function))(x)
+    np.testing.assert_allclose(derivative, sign * np.pi * other(x), atol=4 * eps)
+
+
+@pytest.mark.parametrize("function", [sinpi, cospi])
+def test_not_a_number_and_infinity_are_not_hidden(function):
+    assert np.all(np.isnan(function(jnp.asarray([np.nan, np.inf]))))

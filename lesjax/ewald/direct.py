@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald.kernel import reciprocal_kernel
+from lesjax.numerics import cospi, sinpi
 
 
 # Atoms are summed in blocks once the largest intermediate would exceed this number of elements.
@@ -48,10 +49,11 @@ def structure_factor(
     fractional = fractional - jax.lax.stop_gradient(jnp.round(fractional))
 
     def summed(fractional: Float[Array, "n 3"], charges: Float[Array, " n"]) -> Float[Array, "x z"]:
+        # atoms last: every product runs over long rows, and T takes half the time of the other order
         f1, f2, f3 = (_cos_sin(fractional[:, axis], shape[axis]) for axis in range(3))
-        pairs = (f1 * charges[:, None])[:, :, None] * f2[:, None, :]
+        pairs = (f1 * charges[None, :])[:, None, :] * f2[None, :, :]
         # TF32, the default of some GPUs, would lose three digits
-        return jnp.einsum("nx,nz->xz", pairs.reshape(len(charges), -1), f3, precision=jax.lax.Precision.HIGHEST)
+        return jnp.einsum("xn,zn->xz", pairs.reshape(-1, len(charges)), f3, precision=jax.lax.Precision.HIGHEST)
 
     n = len(charges)
     block = max(1, _MAX_INTERMEDIATE // (4 * shape[0] * shape[1]))
@@ -118,6 +120,6 @@ def _complex_parts(
     return jnp.stack(real), jnp.stack(imag)
 
 
-def _cos_sin(fractional: Float[Array, " n"], size: int) -> Float[Array, "n two_size"]:
-    phases = 2.0 * math.pi * fractional[:, None] * jnp.arange(size).astype(fractional.dtype)[None, :]
-    return jnp.concatenate([jnp.cos(phases), jnp.sin(phases)], axis=1)
+def _cos_sin(fractional: Float[Array, " n"], size: int) -> Float[Array, "two_size n"]:
+    half_turns = 2.0 * jnp.arange(size).astype(fractional.dtype)[:, None] * fractional[None, :]
+    return jnp.concatenate([cospi(half_turns), sinpi(half_turns)])

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lesjax.numerics import cospi, sinpi
+
 
 def monomials(max_l: int) -> tuple[tuple[int, int, int], ...]:
     """Exponents (lx, ly, lz) of the angular functions, ordered by l = 0 … `max_l`."""
@@ -51,7 +53,7 @@ def bessel_functions(
     """
     r = distances[..., None]
     shape = (1,) * distances.ndim + frequencies.shape
-    return (2.0 / cutoff) ** 0.5 * jnp.sin(r * frequencies.reshape(shape)) / r
+    return (2.0 / cutoff) ** 0.5 * sinpi(r * (frequencies / np.pi).reshape(shape)) / r
 
 
 def polynomial_cutoff(distances: Float[Array, "*e"], cutoff: float, p: float = 6.0) -> Float[Array, "*e"]:
@@ -69,4 +71,4 @@ def polynomial_cutoff(distances: Float[Array, "*e"], cutoff: float, p: float = 6
 
 def cosine_cutoff(distances: Float[Array, "*e"], cutoff: float) -> Float[Array, "*e"]:
     r"""Envelope :math:`\tfrac12 (1 + \cos(\pi r / r_c))` inside the cutoff, zero outside."""
-    return jnp.where(distances < cutoff, 0.5 * (1.0 + jnp.cos(np.pi / cutoff * distances)), 0.0)
+    return jnp.where(distances < cutoff, 0.5 * (1.0 + cospi(distances / cutoff)), 0.0)

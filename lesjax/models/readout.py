@@ -1,12 +1,30 @@
 """Readouts: from the invariant features of an atom to a number."""
 
+from collections.abc import Callable, Sequence
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+
+class Layer(nn.Module):
+    """Kernel and bias of a dense layer, without the product."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, n_inputs: int, dtype: jnp.dtype) -> tuple[Float[Array, "i o"], Float[Array, " o"]]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (n_inputs, self.width), dtype)
+        return kernel, self.param("bias", nn.initializers.zeros, (self.width,), dtype)
 
 
 class Readout(nn.Module):
     """Multilayer perceptron (SiLU) plus an optional linear map, both on the same features.
+
+    Calling it returns what `read_out` needs to share the first matrix product between several readouts: the matrix
+    of the first layer, with the linear map beside it, and the function that makes the output of the product.
 
     Attributes:
         hidden: widths of the hidden layers; none gives a linear readout.
@@ -19,11 +37,29 @@ class Readout(nn.Module):
     linear: bool
 
     @nn.compact
-    def __call__(self, features: Float[Array, "n f"]) -> Float[Array, "n o"]:
-        """Return the sum of both maps for each atom."""
-        dtype = features.dtype
-        x = features
-        for i, width in enumerate(self.hidden):
-            x = jax.nn.silu(nn.Dense(width, name=f"hidden{i}", param_dtype=dtype)(x))
-        x = nn.Dense(self.n_outputs, name="output", param_dtype=dtype)(x)
-        return x + nn.Dense(self.n_outputs, name="linear", param_dtype=dtype)(features) if self.linear else x
+    def __call__(self, n_features: int, dtype: jnp.dtype) -> tuple[Array, Callable[[Array], Array]]:
+        """Return the first matrix [features, columns] and the rest, [n, columns] -> [n, outputs]."""
+        widths = (*self.hidden, self.n_outputs)
+        names = [f"hidden{i}" for i in range(len(self.hidden))] + ["output"]
+        n_inputs = (n_features, *self.hidden)
+        layers = [Layer(w, name=name)(i, dtype) for w, name, i in zip(widths, names, n_inputs, strict=True)]
+        first = layers[0][0]
+        if self.linear:
+            linear_kernel, linear_bias = Layer(self.n_outputs, name="linear")(n_features, dtype)
+            first = jnp.concatenate([first, linear_kernel], axis=1)
+
+        def rest(product: Array) -> Array:
+            x = product[:, : widths[0]] + layers[0][1][None, :]
+            for kernel, bias in layers[1:]:
+                x = jax.nn.silu(x) @ kernel + bias[None, :]
+            return x + product[:, widths[0] :] + linear_bias[None, :] if self.linear else x
+
+        return first, rest
+
+
+def read_out(features: Float[Array, "n f"], readouts: Sequence[Readout]) -> list[Float[Array, "n _"]]:
+    """Outputs of several readouts of the same features, their first layers as one matrix product."""
+    parts = [readout(features.shape[1], features.dtype) for readout in readouts]
+    product = features @ jnp.concatenate([first for first, _ in parts], axis=1)
+    ends = np.cumsum([first.shape[1] for first, _ in parts])[:-1]
+    return [rest(columns) for (_, rest), columns in zip(parts, jnp.split(product, ends, axis=1), strict=True)]
