@@ -132,12 +132,20 @@ def _flat(scaled: Array, terms: tuple[Term, ...], shape: tuple[int, int, int], o
 
 
 def _fold(extended: Array, shape: tuple[int, int, int], order: int) -> Array:
-    """Add what was spread beyond the end of each axis to its beginning."""
+    """Add what was spread beyond the end of each axis to its beginning; in place but for the final cut."""
     for axis, n in enumerate(shape, 1):
-        inside, outside = jnp.split(extended, [n], axis)
-        pad = [(0, 0)] * 4
-        pad[axis] = (0, n - outside.shape[axis])
-        extended = inside + jnp.pad(outside, pad)
+        first = lax.slice_in_dim(extended, 0, order - 1, axis=axis)
+        beyond = lax.slice_in_dim(extended, n, n + order - 1, axis=axis)
+        extended = lax.dynamic_update_slice_in_dim(extended, first + beyond, 0, axis)
+    return extended[:, : shape[0], : shape[1], : shape[2]]
+
+
+def _unfold(mesh: Array, order: int) -> Array:
+    """Repeat the beginning of each axis beyond its end; the transpose of `_fold`, in place as well."""
+    extended = jnp.pad(mesh, ((0, 0), *((0, order - 1),) * 3))
+    for axis, n in enumerate(mesh.shape[1:], 1):
+        first = lax.slice_in_dim(extended, 0, order - 1, axis=axis)
+        extended = lax.dynamic_update_slice_in_dim(extended, first, n, axis)
     return extended
 
 
@@ -186,7 +194,7 @@ def _gather(extended: Array, start: Array, order: int) -> Array:
 def _interpolate(scaled: Array, mesh: Array, *, terms: Any, shape: Any, order: int, block: int | None) -> Array:
     b, n, _ = scaled.shape
     start, weights = _flat(scaled, terms, shape, order)
-    extended = jnp.pad(mesh, ((0, 0), *((0, order - 1),) * 3), mode="wrap")
+    extended = _unfold(mesh, order)
 
     def some(start: Array, weights: dict[int, Array]) -> Array:
         return _contract(_gather(extended, start, order), weights, terms)
