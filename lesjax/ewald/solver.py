@@ -149,9 +149,7 @@ def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarr
         raise ValueError(f"`k_cutoff` must be positive and finite, got {k_cutoff}.")
     lengths = np.linalg.norm(cell, axis=1)
     if not np.all(np.isfinite(cell)) or abs(np.linalg.det(cell)) <= 1e-9 * np.prod(lengths):
-        raise ValueError(
-            f"`cell` is singular: {cell.tolist()}. For a system without periodic images set pbc to False."
-        )
+        raise ValueError(f"`cell` is singular: {cell.tolist()}. For a system without periodic images set pbc to False.")
     # n_a = k·a/2π, so |n_a| <= k_c |a|/2π; the tolerance keeps vectors that lie on the sphere
     sizes = [math.floor(k_cutoff * length / (2 * math.pi) * (1 + 1e-12)) + 1 for length in lengths]
     n1, n2, n3 = np.meshgrid(*map(np.arange, sizes), indexing="ij")

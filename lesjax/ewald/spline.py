@@ -1,15 +1,8 @@
 r"""Spreading of point values onto a periodic mesh with B-splines, and its transpose, interpolation.
 
 A point at u (in mesh spacings) has the weight :math:`M_p(j + 1 - f)` at the mesh points ``floor(u) + j``,
-j = 0 … p - 1, with f the fractional part of u and M_p the cardinal B-spline of order p. One `term` (a, b, c) is the
-weight differentiated a, b, c times along the three axes of u:
-
-    spread:       mesh[x]      = Σ_i Σ_t values[i, t] ∂^t w_i(x)
-    interpolate:  values[i, t] = Σ_x mesh[x] ∂^t w_i(x)
-
-Both are linear in what they carry, each is the transpose of the other, and the derivative of both by u has the same
-form with other terms. That closes the family: they are two JAX primitives, so that derivatives of any order and both
-modes are again one pass over the atoms, and XLA's own transposes of scatter and gather never appear.
+j = 0 … p - 1, with f the fractional part of u and M_p the cardinal B-spline of order p. See `adjoint` for the terms
+and for how both are differentiated.
 
 On CPU, XLA adds single elements at 10 ns each. A loop over atoms that adds the whole p×p×p window in place takes 30 ns
 per atom for p = 4 and 90 ns for p = 6 (10 000 atoms; a scatter of elements 580 ns, of windows 290 ns for p = 6). A
@@ -19,18 +12,18 @@ atoms at once 8 times as long as blocks that stay in cache (100 000 atoms). Othe
 
 import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float, Int
 
+from lesjax.ewald.adjoint import Terms, make_adjoint_pair
 
-Term = tuple[int, int, int]
+
+# Mesh points along each axis, and the order of the splines.
+Plan = tuple[tuple[int, int, int], int]
 
 # Atoms whose windows are interpolated at once on CPU: they stay in the cache.
 _BLOCK = 2048
@@ -43,7 +36,7 @@ def spread(
     scaled: Float[Array, "b n 3"],
     values: Float[Array, "b n t"],
     *,
-    terms: tuple[Term, ...],
+    terms: Terms,
     shape: tuple[int, int, int],
     order: int,
 ) -> Float[Array, "b n1 n2 n3"]:
@@ -56,18 +49,14 @@ def spread(
         shape: mesh points along each axis, at least `order` - 1.
         order: order p of the B-spline, which has p - 2 continuous derivatives.
     """
-    return _spread_p.bind(scaled, values, terms=terms, shape=shape, order=order)
+    return _spread(scaled, values, terms=terms, plan=(shape, order))
 
 
 def interpolate(
-    scaled: Float[Array, "b n 3"],
-    mesh: Float[Array, "b n1 n2 n3"],
-    *,
-    terms: tuple[Term, ...],
-    order: int,
+    scaled: Float[Array, "b n 3"], mesh: Float[Array, "b n1 n2 n3"], *, terms: Terms, order: int
 ) -> Float[Array, "b n t"]:
     """Sum the mesh with the weights of each point; the transpose of `spread`."""
-    return _interpolate_p.bind(scaled, mesh, terms=terms, shape=tuple(mesh.shape[1:]), order=order)
+    return _interpolate(scaled, mesh, terms=terms, plan=(mesh.shape[1:], order))
 
 
 @functools.cache
@@ -84,11 +73,13 @@ def _coefficients(order: int, derivative: int) -> tuple[tuple[float, ...], ...]:
             piece += factor * np.polynomial.Polynomial([j + 0.5 - l, -1.0]) ** (order - 1)
         pieces.append(piece.deriv(derivative).coef if derivative else piece.coef)
     length = order - derivative
-    return tuple(tuple(float(piece[power]) if power < len(piece) else 0.0 for piece in pieces) for power in range(length))
+    return tuple(
+        tuple(float(piece[power]) if power < len(piece) else 0.0 for piece in pieces) for power in range(length)
+    )
 
 
 def _windows(
-    scaled: Float[Array, "n 3"], terms: tuple[Term, ...], shape: tuple[int, int, int], order: int
+    scaled: Float[Array, "n 3"], terms: Terms, shape: tuple[int, int, int], order: int
 ) -> tuple[Int[Array, "n 3"], dict[int, Float[Array, "n 3 p"]]]:
     """First mesh point of each window, and the weights along each axis for each number of derivatives."""
     floor = jnp.floor(scaled)
@@ -103,7 +94,7 @@ def _windows(
     return jnp.mod(floor.astype(jnp.int32), jnp.asarray(shape, jnp.int32)[None]), weights
 
 
-def _outer(weights: dict[int, Array], values: Array, terms: tuple[Term, ...]) -> Array:
+def _outer(weights: dict[int, Array], values: Array, terms: Terms) -> Array:
     """Window [..., p, p, p] of values [..., t]."""
     total = None
     for t, (a, b, c) in enumerate(terms):
@@ -114,16 +105,14 @@ def _outer(weights: dict[int, Array], values: Array, terms: tuple[Term, ...]) ->
     return total
 
 
-def _contract(windows: Array, weights: dict[int, Array], terms: tuple[Term, ...]) -> Array:
+def _contract(windows: Array, weights: dict[int, Array], terms: Terms) -> Array:
     """Values [n, t] of windows [n, p, p, p]; sums of products along one axis after the other."""
     along_z = {c: jnp.sum(windows * weights[c][:, 2, None, None, :], -1) for c in {c for _, _, c in terms}}
-    along_y = {
-        (b, c): jnp.sum(along_z[c] * weights[b][:, 1, None, :], -1) for b, c in {(b, c) for _, b, c in terms}
-    }
+    along_y = {(b, c): jnp.sum(along_z[c] * weights[b][:, 1, None, :], -1) for b, c in {(b, c) for _, b, c in terms}}
     return jnp.stack([jnp.sum(along_y[b, c] * weights[a][:, 0], -1) for a, b, c in terms], -1)
 
 
-def _flat(scaled: Array, terms: tuple[Term, ...], shape: tuple[int, int, int], order: int) -> tuple[Array, dict]:
+def _flat(scaled: Array, terms: Terms, shape: tuple[int, int, int], order: int) -> tuple[Array, dict]:
     """Starts (system, x, y, z) and weights with systems and points on one axis."""
     b, n, _ = scaled.shape
     start, weights = _windows(scaled.reshape(b * n, 3), terms, shape, order)
@@ -159,7 +148,8 @@ def _visiting_order(scaled: Array, shape: tuple[int, int, int]) -> Array:
     return jnp.sort(column * n + jnp.arange(n, dtype=jnp.int32)) % n
 
 
-def _spread_loop(scaled: Array, values: Array, *, terms: Any, shape: Any, order: int) -> Array:
+def _spread_loop(scaled: Array, values: Array, *, terms: Terms, plan: Plan) -> Array:
+    shape, order = plan
     b, n, t = values.shape
     if b == 1 and math.prod(shape) > _CACHED_MESH:
         visit = _visiting_order(scaled[0], shape)
@@ -176,7 +166,8 @@ def _spread_loop(scaled: Array, values: Array, *, terms: Any, shape: Any, order:
     return _fold(lax.fori_loop(0, b * n, add_one, extended), shape, order)
 
 
-def _spread_scatter(scaled: Array, values: Array, *, terms: Any, shape: Any, order: int) -> Array:
+def _spread_windows(scaled: Array, values: Array, *, terms: Terms, plan: Plan) -> Array:
+    shape, order = plan
     b, n, t = values.shape
     start, weights = _flat(scaled, terms, shape, order)
     windows = _outer(weights, values.reshape(b * n, t), terms)
@@ -191,7 +182,8 @@ def _gather(extended: Array, start: Array, order: int) -> Array:
     return lax.gather(extended, start, dimensions, (1, order, order, order), mode="promise_in_bounds")
 
 
-def _interpolate(scaled: Array, mesh: Array, *, terms: Any, shape: Any, order: int, block: int | None) -> Array:
+def _interpolate_blocks(scaled: Array, mesh: Array, *, terms: Terms, plan: Plan, block: int | None) -> Array:
+    shape, order = plan
     b, n, _ = scaled.shape
     start, weights = _flat(scaled, terms, shape, order)
     extended = _unfold(mesh, order)
@@ -211,97 +203,12 @@ def _interpolate(scaled: Array, mesh: Array, *, terms: Any, shape: Any, order: i
     return values.reshape(b, n, len(terms))
 
 
-def _raised(term: Term, axis: int) -> Term:
-    return (term[0] + (axis == 0), term[1] + (axis == 1), term[2] + (axis == 2))
-
-
-def _spread_jvp(primals: Any, tangents: Any, *, terms: Any, shape: Any, order: int) -> Any:
-    (scaled, values), (scaled_dot, values_dot) = primals, tangents
-    out = spread(scaled, values, terms=terms, shape=shape, order=order)
-    parts: dict[Term, Array] = {}
-    if type(values_dot) is not ad.Zero:
-        parts |= {term: values_dot[..., t] for t, term in enumerate(terms)}
-    if type(scaled_dot) is not ad.Zero:
-        for t, term in enumerate(terms):
-            for axis in range(3):
-                part, key = values[..., t] * scaled_dot[..., axis], _raised(term, axis)
-                parts[key] = parts[key] + part if key in parts else part
-    if not parts:
-        return out, ad.Zero.from_primal_value(out)
-    dot = spread(scaled, jnp.stack(list(parts.values()), -1), terms=tuple(parts), shape=shape, order=order)
-    return out, dot
-
-
-def _interpolate_jvp(primals: Any, tangents: Any, *, terms: Any, shape: Any, order: int) -> Any:
-    (scaled, mesh), (scaled_dot, mesh_dot) = primals, tangents
-    out = interpolate(scaled, mesh, terms=terms, order=order)
-    dots = []
-    if type(mesh_dot) is not ad.Zero:
-        dots.append(interpolate(scaled, mesh_dot, terms=terms, order=order))
-    if type(scaled_dot) is not ad.Zero:
-        raised = tuple(dict.fromkeys(_raised(term, axis) for term in terms for axis in range(3)))
-        slopes = interpolate(scaled, mesh, terms=raised, order=order)
-        columns = [[slopes[..., raised.index(_raised(term, axis))] for axis in range(3)] for term in terms]
-        gradients = jnp.stack([jnp.stack(column, -1) for column in columns], -2)
-        dots.append(jnp.sum(gradients * scaled_dot[..., None, :], -1))
-    return out, sum(dots[1:], dots[0]) if dots else ad.Zero.from_primal_value(out)
-
-
-def _spread_transpose(cotangent: Any, scaled: Any, values: Any, *, terms: Any, shape: Any, order: int) -> Any:
-    assert not ad.is_undefined_primal(scaled)
-    if type(cotangent) is ad.Zero:
-        return None, ad.Zero(values.aval)
-    return None, interpolate(scaled, cotangent, terms=terms, order=order)
-
-
-def _interpolate_transpose(cotangent: Any, scaled: Any, mesh: Any, *, terms: Any, shape: Any, order: int) -> Any:
-    assert not ad.is_undefined_primal(scaled)
-    if type(cotangent) is ad.Zero:
-        return None, ad.Zero(mesh.aval)
-    return None, spread(scaled, cotangent, terms=terms, shape=shape, order=order)
-
-
-def _batch(primitive: Primitive, arguments: Any, dims: Any, **parameters: Any) -> Any:
-    """Systems mapped over become part of the leading axis."""
-    size = next(x.shape[d] for x, d in zip(arguments, dims, strict=True) if d is not None)
-    moved = [
-        jnp.broadcast_to(x[None], (size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)
-        for x, d in zip(arguments, dims, strict=True)
-    ]
-    out = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in moved), **parameters)
-    return out.reshape(size, -1, *out.shape[1:]), 0
-
-
-def _make_primitive(name: str, shape_of: Any, jvp: Any, transpose: Any, cpu: Any, other: Any) -> Primitive:
-    primitive = Primitive(name)
-
-    @functools.cache
-    def compiled(**parameters: Any) -> Any:
-        return jax.jit(functools.partial(primitive.bind, **parameters))
-
-    primitive.def_impl(lambda *arguments, **parameters: compiled(**parameters)(*arguments))
-    primitive.def_abstract_eval(shape_of)
-    ad.primitive_jvps[primitive] = jvp
-    ad.primitive_transposes[primitive] = transpose
-    batching.primitive_batchers[primitive] = functools.partial(_batch, primitive)
-    mlir.register_lowering(primitive, mlir.lower_fun(other, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
-    return primitive
-
-
-_spread_p = _make_primitive(
-    "spline_spread",
-    lambda scaled, values, *, terms, shape, order: values.update(shape=(values.shape[0], *shape)),
-    _spread_jvp,
-    _spread_transpose,
-    _spread_loop,
-    _spread_scatter,
-)
-_interpolate_p = _make_primitive(
-    "spline_interpolate",
-    lambda scaled, mesh, *, terms, shape, order: scaled.update(shape=(*scaled.shape[:2], len(terms))),
-    _interpolate_jvp,
-    _interpolate_transpose,
-    functools.partial(_interpolate, block=_BLOCK),
-    functools.partial(_interpolate, block=None),
+_spread, _interpolate = make_adjoint_pair(
+    "spline",
+    lambda plan: plan[0],
+    {None: _spread_windows, "cpu": _spread_loop},
+    {
+        None: functools.partial(_interpolate_blocks, block=None),
+        "cpu": functools.partial(_interpolate_blocks, block=_BLOCK),
+    },
 )
