@@ -14,7 +14,7 @@ from lesjax.ewald.nufft import require_finufft
 
 DEFAULT_ACCURACY = 1e-4
 # Number of atoms from which the mesh is faster than the direct sum on CPU: benchmarks/crossover.py
-CROSSOVER = 1000
+CROSSOVER = 500
 # Error of the forces in units of its estimate: about 1 for uncorrelated charges, 2 to 3 where they are clustered, 8 to
 # 11 in liquid water, whose charges screen each other and leave smaller forces. In between on a logarithmic scale:
 CORRELATION = 3.2
