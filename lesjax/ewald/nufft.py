@@ -7,6 +7,7 @@ The derivatives are written out (`adjoint`): those of the package take complex t
 pass strict promotion. Only n3 >= 0 is transformed, by a phase on the charges that moves the middle of the k-vectors.
 """
 
+import importlib
 import math
 from typing import Any
 
@@ -26,11 +27,10 @@ def require_finufft() -> Any:
         ImportError: with the name of the extra where it is not installed.
     """
     try:
-        import jax_finufft
+        return importlib.import_module("jax_finufft")
     except ImportError as error:
         message = "`method` = 'nufft' needs jax-finufft: pip install 'lesjax[nufft]', or take method='mesh'."
         raise ImportError(message) from error
-    return jax_finufft
 
 
 def structure_factor(
@@ -57,8 +57,8 @@ def structure_factor(
 
 def nufft_weights(weights: Float[Array, "4 k1 k2 k3"]) -> Float[Array, "m1 m2 k3"]:
     """Weights of the k-vectors (n1, ±n2, ±n3), n >= 0, in the layout of `structure_factor`."""
-    shape = tuple(2 * k - 1 for k in weights.shape[1:])
-    return jnp.fft.fftshift(half_spectrum(weights, shape), axes=(0, 1))
+    _, k1, k2, k3 = weights.shape
+    return jnp.fft.fftshift(half_spectrum(weights, (2 * k1 - 1, 2 * k2 - 1, 2 * k3 - 1)), axes=(0, 1))
 
 
 def quadratic_form(
