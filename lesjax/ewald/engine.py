@@ -1,13 +1,14 @@
 """What every periodic sum consists of: a structure factor linear in the multipoles, and a quadratic form of two."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lesjax.ewald import direct, slab
-from lesjax.ewald.multipoles import Multipoles
+from lesjax.ewald import direct, mesh, nufft, slab
+from lesjax.ewald.multipoles import Multipoles, multipole_structure_factor
 from lesjax.ewald.solver import Solver
 
 
@@ -33,11 +34,25 @@ def make_engine(solver: Solver, cell: Float[Array, "3 3"], sigma: Float[Array, "
         cell = slab.effective_cell(cell, solver.slab_axis, jnp.asarray(solver.period, cell.dtype))
     weights = direct.kspace_weights(cell, kmask, sigma, solver.slab_axis)
     _, k1, k2, k3 = kmask.shape
+    if solver.method == "direct":
 
-    def factor(positions: Float[Array, "n 3"], multipoles: Multipoles) -> Array:
-        charges, dipoles, quadrupoles = multipoles
-        return direct.structure_factor(
-            positions, charges, cell, (k1, k2, k3), dipoles=dipoles, quadrupoles=quadrupoles
+        def product_form(positions: Float[Array, "n 3"], multipoles: Multipoles) -> Array:
+            charges, dipoles, quadrupoles = multipoles
+            shape = (k1, k2, k3)
+            return direct.structure_factor(positions, charges, cell, shape, dipoles=dipoles, quadrupoles=quadrupoles)
+
+        return Engine(product_form, lambda left, right: direct.quadratic_form(left, right, weights))
+    if solver.method == "mesh":
+        assert solver.mesh is not None
+        weights = mesh.mesh_weights(weights, solver.mesh, solver.order)
+        factor = functools.partial(mesh.structure_factor, cell=cell, shape=solver.mesh, order=solver.order)
+        return Engine(
+            functools.partial(multipole_structure_factor, factor),
+            lambda left, right: mesh.quadratic_form(left, right, weights),
         )
-
-    return Engine(factor, lambda left, right: direct.quadratic_form(left, right, weights))
+    weights = nufft.nufft_weights(weights)
+    factor = functools.partial(nufft.structure_factor, cell=cell, shape=(k1, k2, k3), tolerance=solver.tolerance)
+    return Engine(
+        functools.partial(multipole_structure_factor, factor),
+        lambda left, right: nufft.quadratic_form(left, right, weights),
+    )

@@ -8,10 +8,21 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 from scipy.special import erfcinv
 
+from lesjax.ewald.mesh_plan import choose_mesh
+from lesjax.ewald.nufft import require_finufft
 from lesjax.ewald.slab import check_extent, plan_slab
 
 
 DEFAULT_ACCURACY = 1e-4
+# Number of atoms from which the mesh is faster than the direct sum on CPU: benchmarks/crossover.py
+CROSSOVER = 500
+# Error of the forces in units of its estimate: about 1 for uncorrelated charges, 2 to 3 where they are clustered, 8 to
+# 11 in liquid water, whose charges screen each other and leave smaller forces. In between on a logarithmic scale:
+CORRELATION = 3.2
+# Parts of the error that are left to the cutoff and to the structure factor of the non-uniform transform.
+TRUNCATION_SHARE, NUFFT_SHARE = 0.5, 0.5
+MAX_STRETCH, MIN_STRETCH = 1.03, 0.9
+PERIODIC_METHODS = ("direct", "mesh", "nufft")
 
 
 @jax.tree_util.register_dataclass
@@ -23,16 +34,38 @@ class Solver:
         sigma: smearing width σ of the Gaussian charges, Å. A leaf: it can be differentiated and learned.
         kmask: which of the k-vectors (n1, ±n2, ±n3) take part, for the four signs; None for open boundaries.
             It stays fixed while the cell strains, so that energy and stress are smooth.
-        method: "direct" or "open".
+        planned_cell: the cell that it was made for, lattice vectors as rows, Å; None for open boundaries.
+        method: "direct", "mesh", "nufft" or "open".
+        mesh: mesh points along each lattice vector, fixed like `kmask`; None without a mesh.
+        order: order of the mesh's B-splines; energies have `order` - 2 continuous derivatives by the positions.
+        tolerance: relative error of the structure factor of "nufft".
         period: length along the surface normal after which a slab repeats, Å; see `lesjax.ewald.slab`. None otherwise.
         slab_axis: the lattice vector without periodicity of a slab; None otherwise.
     """
 
     sigma: Float[np.ndarray | Array, "*b"]
     kmask: Bool[np.ndarray | Array, "*b 4 n1 n2 n3"] | None
+    planned_cell: Float[np.ndarray | Array, "*b 3 3"] | None
     method: str = field(metadata={"static": True})
     period: Float[np.ndarray | Array, "*b"] | None = None
     slab_axis: int | None = field(default=None, metadata={"static": True})
+    mesh: tuple[int, int, int] | None = field(default=None, metadata={"static": True})
+    order: int = field(default=0, metadata={"static": True})
+    tolerance: float = field(default=0.0, metadata={"static": True})
+
+    def still_valid(self, cell: Float[np.ndarray | Array, "*b 3 3"]) -> bool:
+        """Whether the plan still holds its accuracy in a cell that has drifted. Reads values: for the host.
+
+        Results stay smooth and consistent in any cell. But where the cell has grown, the k-vectors of the plan reach
+        less far and the mesh is coarser; 3 % along any direction make the error of the forces at most twice what was
+        planned for (accuracies down to 1e-6). Where it has shrunk by 10 %, a new plan needs less work. Rotations do
+        not matter. Open boundaries need no plan.
+        """
+        if self.planned_cell is None:
+            return True
+        strained = np.linalg.inv(np.asarray(self.planned_cell, float)) @ np.asarray(cell, float)
+        stretches = np.linalg.svd(strained, compute_uv=False)
+        return bool(np.all(stretches <= MAX_STRETCH) and np.all(stretches >= MIN_STRETCH))
 
     def check_atoms(self, positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"]) -> None:
         """Refuse atoms that reach beyond what a slab was planned for; host only, and nothing for other solvers.
@@ -58,30 +91,38 @@ def make_solver(
 
     The k-vectors left out change the forces of uncorrelated charges by the relative amount
     :math:`\sqrt{\operatorname{erfc}(\sigma k_c)}`, the tail of :math:`\int (k\, w(k))^2 k^2 dk` with
-    :math:`w = e^{-\sigma^2 k^2 / 2} / k^2`; `accuracy` is that amount and gives the cutoff.
+    :math:`w = e^{-\sigma^2 k^2 / 2} / k^2`. Charges of molecules screen each other: relative to the smaller forces that
+    are left, the same error is about 9 times as large in liquid water. `accuracy` is the geometric mean of the two,
+    the error within a factor of 3 for both: smaller for random charges, as asked for where charges are clustered,
+    larger in a molecular liquid. It gives the cutoff. With "mesh" and "nufft"
+    half of it is left to the cutoff and the rest to the interpolation (`mesh_plan`). With an explicit `k_cutoff`
+    they agree with the direct sum over the same k-vectors to the default accuracy.
 
     Args:
         cell: lattice vectors as rows, Å; ignored for open boundaries. For a slab, the height along the surface normal
             must reach over all atoms; neither the size of the vacuum nor where the atoms lie in it matters.
         pbc: periodic in all directions, in two (a slab), or in none.
-        n_atoms: number of atoms; decides between the methods as soon as there are several.
+        n_atoms: number of atoms; "auto" takes the mesh from `CROSSOVER` atoms.
         sigma: smearing width σ, Å.
         k_cutoff: largest \|k\|, 1/Å (2π/dl of the published code). Exclusive with `accuracy`.
         accuracy: relative error of the forces; 1e-4 if neither is given.
-        method: "auto", "direct" (periodic) or "open" (no direction periodic).
+        method: "auto", or "direct", "mesh", "nufft" (periodic; the last with the extra of that name) or "open" (no
+            direction periodic).
 
     Raises:
         ValueError: for a singular cell, one periodic direction, non-positive or contradictory settings.
+        ImportError: for "nufft" without jax-finufft.
     """
     periodic = (pbc,) * 3 if isinstance(pbc, (bool, np.bool_)) else tuple(bool(p) for p in pbc)
-    expected = "direct" if any(periodic) else "open"
+    allowed = PERIODIC_METHODS if any(periodic) else ("open",)
     if sum(periodic) == 1:
         raise ValueError(
             f"`pbc` must be periodic in three, two or no directions for the long-range sum, got {periodic}: "
             "there is no sum for one periodic direction. Put a wire into a cell with vacuum and set two or three."
         )
-    if method not in ("auto", expected):
-        raise ValueError(f"`method` must be 'auto' or '{expected}' for pbc {periodic}, got {method!r}.")
+    if method not in ("auto", *allowed):
+        names = ", ".join(map(repr, allowed))
+        raise ValueError(f"`method` must be 'auto' or one of {names} for pbc {periodic}, got {method!r}.")
     if n_atoms < 1:
         raise ValueError(f"`n_atoms` must be at least 1, got {n_atoms}.")
     if not sigma > 0:
@@ -89,25 +130,35 @@ def make_solver(
     if k_cutoff is not None and accuracy is not None:
         raise ValueError(f"Give `k_cutoff` or `accuracy`, not both; got {k_cutoff} and {accuracy}.")
     width = np.asarray(sigma, dtype=jax.dtypes.canonicalize_dtype(float))
-    if expected == "open":
-        return Solver(sigma=width, kmask=None, method="open")
+    if not any(periodic):
+        return Solver(sigma=width, kmask=None, planned_cell=None, method="open")
+    if method == "auto":
+        method = "direct" if n_atoms < CROSSOVER else "mesh"
+    target = DEFAULT_ACCURACY if accuracy is None else accuracy
     if k_cutoff is None:
-        k_cutoff = cutoff_for_accuracy(DEFAULT_ACCURACY if accuracy is None else accuracy, sigma)
+        k_cutoff = cutoff_for_accuracy(target if method == "direct" else target * TRUNCATION_SHARE, sigma)
     box = np.asarray(cell, float)
-    if all(periodic):
-        return Solver(sigma=width, kmask=make_kmask(box, k_cutoff), method="direct")
-    axis = periodic.index(False)
-    period, box = plan_slab(box, axis, sigma)
+    plan: dict = {"planned_cell": box.astype(width.dtype)}
+    if not all(periodic):
+        plan["slab_axis"] = periodic.index(False)
+        plan["period"], box = plan_slab(box, plan["slab_axis"], sigma)
     kmask = make_kmask(box, k_cutoff)
-    kmask[:, 0, 0, 0] = True  # the kernel of a slab has a term k = 0
-    return Solver(sigma=width, kmask=kmask, method="direct", period=period, slab_axis=axis)
+    if not all(periodic):
+        kmask[:, 0, 0, 0] = True  # the kernel of a slab has a term k = 0
+    if method == "mesh":
+        share = math.sqrt(1.0 - TRUNCATION_SHARE**2) * target / CORRELATION
+        plan["mesh"], plan["order"] = choose_mesh(box, k_cutoff, share, sigma=sigma, n_atoms=n_atoms)
+    elif method == "nufft":
+        require_finufft()
+        plan["tolerance"] = NUFFT_SHARE * target
+    return Solver(sigma=width, kmask=kmask, method=method, **plan)
 
 
 def cutoff_for_accuracy(accuracy: float, sigma: float) -> float:
     """Reciprocal cutoff, 1/Å, that leaves the relative force error `accuracy`; see `make_solver`."""
     if not 0 < accuracy < 1:
         raise ValueError(f"`accuracy` must lie between 0 and 1, got {accuracy}.")
-    return float(erfcinv(accuracy**2)) / sigma
+    return float(erfcinv((accuracy / CORRELATION) ** 2)) / sigma
 
 
 def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarray, "4 n1 n2 n3"]:
@@ -116,9 +167,7 @@ def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarr
         raise ValueError(f"`k_cutoff` must be positive and finite, got {k_cutoff}.")
     lengths = np.linalg.norm(cell, axis=1)
     if not np.all(np.isfinite(cell)) or abs(np.linalg.det(cell)) <= 1e-9 * np.prod(lengths):
-        raise ValueError(
-            f"`cell` is singular: {cell.tolist()}. For a system without periodic images set pbc to False."
-        )
+        raise ValueError(f"`cell` is singular: {cell.tolist()}. For a system without periodic images set pbc to False.")
     # n_a = k·a/2π, so |n_a| <= k_c |a|/2π; the tolerance keeps vectors that lie on the sphere
     sizes = [math.floor(k_cutoff * length / (2 * math.pi) * (1 + 1e-12)) + 1 for length in lengths]
     n1, n2, n3 = np.meshgrid(*map(np.arange, sizes), indexing="ij")
@@ -135,13 +184,16 @@ def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarr
 
 
 def stack_solvers(solvers: list[Solver]) -> Solver:
-    """Stack the solvers of several systems along a leading axis for `vmap`, k-grids padded to one shape.
+    """Stack the solvers of several systems along a leading axis for `vmap`, k-grids and meshes of one shape.
+
+    The largest k-grid, mesh, order and the smallest tolerance serve all. Periodic solvers of different methods
+    become direct ones, which any k-grid allows.
 
     Raises:
-        ValueError: for solvers of different methods or surface normals.
+        ValueError: for periodic and open boundaries together, or different surface normals.
     """
     methods = {solver.method for solver in solvers}
-    if len(methods) != 1:
+    if len(methods) > 1 and "open" in methods:
         raise ValueError(f"`solvers` must share one method to be stacked, got {sorted(methods)}.")
     axes = {solver.slab_axis for solver in solvers}
     if len(axes) != 1:
@@ -149,9 +201,20 @@ def stack_solvers(solvers: list[Solver]) -> Solver:
     sigma = np.stack([np.asarray(solver.sigma) for solver in solvers])
     masks = [np.asarray(solver.kmask) for solver in solvers if solver.kmask is not None]
     if not masks:
-        return Solver(sigma=sigma, kmask=None, method="open")
+        return Solver(sigma=sigma, kmask=None, planned_cell=None, method="open")
     shape = np.max([mask.shape for mask in masks], axis=0)
     padded = [np.pad(mask, [(0, int(n - m)) for n, m in zip(shape, mask.shape, strict=True)]) for mask in masks]
     periods = [np.asarray(solver.period) for solver in solvers if solver.period is not None]
-    period = np.stack(periods) if periods else None
-    return Solver(sigma=sigma, kmask=np.stack(padded), method=methods.pop(), period=period, slab_axis=axes.pop())
+    method = methods.pop() if len(methods) == 1 else "direct"
+    meshes = [solver.mesh for solver in solvers if solver.mesh is not None and method == "mesh"]
+    return Solver(
+        sigma=sigma,
+        kmask=np.stack(padded),
+        planned_cell=np.stack([np.asarray(solver.planned_cell) for solver in solvers]),
+        method=method,
+        period=np.stack(periods) if periods else None,
+        slab_axis=axes.pop(),
+        mesh=(max(m[0] for m in meshes), max(m[1] for m in meshes), max(m[2] for m in meshes)) if meshes else None,
+        order=max(solver.order for solver in solvers) if meshes else 0,
+        tolerance=min(solver.tolerance for solver in solvers) if method == "nufft" else 0.0,
+    )

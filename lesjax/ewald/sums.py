@@ -4,6 +4,8 @@ All are pure functions of arrays, differentiable to any order in positions, mult
 can be compiled and mapped. Units: eV, V and V/Å for charges in e and lengths in Å.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -12,6 +14,7 @@ from lesjax.ewald import open_boundary
 from lesjax.ewald.engine import make_engine
 from lesjax.ewald.multipoles import Multipoles, make_multipoles, multipole_self_energy
 from lesjax.ewald.solver import Solver
+from lesjax.units import COULOMB
 
 
 def energy(

@@ -55,7 +55,7 @@ def test_solvers_of_different_methods_do_not_stack():
 @pytest.mark.parametrize("sigma", [0.8, 1.5])
 @pytest.mark.parametrize("accuracy", [1e-2, 1e-4])
 def test_accuracy(sigma, accuracy):
-    """The relative error of the forces of random charges is the one asked for, within a factor of two."""
+    """The error for random charges is a third of the one asked for, that in a molecular liquid three times as large."""
     if accuracy < 1e-3 and not jax.config.jax_enable_x64:
         pytest.skip("needs JAX_ENABLE_X64=1: the error is as small as float32 rounds")
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def test_accuracy(sigma, accuracy):
         for a in (accuracy, 1e-7)
     )
     error = jnp.linalg.norm(forces - exact) / jnp.linalg.norm(exact)
-    assert accuracy / 2 < error < accuracy * 2
+    assert accuracy / 5 < error < accuracy / 2
 
 
 def test_default_accuracy():
