@@ -18,7 +18,7 @@ class LesCalculator(Calculator):
     """Energy, forces, stress and latent charges of a potential for ASE.
 
     The width of the neighbour arrays has some slack and only grows, so that a simulation compiles once; the
-    k-vectors of the long-range sum stay while the cell changes little, so that energies stay smooth.
+    plan of the long-range sum stays while it is valid for the cell, so that energies stay smooth.
 
     Args:
         potential: the model.
@@ -26,15 +26,14 @@ class LesCalculator(Calculator):
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "stress", "charges"]  # noqa: RUF012 (as ASE has it)
-    slack = 1.15
-    largest_strain = 0.02
+    slack = 1.05
 
     def __init__(self, potential: Potential, pbc: bool | tuple[bool, bool, bool] | None = None, **options: Any) -> None:
         super().__init__(**options)
         self.potential = potential
         self.pbc = pbc
         self._capacity = 0
-        self._plan: tuple[np.ndarray, tuple[bool, bool, bool], ewald.Solver | None] | None = None
+        self._plan: tuple[tuple[bool, bool, bool], ewald.Solver | None] | None = None
 
     def calculate(
         self,
@@ -67,16 +66,11 @@ class LesCalculator(Calculator):
             return None
         cell = np.asarray(system.cell, np.float64)
         if self._plan is not None:
-            planned, pbc, solver = self._plan
-            if pbc == system.pbc and (not any(pbc) or _strain(planned, cell) < self.largest_strain):
-                if solver is not None and solver.slab_axis is not None:
+            pbc, solver = self._plan
+            if pbc == system.pbc and (solver is None or solver.still_valid(cell)):
+                if solver is not None:
                     solver.check_atoms(np.asarray(system.positions, np.float64), cell)
                 return solver
         solver = self.potential.make_solver(system)
-        self._plan = (cell, system.pbc, solver)
+        self._plan = (system.pbc, solver)
         return solver
-
-
-def _strain(reference: np.ndarray, cell: np.ndarray) -> float:
-    """Largest entry of the strain that leads from one cell to the other."""
-    return float(np.abs(np.linalg.solve(reference, cell) - np.eye(3)).max())

@@ -43,16 +43,14 @@ class Readout(nn.Module):
         names = [f"hidden{i}" for i in range(len(self.hidden))] + ["output"]
         n_inputs = (n_features, *self.hidden)
         layers = [Layer(w, name=name)(i, dtype) for w, name, i in zip(widths, names, n_inputs, strict=True)]
-        first = layers[0][0]
-        if self.linear:
-            linear_kernel, linear_bias = Layer(self.n_outputs, name="linear")(n_features, dtype)
-            first = jnp.concatenate([first, linear_kernel], axis=1)
+        linear = Layer(self.n_outputs, name="linear")(n_features, dtype) if self.linear else None
+        first = layers[0][0] if linear is None else jnp.concatenate([layers[0][0], linear[0]], axis=1)
 
         def rest(product: Array) -> Array:
             x = product[:, : widths[0]] + layers[0][1][None, :]
             for kernel, bias in layers[1:]:
                 x = jax.nn.silu(x) @ kernel + bias[None, :]
-            return x + product[:, widths[0] :] + linear_bias[None, :] if self.linear else x
+            return x if linear is None else x + product[:, widths[0] :] + linear[1][None, :]
 
         return first, rest
 

@@ -92,7 +92,7 @@ def test_energy_is_continuous_where_the_k_vectors_change(atoms):
     forgetful = LesCalculator(atoms.calc.potential)
     energies, planned_anew = [], []
     atoms.get_potential_energy()
-    for strain in np.linspace(-0.015, 0.015, 61):
+    for strain in np.linspace(-0.008, 0.008, 61):
         changed = strained(atoms, strain)
         energies.append(atoms.calc.get_potential_energy(changed))
         forgetful._plan = None
@@ -108,12 +108,12 @@ def test_energy_is_continuous_where_the_k_vectors_change(atoms):
 def test_plan_is_made_anew_for_another_cell(atoms):
     calculator = atoms.calc
     atoms.get_potential_energy()
-    first = calculator._plan[2]
+    first = calculator._plan[1]
     for strain, kept in ((0.005, True), (0.1, False)):
         changed = strained(atoms, strain)
         changed.calc = calculator
         changed.get_potential_energy()
-        assert (calculator._plan[2] is first) == kept
+        assert (calculator._plan[1] is first) == kept
 
 
 def test_order_of_calculations_has_no_effect_on_another_cell(atoms, potential):
