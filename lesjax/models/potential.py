@@ -16,7 +16,7 @@ from lesjax import ewald
 from lesjax.models.cace import species_index
 from lesjax.models.config import ModelConfig
 from lesjax.models.les import LesModel
-from lesjax.properties import energy_forces_stress
+from lesjax.properties import born_effective_charges, energy_forces_stress
 from lesjax.system import System
 
 
@@ -101,6 +101,28 @@ class Potential:
         solver = self._prepare(system, solver)
         return _predict(self, system, solver)
 
+    def born_effective_charges(
+        self,
+        system: System,
+        *,
+        epsilon_infinity: float = 1.0,
+        acoustic_sum_rule: bool = False,
+        direction: int | None = None,
+    ) -> Float[Array, "n 3 3"] | Float[Array, "n 3"]:
+        """Born effective charges of the latent charges, e: [atom, polarization, displacement].
+
+        Arguments as in `lesjax.properties.born_effective_charges`. Their sign is that of the latent charges, which
+        energies and forces leave open.
+
+        Raises:
+            ValueError: for a short-range model, or elements that the model does not know.
+        """
+        if self.config.long_range is None:
+            raise ValueError("`potential` is a short-range model: it has no latent charges, and no Born charges.")
+        check_elements(self.config.representation.elements, np.asarray(system.atomic_numbers))
+        options = (acoustic_sum_rule, direction)
+        return _born_effective_charges(self, jax.tree.map(jnp.asarray, system), epsilon_infinity, *options)
+
     def save(self, path: str | pathlib.Path) -> None:
         """Write the potential to a folder: JSON for the configuration, safetensors for the parameters."""
         from lesjax.models import storage
@@ -183,6 +205,25 @@ def predict(
 @jax.jit
 def _predict(potential: Potential, system: System, solver: ewald.Solver | None) -> Prediction:
     return predict(potential.config, potential.params, system, solver, with_stress=all(system.pbc))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _born_effective_charges(
+    potential: Potential,
+    system: System,
+    epsilon_infinity: float | Float[Array, ""],
+    acoustic_sum_rule: bool,
+    direction: int | None,
+) -> Float[Array, "n _ 3"] | Float[Array, "n 3"]:
+    def charges(positions: Array) -> Array:
+        moved = dataclasses.replace(system, positions=positions)
+        return cast(tuple[Array, Array], LesModel(potential.config).apply(potential.params, moved))[1]
+
+    positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
+    return born_effective_charges(
+        charges, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
+        acoustic_sum_rule=acoustic_sum_rule, direction=direction,
+    )  # fmt: skip
 
 
 def reference_energy(config: ModelConfig, system: System) -> Float[Array, ""]:

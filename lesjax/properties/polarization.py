@@ -142,7 +142,7 @@ def born_effective_charges(
     if acoustic_sum_rule:
         mean = jnp.sum(along, axis=1, keepdims=True) / jnp.sum(real).astype(positions.dtype)
         along = jnp.where(real[None, :, None], along - mean, 0.0)
-    along *= jnp.sqrt(jnp.asarray(epsilon_infinity, positions.dtype))
+    along *= jnp.sqrt(jnp.asarray(epsilon_infinity).astype(positions.dtype))
     if direction is not None:
         return along[0] * jnp.linalg.norm(lattice[direction])
     return jnp.einsum("ap,and->npd", lattice, along, precision=jax.lax.Precision.HIGHEST)

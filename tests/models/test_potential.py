@@ -350,3 +350,25 @@ def test_box_too_small_for_the_cutoff():
     config = dataclasses.replace(MODELS["plain"], long_range=LongRangeConfig(k_cutoff=0.5))
     with pytest.raises(ValueError, match=r"leaves no k-vector"):
         Potential.create(config)(make_system(positions()))
+
+
+def test_born_effective_charges_of_a_cluster_are_the_derivative_of_its_dipole():
+    potential = random_potential("plain")
+    positions = np.random.default_rng(0).uniform(0, 2.5, (6, 3))
+
+    def dipole(positions):
+        system = make_system(positions, np.zeros((3, 3)), pbc=(False, False, False))
+        charges = np.asarray(potential(system).charges, float).sum(axis=1)
+        return np.asarray(positions.T @ (charges - charges.mean()))
+
+    step = 1e-4 if X64 else 1e-2
+    born = potential.born_effective_charges(make_system(positions, np.zeros((3, 3)), pbc=(False, False, False)))
+    for atom, axis in ((0, 0), (3, 2)):
+        moved = np.zeros_like(positions)
+        moved[atom, axis] = step
+        derivative = (dipole(positions + moved) - dipole(positions - moved)) / (2 * step)
+        np.testing.assert_allclose(born[atom, :, axis], derivative, atol=1e-6 if X64 else 1e-2)
+    screened = potential.born_effective_charges(make_system(positions), epsilon_infinity=4.0, direction=1)
+    assert screened.shape == (6, 3)
+    with pytest.raises(ValueError, match="`potential` is a short-range model: it has no latent charges"):
+        random_potential("short-range").born_effective_charges(make_system(positions))
