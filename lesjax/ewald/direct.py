@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lesjax.ewald.kernel import reciprocal_kernel
+from lesjax.ewald.kernel import fractional_coordinates, reciprocal_kernel
 from lesjax.numerics import cospi, sinpi
 
 
@@ -53,9 +53,7 @@ def structure_factor(
         quadrupoles: e Å², symmetric; about three times the time of the charges.
     """
     inverse = jnp.linalg.inv(cell)
-    fractional = jnp.matmul(positions, inverse, precision=_HIGHEST)
-    # float32 phases keep their digits however far the atoms have drifted
-    fractional = fractional - jax.lax.stop_gradient(jnp.round(fractional))
+    fractional = fractional_coordinates(positions, inverse)
     # dipoles and quadrupoles become derivatives by fractional coordinates
     if quadrupoles is not None:
         quadrupoles = jnp.einsum("nab,ai,bj->nij", quadrupoles, inverse, inverse, precision=_HIGHEST)

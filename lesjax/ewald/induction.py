@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lesjax.ewald.multipoles import mask_atoms
 from lesjax.ewald.solver import Solver
 from lesjax.ewald.sums import energy
 
@@ -345,12 +346,10 @@ def _checked(problem: _Problem) -> _Problem:
     if problem.external_field is not None and alpha is None:
         raise ValueError("`external_field` acts on induced dipoles only: give `alpha` as well.")
 
-    def masked(values: Array | None) -> Array | None:
-        if values is None or mask is None:
-            return values
-        return jnp.where(mask.reshape(-1, *(1,) * (values.ndim - 1)), values, 0.0)
-
-    return problem._replace(kappa=masked(kappa), alpha=masked(alpha))
+    return problem._replace(
+        kappa=None if kappa is None else mask_atoms(kappa, mask),
+        alpha=None if alpha is None else mask_atoms(alpha, mask),
+    )
 
 
 def _dot(left: _Response, right: _Response) -> Float[Array, ""]:

@@ -1,12 +1,24 @@
-r"""The Coulomb interaction of Gaussian charges in reciprocal space, the same for every engine."""
+r"""What every engine takes: fractional coordinates, and the Coulomb interaction of Gaussians in reciprocal space."""
 
 import math
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald.slab import truncation_factor
+from lesjax.numerics import safe_reciprocal
 from lesjax.units import COULOMB
+
+
+def fractional_coordinates(
+    positions: Float[Array, "n 3"], inverse_cell: Float[Array, "3 3"]
+) -> Float[Array, "n 3"]:
+    """Fractional coordinates of the image nearest to the origin, between -1/2 and 1/2."""
+    # TF32, the default of some GPUs, would lose three digits
+    fractional = jnp.matmul(positions, inverse_cell, precision=jax.lax.Precision.HIGHEST)
+    # float32 phases keep their digits however far the atoms have drifted
+    return fractional - jax.lax.stop_gradient(jnp.round(fractional))
 
 
 def reciprocal_kernel(
@@ -29,12 +41,11 @@ def reciprocal_kernel(
     """
     k_squared = jnp.sum(kvectors * kvectors, axis=-1)
     finite = kmask & (k_squared > 0.0)
-    k_squared = jnp.where(finite, k_squared, 1.0)
     prefactor = 2.0 * math.pi * COULOMB / jnp.abs(jnp.linalg.det(cell))
-    weights = prefactor * jnp.exp(-0.5 * sigma**2 * k_squared) / k_squared
+    weights = prefactor * jnp.exp(-0.5 * sigma**2 * k_squared) * safe_reciprocal(k_squared, finite)
     if slab_axis is None:
-        return jnp.where(finite, weights, 0.0)
-    weights = jnp.where(finite, weights * truncation_factor(kvectors, cell, slab_axis, finite), 0.0)
+        return weights
+    weights *= truncation_factor(kvectors, cell, slab_axis, finite)
     # -2π R² over 4π, R half of the period
     at_zero = -prefactor * jnp.sum(cell[slab_axis] ** 2) / 8.0
     return jnp.where(kmask & ~finite, at_zero, weights)

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from lesjax.ewald import spline
+from lesjax.ewald.kernel import fractional_coordinates
 
 
 def structure_factor(
@@ -44,9 +45,7 @@ def structure_factor(
         shape: mesh points along each lattice vector.
         order: order of the B-splines.
     """
-    fractional = positions @ jnp.linalg.inv(cell)
-    # float32 keeps its digits however far the atoms have drifted
-    fractional = fractional - jax.lax.stop_gradient(jnp.floor(fractional))
+    fractional = fractional_coordinates(positions, jnp.linalg.inv(cell))
     scaled = fractional * jnp.asarray(shape, positions.dtype)[None]
     return spline.spread(scaled[None], charges[None, :, None], terms=((0, 0, 0),), shape=shape, order=order)[0]
 
@@ -102,10 +101,6 @@ def _deconvolution(n: int, order: int) -> Float[np.ndarray, " n"]:
     return (images[:, 4] / np.sum(images**2, 1)) ** 2
 
 
-def _transform(mesh: Float[Array, "n1 n2 n3"]) -> Complex[Array, "n1 n2 h"]:
-    return jnp.fft.rfftn(mesh)
-
-
 def _convolve(
     transform: Complex[Array, "n1 n2 h"], weights: Float[Array, "n1 n2 h"], shape: tuple[int, ...]
 ) -> Float[Array, "n1 n2 n3"]:
@@ -121,19 +116,18 @@ def _convolve(
 
 @jax.custom_jvp
 def _square(mesh: Float[Array, "n1 n2 n3"], weights: Float[Array, "n1 n2 h"]) -> Float[Array, ""]:
-    return jnp.sum(weights * _power(mesh))
+    return jnp.sum(weights * _power(jnp.fft.rfftn(mesh)))
 
 
-def _power(mesh: Float[Array, "n1 n2 n3"]) -> Float[Array, "n1 n2 h"]:
-    transform = _transform(mesh)
+def _power(transform: Complex[Array, "n1 n2 h"]) -> Float[Array, "n1 n2 h"]:
     return jnp.real(transform) ** 2 + jnp.imag(transform) ** 2
 
 
 @_square.defjvp
 def _square_jvp(primals, tangents):
     (mesh, weights), (mesh_dot, weights_dot) = primals, tangents
-    transform = _transform(mesh)
-    power = jnp.real(transform) ** 2 + jnp.imag(transform) ** 2
+    transform = jnp.fft.rfftn(mesh)
+    power = _power(transform)
     slope = 2.0 * _convolve(transform, weights, mesh.shape)
     return jnp.sum(weights * power), jnp.sum(slope * mesh_dot) + jnp.sum(power * weights_dot)
 
@@ -142,15 +136,18 @@ def _square_jvp(primals, tangents):
 def _product(
     left: Float[Array, "n1 n2 n3"], right: Float[Array, "n1 n2 n3"], weights: Float[Array, "n1 n2 h"]
 ) -> Float[Array, ""]:
-    a, b = _transform(left), _transform(right)
-    return jnp.sum(weights * (jnp.real(a) * jnp.real(b) + jnp.imag(a) * jnp.imag(b)))
+    return jnp.sum(weights * _cross(jnp.fft.rfftn(left), jnp.fft.rfftn(right)))
+
+
+def _cross(a: Complex[Array, "n1 n2 h"], b: Complex[Array, "n1 n2 h"]) -> Float[Array, "n1 n2 h"]:
+    return jnp.real(a) * jnp.real(b) + jnp.imag(a) * jnp.imag(b)
 
 
 @_product.defjvp
 def _product_jvp(primals, tangents):
     (left, right, weights), (left_dot, right_dot, weights_dot) = primals, tangents
-    a, b = _transform(left), _transform(right)
-    cross = jnp.real(a) * jnp.real(b) + jnp.imag(a) * jnp.imag(b)
+    a, b = jnp.fft.rfftn(left), jnp.fft.rfftn(right)
+    cross = _cross(a, b)
     by_left, by_right = (_convolve(x, weights, left.shape) for x in (b, a))
     dot = jnp.sum(by_left * left_dot) + jnp.sum(by_right * right_dot) + jnp.sum(cross * weights_dot)
     return jnp.sum(weights * cross), dot

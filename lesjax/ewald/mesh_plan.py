@@ -16,7 +16,6 @@ import math
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import erfc
 
 
 ORDERS = (4, 5, 6, 7, 8)
@@ -61,11 +60,6 @@ def mesh_error(
         self_force = sampling * np.sum(np.exp(-0.5 * (sigma * k) ** 2) * overlap * dk * dcosine)
         squared += axes * (interpolation + self_force**2 / (2 * density) / (2 * math.pi**2)) / total
     return math.sqrt(squared)
-
-
-def truncation_error(k_cutoff: float, sigma: float) -> float:
-    """Relative error of the forces from the k-vectors left out."""
-    return math.sqrt(erfc(sigma * k_cutoff))
 
 
 def choose_mesh(

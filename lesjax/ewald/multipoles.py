@@ -55,15 +55,17 @@ def make_multipoles(
             )
 
     def columns(value: Float[Array, "..."]) -> Float[Array, "n c ..."]:
-        value = value[:, None] if charges.ndim == 1 else value
-        if atom_mask is None:
-            return value
-        return jnp.where(atom_mask.reshape(-1, *(1,) * (value.ndim - 1)), value, 0.0)
+        return mask_atoms(value[:, None] if charges.ndim == 1 else value, atom_mask)
 
     if quadrupoles is not None:
         quadrupoles = 0.5 * (quadrupoles + jnp.swapaxes(quadrupoles, -1, -2))
     given = (charges, dipoles, quadrupoles)
     return Multipoles(*(None if value is None else columns(value) for value in given))  # pyright: ignore[reportArgumentType]
+
+
+def mask_atoms(values: Float[Array, "n ..."], atom_mask: Bool[Array, " n"] | None) -> Float[Array, "n ..."]:
+    """Set what belongs to padded atoms to zero."""
+    return values if atom_mask is None else jnp.where(atom_mask.reshape(-1, *(1,) * (values.ndim - 1)), values, 0.0)
 
 
 def multipole_structure_factor(

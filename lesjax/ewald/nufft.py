@@ -17,7 +17,9 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from lesjax.ewald.adjoint import Term, Terms, make_adjoint_pair
+from lesjax.ewald.kernel import fractional_coordinates
 from lesjax.ewald.mesh import half_spectrum
+from lesjax.numerics import cospi, sinpi
 
 
 def require_finufft() -> Any:
@@ -49,9 +51,7 @@ def structure_factor(
         shape: k1, k2, k3, the sizes of the direct sum's k-grid, zero included.
         tolerance: relative error of S(k).
     """
-    fractional = positions @ jnp.linalg.inv(cell)
-    fractional = fractional - jax.lax.stop_gradient(jnp.round(fractional))
-    angles = 2.0 * math.pi * fractional
+    angles = 2.0 * math.pi * fractional_coordinates(positions, jnp.linalg.inv(cell))
     return _spread(angles[None], charges[None, :, None], terms=((0, 0, 0),), plan=(shape, tolerance))[0]
 
 
@@ -89,8 +89,8 @@ def _differentiated(modes: Complex[Array, "m1 m2 k3"], term: Term, shape: tuple[
 
 
 def _points(angles: Float[Array, "n 3"], shape: tuple[int, int, int]) -> tuple[list[Array], Complex[Array, " n"]]:
-    phase = angles[:, 2] * (shape[2] // 2)
-    return [angles[:, axis] for axis in range(3)], jax.lax.complex(jnp.cos(phase), jnp.sin(phase))
+    turns = angles[:, 2] * (shape[2] // 2 / math.pi)
+    return [angles[:, axis] for axis in range(3)], jax.lax.complex(cospi(turns), sinpi(turns))
 
 
 def _spread_one(angles: Array, values: Array, *, terms: Terms, plan: Plan) -> Array:

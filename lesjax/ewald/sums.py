@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald import open_boundary
 from lesjax.ewald.engine import make_engine
-from lesjax.ewald.multipoles import Multipoles, make_multipoles, multipole_self_energy
+from lesjax.ewald.multipoles import Multipoles, make_multipoles, mask_atoms, multipole_self_energy
 from lesjax.ewald.solver import Solver
 from lesjax.units import COULOMB
 
@@ -156,8 +156,7 @@ def field(
     """
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
     sigma = jnp.asarray(solver.sigma, positions.dtype)
-    probes = jnp.ones_like(positions[:, 0])
-    probes = probes if atom_mask is None else jnp.where(atom_mask, probes, 0.0)
+    probes = mask_atoms(jnp.ones_like(positions[:, 0]), atom_mask)
 
     def of_channel(channel: Multipoles) -> Float[Array, "n 3"]:
         if solver.method == "open":

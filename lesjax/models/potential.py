@@ -115,7 +115,8 @@ class Potential:
         energies and forces leave open.
 
         Raises:
-            ValueError: for a short-range model, or elements that the model does not know.
+            ValueError: for a short-range model, elements that the model does not know, or an `epsilon_infinity` that
+                is not positive.
         """
         if self.config.long_range is None:
             raise ValueError("`potential` is a short-range model: it has no latent charges, and no Born charges.")
@@ -207,11 +208,11 @@ def _predict(potential: Potential, system: System, solver: ewald.Solver | None) 
     return predict(potential.config, potential.params, system, solver, with_stress=all(system.pbc))
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _born_effective_charges(
     potential: Potential,
     system: System,
-    epsilon_infinity: float | Float[Array, ""],
+    epsilon_infinity: float,
     acoustic_sum_rule: bool,
     direction: int | None,
 ) -> Float[Array, "n _ 3"] | Float[Array, "n 3"]:

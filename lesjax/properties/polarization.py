@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from lesjax.numerics import cospi, sinpi
@@ -96,7 +97,7 @@ def born_effective_charges(
         cell: lattice vectors as rows, Å; ignored without a periodic direction.
         pbc: which directions are periodic; static.
         atom_mask: True for real atoms. All real by default.
-        epsilon_infinity: electronic dielectric constant.
+        epsilon_infinity: electronic dielectric constant; positive.
         remove_mean: subtract the mean charge, so that a net charge does not depend on the origin.
         acoustic_sum_rule: subtract the mean of Z* over the atoms, so that a rigid shift changes no polarization.
         direction: lattice direction 0, 1 or 2 to stay with that one, at a third of the cost.
@@ -106,8 +107,10 @@ def born_effective_charges(
         lattice vector a times its length, which is the Cartesian component in a rectangular cell.
 
     Raises:
-        ValueError: for a `direction` that is not 0, 1 or 2.
+        ValueError: for a `direction` that is not 0, 1 or 2, or an `epsilon_infinity` that is not positive.
     """
+    if not isinstance(epsilon_infinity, Tracer) and not float(epsilon_infinity) > 0.0:
+        raise ValueError(f"`epsilon_infinity` is a dielectric constant and must be positive, got {epsilon_infinity}.")
     if direction not in (None, 0, 1, 2):
         raise ValueError(f"`direction` must be a lattice direction 0, 1 or 2, or None for all, got {direction}.")
     # without a periodic direction the cell may be zero: the Cartesian axes take its place
@@ -119,7 +122,7 @@ def born_effective_charges(
     def polarization(positions: Array) -> tuple[list[Array], Array | None]:
         """Real and imaginary part of P_a of each axis, or P_a itself where it is not periodic; and the dipoles' sum."""
         q, u = _real_moments(moments(positions), real, remove_mean)
-        fractional = positions @ reciprocal
+        fractional = _fractional(positions, reciprocal)
         parts = []
         for a in axes:
             turns = 2.0 * fractional[:, a]
@@ -128,13 +131,14 @@ def born_effective_charges(
                 parts.append(jnp.sum(q[None, :] * quarter, axis=1) / (2.0 * math.pi))
             else:
                 parts.append(jnp.sum(q * fractional[:, a])[None])
-        total = None if u is None else jnp.sum(u, axis=0) @ reciprocal[:, jnp.asarray(axes)]
+        total = None if u is None else _fractional(jnp.sum(u, axis=0), reciprocal[:, jnp.asarray(axes)])
         return parts, total
 
     gradients, dipole_gradients = jax.jacrev(polarization)(positions)
+    fractional = _fractional(positions, reciprocal)
     rows = []
     for a, gradient in zip(axes, gradients, strict=True):
-        turns = 2.0 * (positions @ reciprocal)[:, a, None]
+        turns = 2.0 * fractional[:, a, None]
         phase = jnp.stack([cospi(turns), sinpi(turns)]) if pbc[a] else jnp.ones_like(gradient)
         rows.append(jnp.sum(phase * gradient, axis=0))
     total = jnp.stack(rows) if dipole_gradients is None else jnp.stack(rows) + dipole_gradients
@@ -158,6 +162,11 @@ def field_forces(
         electric_field: V/Å.
     """
     return jnp.einsum("a,nad->nd", electric_field, born_charges, precision=jax.lax.Precision.HIGHEST)
+
+
+def _fractional(vectors: Float[Array, "*n 3"], reciprocal: Float[Array, "3 a"]) -> Float[Array, "*n a"]:
+    # TF32, the default of some GPUs, would lose three digits of the phase
+    return jnp.matmul(vectors, reciprocal, precision=jax.lax.Precision.HIGHEST)
 
 
 def _real_moments(

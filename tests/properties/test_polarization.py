@@ -142,6 +142,8 @@ def test_sum_rule_channels_padding_and_one_direction():
     np.testing.assert_array_equal(padded[-1], np.zeros((3, 3)))
     with pytest.raises(ValueError, match="`direction` must be a lattice direction 0, 1 or 2, or None for all, got 3"):
         born_effective_charges(moments, positions, cell, pbc, direction=3)
+    with pytest.raises(ValueError, match=r"`epsilon_infinity` .* must be positive, got -2\.0"):
+        born_effective_charges(moments, positions, cell, pbc, epsilon_infinity=-2.0)
 
 
 def test_work_of_a_field_is_the_change_of_the_dipole():
