@@ -11,14 +11,15 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesjax import ewald
 from lesjax.models.potential import Potential
-from lesjax.system import System
+from lesjax.system import System, electronic_state
 
 
 class LesCalculator(Calculator):
     """Energy, forces, stress and latent charges of a potential for ASE.
 
     The width of the neighbour arrays has some slack and only grows, so that a simulation compiles once; the
-    plan of the long-range sum stays while it is valid for the cell, so that energies stay smooth.
+    plan of the long-range sum stays while it is valid for the cell, so that energies stay smooth. A total charge
+    and spin multiplicity are taken from ``atoms.info``, see `System.from_ase`.
 
     Args:
         potential: the model.
@@ -59,6 +60,15 @@ class LesCalculator(Calculator):
             self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(found["stress"], float))
         if found["charges"] is not None:
             self.results["charges"] = np.asarray(found["charges"], float).sum(axis=1)
+
+    def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation; total charge and spin multiplicity too, which ASE leaves out."""
+        changes = super().check_state(atoms, tol=tol)
+        if self.atoms is not None and not np.array_equal(
+            electronic_state(self.atoms), electronic_state(atoms), equal_nan=True
+        ):
+            changes = [*changes, "info"]
+        return changes
 
     def _solver(self, system: System) -> ewald.Solver | None:
         """The plan for this cell, or the last one while the cell is close to the one it was made for."""

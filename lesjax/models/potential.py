@@ -35,7 +35,8 @@ class Prediction:
         forces: eV/Å.
         stress: eV/Å³, ASE's sign; None unless all directions are periodic (a slab has no volume of its own).
         charges: latent charges of each channel, e, induced ones included: those that dipole moments and Born
-            effective charges are made of; None for a short-range model.
+            effective charges are made of; None for a short-range model. Energies leave the sign of each channel open:
+            training sets it, see `lesjax.training.orient`.
         dipoles: latent dipoles of each channel, e Å, induced ones included; None without latent and induced dipoles.
         quadrupoles: latent quadrupoles of each channel, e Å².
         induction: the induced part of charges and dipoles, with the flags of its solution.

@@ -72,6 +72,7 @@ class ModelSection:
     hidden: tuple[int, ...] = (32, 16)
     linear: bool = True
     energy_scale: float | None = None
+    state_inputs: tuple[str, ...] = ()
     long_range: LongRangeConfig | None = field(default_factory=LongRangeConfig)
 
 

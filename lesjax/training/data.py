@@ -11,8 +11,8 @@ from jaxtyping import Array, Bool
 from lesjax import ewald, io
 from lesjax.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import make_solver
-from lesjax.system import System
+from lesjax.models.potential import check_state, make_solver
+from lesjax.system import System, electronic_state
 
 
 @jax.tree_util.register_dataclass
@@ -96,6 +96,7 @@ def make_dataset(
     for i, atoms in enumerate(frames):
         index = i if indices is None else indices[i]
         check_elements(config, atoms, index)
+        check_electronic_state(config, atoms, index)
         try:
             system = System.from_ase(atoms, cutoff=config.representation.cutoff, pbc=pbc)
             solvers.append(make_solver(config, system))
@@ -137,6 +138,14 @@ def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
             f"Structure {index} contains {io.element_names(unknown)}, but the model knows only "
             f"{io.element_names(known)}. Train on structures that contain all elements."
         )
+
+
+def check_electronic_state(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
+    """Raise ValueError where the model needs a total charge or spin multiplicity that a structure has not."""
+    try:
+        check_state(config, *electronic_state(atoms))
+    except ValueError as error:
+        raise ValueError(f"Structure {index}: {error}") from error
 
 
 def epoch_batches(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lesjax import io
-from lesjax.models.potential import Potential
+from lesjax.models.potential import Potential, check_solved
 from lesjax.training.data import epoch_batches, make_dataset, subtract_reference
 from lesjax.training.losses import Weights
 from lesjax.training.step import make_evaluation
@@ -84,6 +84,7 @@ def evaluate(
     weights = Weights(energy=jnp.asarray(1.0), forces=jnp.asarray(1.0))
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         prediction = compute(potential.params, dataset.buckets[bucket], rows, mask, weights)[2]
+        check_solved(prediction)
         found = jax.device_get(vars(prediction))
         for k in np.flatnonzero(mask):
             index = int(dataset.members[bucket][rows[k]])

@@ -14,7 +14,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,12 +26,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lesjax.io import atomic_path, write_json
 from lesjax.models.config import to_dict
-from lesjax.models.potential import Potential
+from lesjax.models.potential import Potential, check_solved
+from lesjax.models.storage import load
 from lesjax.training.checkpoint import load_checkpoint, save_checkpoint
 from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
 from lesjax.training.initialize import initial_state, scaled_parameters
 from lesjax.training.losses import Weights
+from lesjax.training.orient import orient
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.step import make_evaluation, make_lbfgs_step, make_step
 
@@ -91,13 +93,17 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     run = _Run(config, prepared, folder, state, host)
     with _bar(sum(p.epochs for p in section.phases), host, quiet) as report:
         run.run(report)
+    decisive = prepared.train if prepared.valid is None else prepared.valid  # the shapes that are compiled already
+    weights = phase_weights(section.phases[-1])
+    for name in () if labels_set_sign(section.phases) else ("model", "model-last"):
+        oriented = orient(load(folder / name), decisive, run.evaluation, weights, section.batch_size)
+        if oriented is not None:
+            oriented.save(folder / name)
     return load_best(folder)
 
 
 def load_best(folder: str | pathlib.Path) -> Potential:
     """The potential of best validation loss of a run."""
-    from lesjax.models.storage import load
-
     return load(pathlib.Path(folder) / "model")
 
 
@@ -237,6 +243,17 @@ def phase_weights(phase: Phase) -> Weights:
     )
 
 
+def labels_set_sign(phases: Sequence[Phase]) -> bool:
+    """Whether a phase trains on labels of charges or what they give rise to, which have a sign; energies have none."""
+    indifferent = {f"{name}_weight" for name in ("energy", "forces", "stress")}
+    return any(
+        value > 0
+        for phase in phases
+        for name, value in vars(phase).items()
+        if name.endswith("_weight") and name not in indifferent
+    )
+
+
 def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> float:
     """Learning rate of a phase after `epoch` epochs of it."""
     if phase.schedule == "cosine":
@@ -252,10 +269,15 @@ def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> fl
 def dataset_errors(
     evaluation: Any, params: PyTree, dataset: Dataset, batch_size: int, weights: Weights
 ) -> tuple[float, dict[str, float]]:
-    """Mean loss, and RMSE and MAE of each kind of label that the data set has."""
+    """Mean loss, and RMSE and MAE of each kind of label that the data set has.
+
+    Raises:
+        ValueError: for induced or equilibrated charges that have no solution.
+    """
     losses, sizes, sums = [], [], []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        loss, errors, _ = evaluation(params, dataset.buckets[bucket], rows, mask, weights)
+        loss, errors, prediction = evaluation(params, dataset.buckets[bucket], rows, mask, weights)
+        check_solved(prediction)
         losses.append(loss)
         sizes.append(int(mask.sum()))
         sums.append(errors)

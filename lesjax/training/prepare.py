@@ -10,7 +10,13 @@ import numpy as np
 from lesjax import io
 from lesjax.models.config import CACEConfig, ModelConfig
 from lesjax.training.config import DataConfig, ModelSection, RunConfig
-from lesjax.training.data import Dataset, check_elements, make_dataset, reference_energies
+from lesjax.training.data import (
+    Dataset,
+    check_electronic_state,
+    check_elements,
+    make_dataset,
+    reference_energies,
+)
 
 
 LABELS = ("energy", "forces", "stress", "charges")
@@ -55,6 +61,7 @@ def prepare(config: RunConfig) -> Prepared:
         with test.named():
             for i, atoms in enumerate(test_frames):
                 check_elements(model, atoms, i)
+                check_electronic_state(model, atoms, i)
     return Prepared(
         model,
         train=train.dataset(model),
@@ -161,6 +168,7 @@ def model_config(
         linear=section.linear,
         energy_scale=scale,
         reference_energies=references,
+        state_inputs=section.state_inputs,
     )
 
 

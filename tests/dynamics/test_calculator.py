@@ -183,3 +183,16 @@ def test_unknown_element(atoms):
 def test_no_atoms(potential):
     with pytest.raises(ValueError, match="`atoms` is needed"):
         LesCalculator(potential).calculate()
+
+
+def test_total_charge_is_followed(potential):
+    """ASE does not compare `info`, and would hand out the results for the charge before."""
+    long_range = dataclasses.replace(CONFIG.long_range, charge_constraint="total")
+    held = Potential(potential.params, dataclasses.replace(CONFIG, long_range=long_range))
+    atoms = make_frames(1, seed=3)[0]
+    atoms.calc = LesCalculator(held)
+    with pytest.raises(ValueError, match=r"`total_charge` \(in e\) is needed by this model.*atoms\.info\['charge'\]"):
+        atoms.get_potential_energy()
+    for charge in (1, 0):
+        atoms.info["charge"] = charge
+        np.testing.assert_allclose(atoms.get_charges().sum(), charge, rtol=0, atol=1e-12 if X64 else 1e-5)

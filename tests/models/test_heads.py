@@ -218,7 +218,8 @@ def test_fixed_charges_from_a_table():
     """The plain sum of point charges, whatever the parameters."""
     long_range = LongRangeConfig(charges="fixed", fixed_charges=(("O", -0.8), ("H", 0.4)), **READOUT)
     config = dataclasses.replace(MODELS["one-shot"], long_range=long_range)
-    charges = LesModel(config).apply(Potential.create(config).params, make_system())[1].charges
+    params = Potential.create(config).params
+    charges = jax.jit(lambda system: LesModel(config).apply(params, system)[1].charges)(make_system())
     np.testing.assert_allclose(charges[:, 0], [-0.8, 0.4, 0.4, -0.8, 0.4], rtol=1e-6)
     with pytest.raises(ValueError, match=r"`fixed_charges` needs one charge for each of H, O, got Na"):
         ModelConfig(CACEConfig(**SMALL), LongRangeConfig(charges="fixed", fixed_charges=(("Na", 1.0),)))

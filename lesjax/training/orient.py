@@ -1,0 +1,83 @@
+"""The sign of latent charges: energies and forces leave it open, one for each channel.
+
+Convention: in every channel, the most electronegative element of the model is negative on average. It is applied once,
+after training, to the parameters of whatever reads out charges, dipoles and quadrupoles; the energy stays the same.
+Where systems with a net charge have had their total charge held, or a phase has trained on labels of charges, that has
+set the sign, and nothing is done.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from lesjax.models.config import ModelConfig
+from lesjax.models.potential import Potential
+from lesjax.training.data import Dataset, epoch_batches
+from lesjax.training.losses import Weights
+
+
+# of the elements from hydrogen to plutonium; 0 where there is none
+PAULING = (
+    2.20, 0.00, 0.98, 1.57, 2.04, 2.55, 3.04, 3.44, 3.98, 0.00, 0.93, 1.31, 1.61, 1.90, 2.19, 2.58, 3.16, 0.00,
+    0.82, 1.00, 1.36, 1.54, 1.63, 1.66, 1.55, 1.83, 1.88, 1.91, 1.90, 1.65, 1.81, 2.01, 2.18, 2.55, 2.96, 3.00,
+    0.82, 0.95, 1.22, 1.33, 1.60, 2.16, 1.90, 2.20, 2.28, 2.20, 1.93, 1.69, 1.78, 1.96, 2.05, 2.10, 2.66, 2.60,
+    0.79, 0.89, 1.10, 1.12, 1.13, 1.14, 1.13, 1.17, 1.20, 1.20, 1.10, 1.22, 1.23, 1.24, 1.25, 1.10, 1.27,
+    1.30, 1.50, 2.36, 1.90, 2.20, 2.20, 2.28, 2.54, 2.00, 1.62, 1.87, 2.02, 2.00, 2.20, 2.20,
+    0.79, 0.90, 1.10, 1.30, 1.50, 1.38, 1.36, 1.28,
+)  # fmt: skip
+
+
+def orient(
+    potential: Potential, dataset: Dataset, evaluation: Callable, weights: Weights, batch_size: int
+) -> Potential | None:
+    """The potential with the signs of the convention, None if it has them already or they are set otherwise.
+
+    Args:
+        potential: a trained model.
+        dataset: structures whose average charges decide.
+        evaluation: from `make_evaluation`, for this model.
+        weights: of the loss that `evaluation` computes besides.
+        batch_size: structures computed at once.
+    """
+    config = potential.config
+    elements = [z for z in config.representation.elements if z <= len(PAULING)]
+    if config.long_range is None or config.long_range.fixed_charges or len(elements) < 2:
+        return None
+    held = config.long_range.charges == "equilibration" or config.long_range.charge_constraint == "total"
+    if held and any(np.any(np.asarray(bucket.system.total_charge)) for bucket in dataset.buckets):
+        return None
+    negative = max(elements, key=lambda z: PAULING[z - 1])
+    totals = []
+    for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
+        charges = np.asarray(evaluation(potential.params, dataset.buckets[bucket], rows, mask, weights)[2].charges)
+        chosen = np.asarray(dataset.buckets[bucket].system.atomic_numbers)[rows] == negative
+        totals.append(charges[chosen & mask[:, None]].sum(axis=0))
+    signs = np.where(np.sum(totals, axis=0) > 0, -1.0, 1.0)
+    return None if np.all(signs > 0) else flip(potential, signs)
+
+
+def flip(potential: Potential, signs: np.ndarray) -> Potential:
+    """Multiply the latent charges, dipoles and quadrupoles of each channel by its sign."""
+    params = dict(potential.params["params"])
+    parts = {name: params[name] for name in ("charge_readout", "fixed_charges", "heads") if name in params}
+
+    def flipped(path: Any, leaf: Array) -> Array:
+        return leaf * jnp.asarray(_factors(potential.config, jax.tree_util.keystr(path), signs, leaf), leaf.dtype)
+
+    return Potential({"params": params | jax.tree_util.tree_map_with_path(flipped, parts)}, potential.config)
+
+
+def _factors(config: ModelConfig, path: str, signs: np.ndarray, leaf: PyTree) -> np.ndarray:
+    """Signs of the last axis of one array of parameters, which runs over the channels, and within over the gates."""
+    final = ("['fixed_charges']", "['charge_readout']['output']", "['charge_readout']['linear']")
+    if not path.startswith((*final, "['heads']['dipoles']", "['heads']['quadrupoles']")):
+        factors = np.ones(leaf.shape[-1])
+    elif config.long_range is not None and config.long_range.charges == "equilibration":
+        factors = np.array([signs[0], 1.0])  # of the electronegativity, not of the hardness
+    else:
+        factors = np.repeat(signs, leaf.shape[-1] // len(signs))
+    return np.broadcast_to(factors.reshape((1,) * (leaf.ndim - 1) + (-1,)), leaf.shape)

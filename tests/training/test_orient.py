@@ -1,0 +1,115 @@
+"""The sign of the charges after training, and steps of training for each variant of the long-range part."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax import io
+from lesjax.models.config import LongRangeConfig
+from lesjax.models.potential import Potential
+from lesjax.training.config import DataConfig, Phase, TrainingSection
+from lesjax.training.data import make_dataset
+from lesjax.training.initialize import initial_state, scaled_parameters
+from lesjax.training.loop import labels_set_sign, phase_weights
+from lesjax.training.orient import flip, orient
+from lesjax.training.prepare import model_config
+from lesjax.training.step import make_evaluation, make_step
+from toy import MODEL, make_frame, make_frames
+
+
+WEIGHTS = phase_weights(Phase(epochs=1))
+LATENT = {"n_channels": 2, "dipoles": True, "quadrupoles": True}
+VARIANTS = {
+    "one-shot": {
+        "n_channels": 2, "dipoles": True, "induction": "one_shot", "hardness": True, "polarizability": "isotropic",
+    },
+    "self-consistent": {
+        "charges": "fixed", "charge_constraint": "total", "induction": "self_consistent", "polarizability": "tensor",
+    },
+    "equilibration": {"charges": "equilibration"},
+}  # fmt: skip
+
+
+def make_model(charge=0.0, **settings):
+    """Two clusters, which compile faster than crystals."""
+    rng = np.random.default_rng(0)
+    frames = [make_frame(rng, pbc=False) for _ in range(2)]
+    for atoms in frames:
+        atoms.info["charge"] = charge
+    labels = io.all_labels(frames)
+    needed = 2 if "quadrupoles" in settings or "polarizability" in settings else 1
+    section = dataclasses.replace(MODEL, max_l=needed, long_range=LongRangeConfig(hidden=(4,), **settings))
+    config = model_config(section, DataConfig(train=""), frames, labels)
+    return config, make_dataset(config, frames, labels)
+
+
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=VARIANTS)
+def test_training_moves_all_parameters(settings):
+    """Two steps downhill, with a gradient for each kernel and each table."""
+    config, dataset = make_model(**settings)
+    section = TrainingSection(ema=0.0)
+    state = initial_state(section, scaled_parameters(config, 0, dataset))
+    step = make_step(config, section)
+    start, losses = state["params"], []
+    for _ in range(2):
+        rows, mask = jnp.arange(2), jnp.ones(2, bool)
+        state, loss = step(state, dataset.buckets[0], rows, mask, jnp.asarray(1e-4), WEIGHTS)
+        losses.append(float(loss))
+    assert losses[1] < losses[0]
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), start, state["params"])
+    for path, distance in jax.tree_util.tree_leaves_with_path(moved):
+        name = jax.tree_util.keystr(path)
+        # a constant electronegativity does nothing
+        assert distance > 0 or name.endswith("['bias']"), name
+
+
+@pytest.mark.parametrize("settings", [LATENT, {"charges": "equilibration"}], ids=["latent", "equilibration"])
+def test_most_electronegative_element_becomes_negative(settings):
+    config, dataset = make_model(**settings)
+    potential = Potential.create(config, seed=2)
+    evaluation = make_evaluation(config, with_stress=False)
+    (bucket,) = dataset.buckets
+
+    def predict(potential):
+        return evaluation(potential.params, bucket, np.arange(2), np.ones(2, bool), WEIGHTS)[2]
+
+    def of_chlorine(prediction):
+        return np.asarray(prediction.charges)[np.asarray(bucket.system.atomic_numbers) == 17].sum(axis=0)
+
+    before = predict(potential)
+    signs = np.where(of_chlorine(before) > 0, -1.0, 1.0)
+    if np.all(signs > 0):  # start from the wrong sign
+        potential = flip(potential, -signs)
+        before, signs = predict(potential), -signs
+    oriented = orient(potential, dataset, evaluation, WEIGHTS, batch_size=2)
+    after = predict(oriented)
+    assert np.all(of_chlorine(after) < 0)
+    rtol = 1e-10 if jax.config.jax_enable_x64 else 1e-4
+    np.testing.assert_allclose(after.charges, before.charges * signs[None, None], rtol=rtol)
+    np.testing.assert_allclose(after.forces, before.forces, rtol=rtol, atol=rtol)
+    for name in ("dipoles", "quadrupoles"):
+        if (value := getattr(before, name)) is not None:
+            factors = signs.reshape(1, 1, -1, *(1,) * (value.ndim - 3))
+            np.testing.assert_allclose(getattr(after, name), value * factors, rtol=rtol, atol=rtol)
+    assert orient(oriented, dataset, evaluation, WEIGHTS, batch_size=2) is None
+
+
+def test_charged_systems_have_a_sign():
+    config, dataset = make_model(charge=1.0, charges="equilibration")
+    evaluation = make_evaluation(config, with_stress=False)
+    assert orient(Potential.create(config), dataset, evaluation, WEIGHTS, batch_size=2) is None
+
+
+def test_labels_of_charges_set_the_sign():
+    assert not labels_set_sign((Phase(epochs=1, stress_weight=1.0), Phase(epochs=1)))
+    assert labels_set_sign((Phase(epochs=1), Phase(epochs=1, charges_weight=1.0)))
+
+
+def test_structure_without_its_charge_is_named():
+    config, _ = make_model(charge_constraint="total")
+    frames = make_frames(1)
+    with pytest.raises(ValueError, match=r"Structure 0: `total_charge` \(in e\) is needed .*atoms\.info\['charge'\]"):
+        make_dataset(config, frames, io.all_labels(frames))
