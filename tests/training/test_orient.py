@@ -23,9 +23,7 @@ from toy import MODEL, make_frame, make_frames
 WEIGHTS = phase_weights(Phase(epochs=1))
 LATENT = {"n_channels": 2, "dipoles": True, "quadrupoles": True}
 VARIANTS = {
-    "one-shot": {
-        "n_channels": 2, "dipoles": True, "induction": "one_shot", "hardness": True, "polarizability": "isotropic",
-    },
+    "one-shot": {"dipoles": True, "induction": "one_shot", "hardness": True},
     "self-consistent": {
         "charges": "fixed", "charge_constraint": "total", "induction": "self_consistent", "polarizability": "tensor",
     },
