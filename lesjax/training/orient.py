@@ -66,17 +66,24 @@ def flip(potential: Potential, signs: np.ndarray) -> Potential:
     parts = {name: params[name] for name in ("charge_readout", "fixed_charges", "heads") if name in params}
 
     def flipped(path: Any, leaf: Array) -> Array:
-        return leaf * jnp.asarray(_factors(potential.config, jax.tree_util.keystr(path), signs, leaf), leaf.dtype)
+        return leaf * jnp.asarray(sign_factors(potential.config, jax.tree_util.keystr(path), signs, leaf), leaf.dtype)
 
     return Potential({"params": params | jax.tree_util.tree_map_with_path(flipped, parts)}, potential.config)
 
 
-def _factors(config: ModelConfig, path: str, signs: np.ndarray, leaf: PyTree) -> np.ndarray:
-    """Signs of the last axis of one array of parameters, which runs over the channels, and within over the gates."""
-    final = ("['fixed_charges']", "['charge_readout']['output']", "['charge_readout']['linear']")
-    if not path.startswith((*final, "['heads']['dipoles']", "['heads']['quadrupoles']")):
-        factors = np.ones(leaf.shape[-1])
-    elif config.long_range is not None and config.long_range.charges == "equilibration":
+def sign_factors(config: ModelConfig, path: str, signs: np.ndarray, leaf: PyTree) -> np.ndarray:
+    """What changes the sign of each channel, as factors of one array of parameters (or of their gradients).
+
+    Args:
+        config: the model.
+        path: of the array, from `jax.tree_util.keystr`; parents of the parameters do not matter.
+        signs: 1 or -1 for each channel.
+        leaf: the array. Its last axis runs over the channels, and within them over the gates of a head.
+    """
+    last = ("['fixed_charges']", "['charge_readout']['output']", "['charge_readout']['linear']")
+    if not any(part in path for part in (*last, "['heads']['dipoles']", "['heads']['quadrupoles']")):
+        return np.ones(leaf.shape)
+    if config.long_range is not None and config.long_range.charges == "equilibration":
         factors = np.array([signs[0], 1.0])  # of the electronegativity, not of the hardness
     else:
         factors = np.repeat(signs, leaf.shape[-1] // len(signs))
