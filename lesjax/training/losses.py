@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lesjax.models.potential import Prediction
+from lesjax.properties import dipole_moment, quadrupole_moment, traceless
 from lesjax.training.data import Batch
 
 
@@ -23,6 +24,16 @@ class Weights:
     forces: Float[Array, ""] | float
     stress: Float[Array, ""] | float | None = None
     charges: Float[Array, ""] | float | None = None
+
+
+def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], Float[Array, "b 3 3"]]:
+    """Dipoles (e Å) and traceless quadrupoles (e Å²) of stacked open systems, about their origins."""
+
+    def one(positions: Array, charges: Array, origin: Array) -> tuple[Array, Array]:
+        quadrupole = quadrupole_moment(positions, charges, origin=origin)
+        return dipole_moment(positions, charges, origin=origin), traceless(quadrupole)
+
+    return jax.vmap(one)(batch.system.positions, prediction.charges, batch.origins)
 
 
 def residuals(prediction: Prediction, batch: Batch) -> dict[str, tuple[Array, Array]]:

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Prediction, predict
+from lesjax.models.potential import Prediction, predict, predict_born_charges
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Batch, take
 from lesjax.training.losses import Weights, error_sums, loss
@@ -100,3 +100,14 @@ def make_evaluation(config: ModelConfig, *, with_stress: bool) -> Callable:
         return loss(prediction, batch, weights), error_sums(prediction, batch), prediction
 
     return evaluation
+
+
+def make_born_charges(config: ModelConfig) -> Callable:
+    """Compile-on-first-use Born effective charges (params, bucket, rows) -> [b, n, 3, 3], e."""
+
+    @jax.jit
+    def born_charges(params: PyTree, bucket: Batch, rows: Array) -> Float[Array, "b n 3 3"]:
+        systems = jax.tree.map(lambda x: x[rows], bucket.system)
+        return jax.vmap(partial(predict_born_charges, config, params))(systems)
+
+    return born_charges
