@@ -113,7 +113,8 @@ def _train(arguments: argparse.Namespace) -> int:
     metrics = {}
     for name, frames in sets.items():
         if frames:
-            result = evaluate(potential, frames, keys=config.data.keys, pbc=pbc)
+            epsilon = config.data.epsilon_infinity
+            result = evaluate(potential, frames, keys=config.data.keys, pbc=pbc, epsilon_infinity=epsilon)
             plots.save_parity(folder / f"parity_{name}.png", result.parity)
             metrics[name] = result.metrics
             _print_metrics(name, result)

@@ -28,6 +28,7 @@ class Batch:
         labels: stacked labels; energies without the reference energies of the elements, and the traceless part of
             the quadrupoles.
         origins: points that the moments are about, Å: centres of mass.
+        epsilon_infinity: electronic dielectric constants, whose root scales Born effective charges.
         system_mask: False for systems that only fill up the batch.
     """
 
@@ -35,6 +36,7 @@ class Batch:
     solver: ewald.Solver | None
     labels: io.Labels
     origins: Float[Array | np.ndarray, "b 3"]
+    epsilon_infinity: Float[Array | np.ndarray, " b"]
     system_mask: Bool[Array | np.ndarray, " b"]
 
 
@@ -79,6 +81,7 @@ def make_dataset(
     pbc: bool | tuple[bool, bool, bool] | None = None,
     indices: Sequence[int] | None = None,
     max_buckets: int = MAX_BUCKETS,
+    epsilon_infinity: float = 1.0,
 ) -> Dataset:
     """Neighbours, plans of the sum, padding and stacking for a list of structures; host only.
 
@@ -91,6 +94,7 @@ def make_dataset(
         pbc: overrides the periodicity of the structures.
         indices: their places in the file they come from, for messages.
         max_buckets: most padded shapes, and so compilations.
+        epsilon_infinity: electronic dielectric constant of the material, see `Batch`.
 
     Raises:
         ValueError: for a structure that the model cannot take, with its index.
@@ -127,6 +131,7 @@ def make_dataset(
                 system=stack([systems[i].pad_to(*shape) for i in own]),
                 solver=ewald.stack_solvers([s for i in own if (s := solvers[i]) is not None]) if has_sum else None,
                 labels=stack(padded_labels),
+                epsilon_infinity=np.full(len(own), epsilon_infinity, dtype),
                 origins=np.array([frames[i].get_center_of_mass() for i in own], dtype),
                 system_mask=np.ones(len(own), bool),
             )

@@ -99,7 +99,8 @@ def evaluate(
         raise ValueError(f"`epsilon_infinity` must be a positive number or 'fit', got {epsilon_infinity!r}.")
     labels = io.all_labels(frames, keys)
     parity = {}
-    for name, parts in _values(potential, frames, labels, pbc, batch_size).items():
+    given = 1.0 if epsilon_infinity == "fit" else float(epsilon_infinity)
+    for name, parts in _values(potential, frames, labels, pbc, batch_size, given).items():
         reference, predicted = (np.concatenate(side) for side in zip(*parts, strict=True))
         known = np.isfinite(reference)
         if known.any():
@@ -109,10 +110,9 @@ def evaluate(
     metrics: dict[str, float | int] = {"n_structures": len(frames)}
     sign = latent_sign([parity[name] for name in RESPONSE if name in parity])
     born_factor = sign
-    if "bec" in parity:
-        if epsilon_infinity == "fit":
-            epsilon_infinity = metrics["epsilon_infinity"] = fitted_epsilon(parity["bec"], sign)
-        born_factor *= math.sqrt(float(epsilon_infinity))
+    if "bec" in parity and epsilon_infinity == "fit":
+        metrics["epsilon_infinity"] = fitted_epsilon(parity["bec"], sign)
+        born_factor *= math.sqrt(metrics["epsilon_infinity"])
     for name, pair in parity.items():
         if name.startswith(RESPONSE):
             factor = born_factor if name.startswith("bec") else sign
@@ -153,9 +153,10 @@ def _values(
     labels: Sequence[io.Labels],
     pbc: bool | tuple[bool, bool, bool] | None,
     batch_size: int,
+    epsilon_infinity: float,
 ) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
     """For each kind and structure the flattened references, NaN where there is none, and predictions."""
-    dataset = make_dataset(potential.config, frames, labels, pbc)
+    dataset = make_dataset(potential.config, frames, labels, pbc, epsilon_infinity=epsilon_infinity)
     with_stress = any(np.isfinite(label.stress).any() for label in labels)
     compute = make_evaluation(potential.config, with_stress=with_stress)
     compute_born = make_born_charges(potential.config)
@@ -171,7 +172,7 @@ def _values(
         has_moments = has_charges and not any(batch.system.pbc)
         dipole, quadrupole = jax.device_get(compute_moments(prediction, batch, rows)) if has_moments else ([], [])
         has_born = has_charges and any(np.isfinite(labels[i].born_effective_charges).any() for i in members)
-        born = np.asarray(compute_born(potential.params, batch, rows), np.float64) if has_born else None
+        born = np.asarray(compute_born(potential.params, batch, rows, mask), np.float64) if has_born else None
         for k in np.flatnonzero(mask):
             index = int(members[k])
             n, label = len(frames[index]), labels[index]
