@@ -208,23 +208,33 @@ def _predict(potential: Potential, system: System, solver: ewald.Solver | None) 
     return predict(potential.config, potential.params, system, solver, with_stress=all(system.pbc))
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _born_effective_charges(
-    potential: Potential,
+def predict_born_charges(
+    config: ModelConfig,
+    params: PyTree,
     system: System,
-    epsilon_infinity: float,
-    acoustic_sum_rule: bool,
-    direction: int | None,
-) -> Float[Array, "n _ 3"] | Float[Array, "n 3"]:
+    epsilon_infinity: float | Float[Array, ""] = 1.0,
+    acoustic_sum_rule: bool = False,
+    direction: int | None = None,
+) -> Float[Array, "n 3 3"] | Float[Array, "n 3"]:
+    """Born effective charges of one system, e, as a pure function; see `Potential.born_effective_charges`."""
+
     def charges(positions: Array) -> Array:
         moved = dataclasses.replace(system, positions=positions)
-        return cast(tuple[Array, Array], LesModel(potential.config).apply(potential.params, moved))[1]
+        return cast(tuple[Array, Array], LesModel(config).apply(params, moved))[1]
 
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
     return born_effective_charges(
         charges, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
         acoustic_sum_rule=acoustic_sum_rule, direction=direction,
     )  # fmt: skip
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _born_effective_charges(
+    potential: Potential, system: System, epsilon_infinity: float, acoustic_sum_rule: bool, direction: int | None
+) -> Float[Array, "n 3 3"] | Float[Array, "n 3"]:
+    options = (epsilon_infinity, acoustic_sum_rule, direction)
+    return predict_born_charges(potential.config, potential.params, system, *options)
 
 
 def reference_energy(config: ModelConfig, system: System) -> Float[Array, ""]:

@@ -6,4 +6,5 @@ from lesjax.properties.polarization import (
     dipole_moment as dipole_moment,
     field_forces as field_forces,
     quadrupole_moment as quadrupole_moment,
+    traceless as traceless,
 )

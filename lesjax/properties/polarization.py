@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
@@ -72,6 +73,12 @@ def quadrupole_moment(
         return moment
     mixed = jnp.einsum("na,nb->ab", _summed(dipoles, 2), moved, precision=jax.lax.Precision.HIGHEST)
     return moment + mixed + mixed.T
+
+
+def traceless(moments: Float[Array | np.ndarray, "*b 3 3"]) -> Float[Array | np.ndarray, "*b 3 3"]:
+    """Traceless part M - tr(M)/3 of second moments, in numpy or jax."""
+    third = (moments[..., 0, 0] + moments[..., 1, 1] + moments[..., 2, 2])[..., None, None] / 3.0
+    return moments - third * np.eye(3, dtype=moments.dtype).reshape((1,) * (moments.ndim - 2) + (3, 3))
 
 
 def born_effective_charges(

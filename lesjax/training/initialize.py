@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from lesjax.models.cace import CACE
 from lesjax.models.config import ModelConfig
@@ -48,3 +48,18 @@ def initial_state(section: TrainingSection, params: PyTree) -> dict[str, PyTree]
         with jax.numpy_dtype_promotion("standard"):
             state["lbfgs"] = make_lbfgs().init(params)
     return state
+
+
+def flip_charges(state: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The state of a training with the latent charges of the other sign, which have the same energy.
+
+    The last layers of the charge readout change sign, in the parameters, in their average and in the direction that
+    Adam remembers. The memory of L-BFGS is not changed.
+    """
+
+    def flip(path: tuple, leaf: Array) -> Array:
+        names = {str(getattr(key, "key", getattr(key, "name", key))) for key in path}
+        is_last = bool(names & {"output", "linear"}) and "charge_readout" in names
+        return -leaf if is_last and not names & {"nu", "lbfgs"} else leaf
+
+    return jax.tree_util.tree_map_with_path(flip, state)
