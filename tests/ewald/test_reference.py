@@ -149,7 +149,7 @@ def _compare(found, case, cell, dtype):
         # the parts of charges and dipoles
         outputs["bec"] = bec.sum(axis=1) if bec.ndim == 4 else bec
     else:
-        del found["bec"]
+        found.pop("bec", None)
     for key, value in found.items():
         expected = np.reshape(outputs[key], value.shape) * (1.0 if key in SOURCES else SCALE)
         assert value.dtype == dtype, key
@@ -215,7 +215,10 @@ def _outputs(solver, arrays, cell, external_field, u_model, atom_mask, *, self_i
     (_, induction), gradients = jax.value_and_grad(energy, (0, 1, 2), has_aux=True)(positions, cell, changes)
     gradient, cell_gradient, (by_charges, by_dipoles, by_quadrupoles) = gradients
     charges, others = model(positions, cell, changes)
-    return {
+    # the reference has none of several channels
+    pbc, single = (solver.method != "open",) * 3, charges.ndim == 1
+    born = {"bec": born_effective_charges(moments, positions, cell, pbc, atom_mask=atom_mask)} if single else {}
+    return born | {
         "energy": induction.energy,
         "forces": -gradient,
         "strain_grad": positions.T @ gradient + cell.T @ cell_gradient,
@@ -230,7 +233,6 @@ def _outputs(solver, arrays, cell, external_field, u_model, atom_mask, *, self_i
         "u_induced": induction.dipoles,
         "latent_charges_out": charges + induction.charges,
         "latent_dipoles_out": others["dipoles"] + induction.dipoles,
-        "bec": born_effective_charges(moments, positions, cell, (solver.method != "open",) * 3, atom_mask=atom_mask),
     }
 
 
