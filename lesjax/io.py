@@ -17,6 +17,14 @@ from jaxtyping import Array, Float
 
 
 BORN_ORDERS = ("polarization-first", "displacement-first")
+# The first two are ours; "BEC" and "bec" are the columns of the published sets of superionic water (Zhong et al., 2025)
+# and of dipeptides (King et al., 2025).
+BORN_ORDER_OF_NAME = {
+    "REF_born_effective_charges": "polarization-first",
+    "born_effective_charges": "polarization-first",
+    "BEC": "polarization-first",
+    "bec": "displacement-first",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,8 @@ class Keys:
     puts some names while reading. Numbers may also come as JSON text.
 
     Born effective charges are nine numbers per atom, of which files of the field hold both orders, and nothing in the
-    numbers tells them apart. Without `born_effective_charges_order` those of a file are left out with a warning.
+    numbers tells them apart. Without `born_effective_charges_order` the names of `BORN_ORDER_OF_NAME` are read as they
+    are published, and those under another name are left out with a warning.
 
     Attributes:
         energy: total energy, eV.
@@ -38,7 +47,7 @@ class Keys:
         quadrupole: second moment of a molecule, e Å², see `Labels`.
         born_effective_charges: e.
         born_effective_charges_order: "polarization-first" for [atom, polarization, displacement], or
-            "displacement-first" for [atom, displacement, polarization].
+            "displacement-first" for [atom, displacement, polarization]; by the name if it is not given.
     """
 
     energy: tuple[str, ...] = ("REF_energy", "energy")
@@ -217,13 +226,14 @@ def _find(atoms: Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndar
 
 def _born_effective_charges(atoms: Atoms, keys: Keys) -> np.ndarray:
     """[atom, polarization, displacement] from nine numbers per atom, as one row or a matrix."""
-    n, order = len(atoms), keys.born_effective_charges_order
+    n = len(atoms)
     found = _lookup(atoms, keys.born_effective_charges)
     if found is None:
         return np.full((n, 3, 3), np.nan)
     name, value = found
     if value.shape not in ((n, 9), (n, 3, 3), (9 * n,)):
         raise ValueError(f"`{name}` has shape {value.shape} where {(n, 9)} or {(n, 3, 3)} is needed.")
+    order = keys.born_effective_charges_order or BORN_ORDER_OF_NAME.get(name)
     if order is None:
         warnings.warn(
             f"The Born effective charges `{name}` are left out: say whether each atom has them as [polarization, "

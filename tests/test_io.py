@@ -80,19 +80,25 @@ def test_moments_in_every_shape(shape):
 
 
 @pytest.mark.parametrize("shape", [(3, 9), (3, 3, 3)])
-@pytest.mark.parametrize("name", ["bec", "BEC"])
-def test_born_effective_charges_in_both_orders(tmp_path, name, shape):
-    """As columns of a file where they fit; the order is a setting, never guessed from the name."""
+@pytest.mark.parametrize(
+    ("name", "published"), [("bec", "displacement-first"), ("BEC", "polarization-first"), ("mine", None)]
+)
+def test_born_effective_charges_in_both_orders(tmp_path, name, published, shape):
+    """As columns of a file where they fit; the order is a setting, known only for names of published sets."""
     atoms = water()
     atoms.set_array(name, BORN.reshape(shape))
     if len(shape) == 2:
         io.write(tmp_path / "one.xyz", [atoms])
         (atoms,) = io.read(tmp_path / "one.xyz")
     for order, expected in (("polarization-first", BORN), ("displacement-first", BORN.swapaxes(1, 2))):
-        found = io.labels(atoms, Keys(born_effective_charges_order=order)).born_effective_charges
-        np.testing.assert_array_equal(found, expected)
+        keys = Keys(born_effective_charges=(name,), born_effective_charges_order=order)
+        np.testing.assert_array_equal(io.labels(atoms, keys).born_effective_charges, expected)
+        if order == published:
+            np.testing.assert_array_equal(io.labels(atoms).born_effective_charges, expected)
+    if published is not None:
+        return
     with pytest.warns(UserWarning, match=rf"`{name}` are left out: say .*`keys\.born_effective_charges_order`"):
-        found = io.labels(atoms).born_effective_charges
+        found = io.labels(atoms, Keys(born_effective_charges=(name,))).born_effective_charges
     assert np.isnan(found).all()
     assert found.shape == (3, 3, 3)
 
