@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     import ase
 
 
+# names in the `info` of ASE's atoms; the first one that is there is used
+CHARGE_NAMES = ("total_charge", "charge")
+SPIN_NAMES = ("spin_multiplicity", "multiplicity", "spin")
+
+
+def _not_given() -> np.ndarray:
+    return np.full((), np.nan, jax.dtypes.canonicalize_dtype(float))
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class System:
@@ -29,6 +38,8 @@ class System:
         cell_shifts: lattice translation of each neighbour, integers.
         neighbor_mask: True for real neighbours.
         pbc: which directions are periodic; static.
+        total_charge: e; NaN where it is not given, which matters to models that need it alone.
+        spin_multiplicity: 2S + 1, one for a closed shell; NaN where it is not given.
     """
 
     positions: Float[Array | np.ndarray, "*b n 3"]
@@ -39,19 +50,25 @@ class System:
     cell_shifts: Int[Array | np.ndarray, "*b n m 3"]
     neighbor_mask: Bool[Array | np.ndarray, "*b n m"]
     pbc: tuple[bool, bool, bool] = field(metadata={"static": True})
+    total_charge: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
+    spin_multiplicity: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
 
     @classmethod
     def from_ase(cls, atoms: "ase.Atoms", *, cutoff: float, pbc: bool | tuple[bool, bool, bool] | None = None):
         """Build a system from ASE atoms; host only.
 
         Args:
-            atoms: structure; its cell, periodicity, numbers and positions are used.
+            atoms: structure; its cell, periodicity, numbers and positions are used, and from ``atoms.info`` the total
+                charge ("total_charge" or "charge", e) and the spin multiplicity ("spin_multiplicity",
+                "multiplicity" or "spin", 2S + 1) if they are there.
             cutoff: range of the short-range model, Å (``potential.cutoff``).
             pbc: overrides the periodicity of `atoms`, for example False for a molecule in a box.
 
         Raises:
-            ValueError: for no atoms, coordinates that are not finite, a singular cell.
+            ValueError: for no atoms, coordinates that are not finite, a singular cell, a charge or multiplicity that is
+                no number.
         """
+        total_charge, spin_multiplicity = electronic_state(atoms)
         x, y, z = (bool(p) for p in (atoms.pbc if pbc is None else np.broadcast_to(pbc, 3)))
         return cls.from_arrays(
             np.asarray(atoms.positions),
@@ -59,6 +76,8 @@ class System:
             np.asarray(atoms.numbers),
             (x, y, z),
             cutoff=cutoff,
+            total_charge=total_charge,
+            spin_multiplicity=spin_multiplicity,
         )
 
     @classmethod
@@ -70,6 +89,8 @@ class System:
         pbc: tuple[bool, bool, bool],
         *,
         cutoff: float,
+        total_charge: float = np.nan,
+        spin_multiplicity: float = np.nan,
     ) -> "System":
         """Build a system from arrays, in JAX's default floating-point type; host only. See `from_ase`."""
         neighbors, cell_shifts, neighbor_mask = neighbor_arrays(positions, cell, pbc, cutoff)
@@ -83,6 +104,8 @@ class System:
             cell_shifts=cell_shifts,
             neighbor_mask=neighbor_mask,
             pbc=pbc,
+            total_charge=np.asarray(total_charge, dtype),
+            spin_multiplicity=np.asarray(spin_multiplicity, dtype),
         )
 
     @property
@@ -112,6 +135,25 @@ class System:
             cell_shifts=np.pad(self.cell_shifts, (*wider, (0, 0))),
             neighbor_mask=np.pad(self.neighbor_mask, wider),
         )
+
+
+def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:
+    """Total charge (e) and spin multiplicity in ``atoms.info``, NaN where there is none.
+
+    Raises:
+        ValueError: for an entry that is no finite number.
+    """
+
+    def find(names: tuple[str, ...]) -> float:
+        name = next((name for name in names if name in atoms.info), None)
+        if name is None:
+            return np.nan
+        value = np.asarray(atoms.info[name])
+        if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
+            raise ValueError(f"`atoms.info[{name!r}]` must be a number, got {atoms.info[name]!r}. Correct it.")
+        return float(value.reshape(()))
+
+    return find(CHARGE_NAMES), find(SPIN_NAMES)
 
 
 def pair_vectors(system: System) -> Float[Array, "n m 3"]:

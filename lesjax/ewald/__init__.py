@@ -1,5 +1,10 @@
 """Latent Ewald sums on plain arrays."""
 
+from lesjax.ewald.equilibration import (
+    Equilibration as Equilibration,
+    check_equilibration as check_equilibration,
+    equilibrate as equilibrate,
+)
 from lesjax.ewald.induction import (
     Induction as Induction,
     check_induction as check_induction,

@@ -24,7 +24,6 @@ Source of the one-shot convention: reference values of the published `les` packa
 """
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax.ewald.multipoles import mask_atoms
+from lesjax.ewald.response import Response, add, dot, scale, total_field
 from lesjax.ewald.solver import Solver
 from lesjax.ewald.sums import energy
 
@@ -59,13 +59,6 @@ class Induction:
     converged: Bool[Array, "..."]
     stable: Bool[Array, "..."]
     n_iterations: Int[Array, "..."]
-
-
-class _Response(NamedTuple):
-    """What belongs to charges and dipoles, or None where there is no kappa or alpha."""
-
-    charges: Array | None
-    dipoles: Array | None
 
 
 class _Problem(NamedTuple):
@@ -121,9 +114,9 @@ def one_shot_induction(
     given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
     problem = _checked(_Problem(solver, positions, cell, *given))
     value, gradient = jax.value_and_grad(_energy, 1)(problem, _zeros(problem), self_interaction)
-    induced = _respond(problem, _add(_scale(-1.0, gradient), _external(problem)))
+    induced = _respond(problem, add(scale(-1.0, gradient), _external(problem)))
     always = jnp.asarray(True)
-    value = value + 0.5 * _dot(induced, gradient)
+    value = value + 0.5 * dot(induced, gradient)
     return _induction(problem, value, induced, (always, always, jnp.asarray(1, jnp.int32)))
 
 
@@ -172,28 +165,12 @@ def self_consistent_induction(
     """
     given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
     problem = _checked(_Problem(solver, positions, cell, *given))
-    if tolerance is None:
-        tolerance = 30.0 * float(jnp.finfo(positions.dtype).eps)
     gradient = jax.grad(_energy, 1)(problem, _zeros(problem), self_interaction)
-    source = _add(_scale(-1.0, gradient), _external(problem))
+    source = add(scale(-1.0, gradient), _external(problem))
 
     interact = functools.partial(_interact, problem, self_interaction=self_interaction)
     respond = functools.partial(_respond, problem)
-    minimize = functools.partial(_conjugate_gradients, interact, respond, tolerance=tolerance, steps=max_iterations)
-
-    def solve(_: object, source: _Response) -> tuple[_Response, tuple[Array, Array, Array]]:
-        induced, flags = minimize(source)
-        return _add(source, _scale(-1.0, interact(induced))), flags
-
-    def transpose_solve(_: object, cotangent: _Response) -> tuple[_Response, tuple[Array, Array, Array]]:
-        # (1 + χT)^-1 = 1 - χ (1 + Tχ)^-1 T
-        induced, flags = minimize(interact(cotangent))
-        return _add(cotangent, _scale(-1.0, induced)), flags
-
-    # for the total field f = b - Tχf rather than for δ = χf: χ need not have an inverse
-    total, flags = jax.lax.custom_linear_solve(
-        lambda total: _add(total, interact(respond(total))), source, solve, transpose_solve, has_aux=True
-    )
+    total, flags = total_field(interact, respond, source, tolerance=tolerance, max_iterations=max_iterations)
     induced = respond(total)
     value = _stationary_energy(problem, induced, total, self_interaction)
     return _induction(problem, value, induced, flags)
@@ -219,7 +196,7 @@ def check_induction(induction: Induction) -> Induction:
     return induction
 
 
-def _energy(problem: _Problem, induced: _Response, self_interaction: bool) -> Float[Array, ""]:
+def _energy(problem: _Problem, induced: Response, self_interaction: bool) -> Float[Array, ""]:
     charges, dipoles = problem.charges, problem.dipoles
     if induced.charges is not None:
         charges = charges + induced.charges
@@ -238,94 +215,54 @@ def _energy(problem: _Problem, induced: _Response, self_interaction: bool) -> Fl
 
 
 def _stationary_energy(
-    problem: _Problem, induced: _Response, total: _Response, self_interaction: bool
+    problem: _Problem, induced: Response, total: Response, self_interaction: bool
 ) -> Float[Array, ""]:
     """W with δχ⁻¹δ/2 as the stationary value of f·δ - f·χf/2, without derivative by `induced` and `total`."""
     leaves, structure = jax.tree.flatten(problem)
 
-    def saddle(leaves: list[Any], induced: _Response, total: _Response) -> Float[Array, ""]:
+    def saddle(leaves: list[Any], induced: Response, total: Response) -> Float[Array, ""]:
         problem = jax.tree.unflatten(structure, leaves)
-        work = _dot(induced, _add(total, _scale(-1.0, _external(problem))))
-        return _energy(problem, induced, self_interaction) + work - 0.5 * _dot(total, _respond(problem, total))
+        work = dot(induced, add(total, scale(-1.0, _external(problem))))
+        return _energy(problem, induced, self_interaction) + work - 0.5 * dot(total, _respond(problem, total))
 
     # of the leaves: the tangents of boolean ones are no valid fields of a Solver
     stationary = jax.custom_jvp(saddle)
 
     @stationary.defjvp
-    def _(primals: tuple[list[Any], _Response, _Response], tangents: tuple[list[Any], object, object]):
+    def _(primals: tuple[list[Any], Response, Response], tangents: tuple[list[Any], object, object]):
         leaves, *response = primals
         return jax.jvp(lambda leaves: saddle(leaves, *response), (leaves,), (tangents[0],))
 
     return stationary(leaves, induced, total)
 
 
-def _conjugate_gradients(interact, respond, source, *, tolerance, steps):
-    """Solve δ = χ(b - Tδ); also whether it converged, whether all curvatures were positive, the number of steps."""
-    # a start without any symmetry, so that an unstable mode that b does not excite is met as well
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(source)]))
-    start = jax.tree.map(lambda leaf: 0.1 * largest * _irregular(leaf), source)
-    induced = respond(start)
-    residual = _add(source, _scale(-1.0, _add(start, interact(induced))))
-    target = tolerance**2 * jnp.abs(_dot(source, respond(source)))
-    direction = respond(residual)
-    norm = _dot(residual, direction)
-
-    def unfinished(state):
-        *_, norm, stable, step = state
-        return (norm > target) & stable & (step < steps)
-
-    def iterate(state):
-        induced, residual, dual, direction, norm, _, step = state
-        # `dual` is χ⁻¹ direction
-        product = _add(dual, interact(direction))
-        curvature = _dot(direction, product)
-        stable = curvature > 0
-        length = jnp.where(stable, norm / jnp.where(stable, curvature, 1.0), 0.0)
-        induced = _add(induced, _scale(length, direction))
-        residual = _add(residual, _scale(-length, product))
-        answer = respond(residual)
-        new_norm = _dot(residual, answer)
-        ratio = new_norm / norm
-        dual, direction = _add(residual, _scale(ratio, dual)), _add(answer, _scale(ratio, direction))
-        return induced, residual, dual, direction, new_norm, stable & (new_norm >= 0), step + 1
-
-    state = (induced, residual, residual, direction, norm, norm >= 0, jnp.asarray(0, jnp.int32))
-    induced, *_, norm, stable, step = jax.lax.while_loop(unfinished, iterate, state)
-    return induced, ((norm <= target) & stable, stable, step)
-
-
-def _irregular(leaf: Array) -> Array:
-    """Numbers between -1 and 1 without pattern, always the same."""
-    return jnp.cos(1.0 + math.sqrt(5.0) * jnp.arange(leaf.size).astype(leaf.dtype) ** 1.5).reshape(leaf.shape)
-
-
-def _interact(problem: _Problem, induced: _Response, *, self_interaction: bool) -> _Response:
+def _interact(problem: _Problem, induced: Response, *, self_interaction: bool) -> Response:
     """Return T δ: the potential and minus the field of the induced multipoles."""
     bare = problem._replace(charges=jnp.zeros_like(problem.charges), dipoles=None, quadrupoles=None)
     return jax.grad(_energy, 1)(bare, induced, self_interaction)
 
 
-def _respond(problem: _Problem, total: _Response) -> _Response:
+def _respond(problem: _Problem, total: Response) -> Response:
     """Return χ f."""
     kappa, alpha = problem.kappa, problem.alpha
     charges = None if kappa is None or total.charges is None else kappa * total.charges
     if alpha is None or total.dipoles is None:
-        return _Response(charges, None)
+        return Response(charges, None)
     if alpha.ndim == problem.charges.ndim:
-        return _Response(charges, alpha[..., None] * total.dipoles)
+        return Response(charges, alpha[..., None] * total.dipoles)
     dipoles = jnp.einsum("...ab,...b->...a", alpha, total.dipoles, precision=jax.lax.Precision.HIGHEST)
-    return _Response(charges, dipoles)
+    return Response(charges, dipoles)
 
 
-def _zeros(problem: _Problem) -> _Response:
+def _zeros(problem: _Problem) -> Response:
     shape, dtype = problem.charges.shape, problem.charges.dtype
-    return _Response(
+    return Response(
         None if problem.kappa is None else jnp.zeros(shape, dtype),
         None if problem.alpha is None else jnp.zeros((*shape, 3), dtype),
     )
 
 
-def _external(problem: _Problem) -> _Response:
+def _external(problem: _Problem) -> Response:
     external = _zeros(problem)
     if problem.external_potential is not None:
         external = external._replace(charges=-problem.external_potential)
@@ -334,7 +271,7 @@ def _external(problem: _Problem) -> _Response:
     return external._replace(dipoles=jnp.broadcast_to(problem.external_field, (*problem.charges.shape, 3)))
 
 
-def _induction(problem: _Problem, value: Array, induced: _Response, flags: tuple[Array, Array, Array]) -> Induction:
+def _induction(problem: _Problem, value: Array, induced: Response, flags: tuple[Array, Array, Array]) -> Induction:
     charges, dipoles = induced
     charges = jnp.zeros_like(problem.charges) if charges is None else charges
     dipoles = jnp.zeros((*charges.shape, 3), charges.dtype) if dipoles is None else dipoles
@@ -364,16 +301,3 @@ def _checked(problem: _Problem) -> _Problem:
         kappa=None if kappa is None else mask_atoms(kappa, mask),
         alpha=None if alpha is None else mask_atoms(alpha, mask),
     )
-
-
-def _dot(left: _Response, right: _Response) -> Float[Array, ""]:
-    products = jax.tree.map(lambda a, b: jnp.sum(a * b), left, right)
-    return jnp.sum(jnp.stack(jax.tree.leaves(products)))
-
-
-def _add(left: _Response, right: _Response) -> _Response:
-    return jax.tree.map(jnp.add, left, right)
-
-
-def _scale(factor: Float[Array, ""] | float, values: _Response) -> _Response:
-    return jax.tree.map(lambda leaf: factor * leaf, values)

@@ -33,9 +33,13 @@ class CACE(nn.Module):
 
     config: CACEConfig
 
-    @nn.compact
     def __call__(self, system: System) -> Float[Array, "n f"]:
         """Features of each atom: layers, invariants, radial and element channels, flattened in this order."""
+        return self.with_basis(system)[0]
+
+    @nn.compact
+    def with_basis(self, system: System) -> tuple[Float[Array, "n f"], Float[Array, "a n r s q"]]:
+        """The features, and the atomic basis A of the last layer that they end with, which turns with the system."""
         c = self.config
         dtype = system.positions.dtype
         species = jnp.asarray(species_index(c.elements))[system.atomic_numbers]
@@ -71,7 +75,7 @@ class CACE(nn.Module):
         joined = jnp.concatenate(features, axis=1)
         # trained like the rest; a run starts it at one over the root mean square of each feature
         scale = self.param("feature_scale", nn.initializers.ones, joined.shape[1:], dtype)
-        return joined * scale[None, :]
+        return joined * scale[None, :], a
 
     def _cutoff(self, distances: Float[Array, "n m"]) -> Float[Array, "n m"]:
         if self.config.cutoff_function == "cosine":

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
+from lesjax.io import chemical_symbols
+
 
 MESSAGES = ("M", "Ar", "Bchi")
+STATE_INPUTS = ("total_charge", "spin_multiplicity")
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,25 @@ class CACEConfig:
 
 @dataclass(frozen=True)
 class LongRangeConfig:
-    """Latent charges and their sum.
+    """Latent charges and other multipoles, and their sum.
 
     Attributes:
+        charges: where the charges come from: "latent" (a readout of the environment), "fixed" (one number for each
+            element) or "equilibration" (electronegativity and hardness are read out, and the charges minimize the
+            energy at the total charge of the system; see `lesjax.ewald.equilibrate`).
+        charge_constraint: "free"; "neutral": the same number is taken from all atoms of a channel, so that they add
+            up to zero; "total": so that those of each of the c channels add up to one c-th of the total charge of the
+            system, and all channels together to the total charge.
+        fixed_charges: for "fixed", (symbol, charge in e) of each element; learned if there are none.
+        dipoles: latent dipoles on the atoms.
+        quadrupoles: latent quadrupoles, symmetric and without trace.
+        induction: "none"; "one_shot": charges and dipoles induced by the permanent multipoles, to second order, as
+            in the published code; "self_consistent": induced by each other as well.
+        hardness: with induction, each atom answers to the potential by a charge, kappa (the inverse of a hardness).
+        polarizability: with induction, each atom answers to the field by a dipole: "none", "isotropic" or "tensor".
         sigma: smearing width of the charges, Å.
         n_channels: number of independent kinds of charge.
-        neutral: subtract the mean, so that the charges of each channel add up to zero.
-        charge_scale: factor on the output of the charge readout, e.
+        charge_scale: factor on the output of the charge readout, e; of dipoles and quadrupoles with e Å and e Å².
         hidden: widths of the hidden layers of the readout.
         linear: add a linear readout.
         k_cutoff: largest |k| of a periodic sum, 1/Å; exclusive with `accuracy`.
@@ -78,9 +93,16 @@ class LongRangeConfig:
             early published checkpoints with several channels removed it once per channel.
     """
 
+    charges: str = "latent"
+    charge_constraint: str = "free"
+    fixed_charges: tuple[tuple[str, float], ...] = ()
+    dipoles: bool = False
+    quadrupoles: bool = False
+    induction: str = "none"
+    hardness: bool = False
+    polarizability: str = "none"
     sigma: float = 1.0
     n_channels: int = 1
-    neutral: bool = False
     charge_scale: float = 0.1
     hidden: tuple[int, ...] = (32, 16)
     linear: bool = True
@@ -94,6 +116,52 @@ class LongRangeConfig:
         _positive(self, "sigma", "n_channels", "charge_scale", *given)
         if self.k_cutoff is not None and self.accuracy is not None:
             raise ValueError(f"Give `k_cutoff` or `accuracy`, not both; got {self.k_cutoff} and {self.accuracy}.")
+        _one_of(self, "charges", "latent", "fixed", "equilibration")
+        _one_of(self, "charge_constraint", "free", "neutral", "total")
+        _one_of(self, "induction", "none", "one_shot", "self_consistent")
+        _one_of(self, "polarizability", "none", "isotropic", "tensor")
+        if self.fixed_charges and (self.charges != "fixed" or self.n_channels != 1):
+            raise ValueError(
+                "`fixed_charges` needs `charges` = 'fixed' and one channel, "
+                f"got {self.charges!r} and {self.n_channels} channels."
+            )
+        answers = self.hardness or self.polarizability != "none"
+        if answers != (self.induction != "none"):
+            raise ValueError(
+                "`induction` needs `hardness` = true or a `polarizability`, and these need `induction` = 'one_shot' or "
+                f"'self_consistent'; got {self.induction!r}, {self.hardness} and {self.polarizability!r}."
+            )
+        if self.hardness and self.charge_constraint != "free":
+            raise ValueError(
+                "`hardness` induces charges whose sum is not held, so that `charge_constraint` must be 'free', got "
+                f"{self.charge_constraint!r}. Charges that answer at a fixed total are those of 'equilibration'."
+            )
+        if self.charges == "equilibration":
+            if self.has_multipoles or answers or self.n_channels != 1:
+                raise ValueError(
+                    "`charges` = 'equilibration' goes with one channel of charges alone: leave out `dipoles`, "
+                    "`quadrupoles`, `induction` and `n_channels`."
+                )
+            if self.charge_constraint == "neutral":
+                raise ValueError(
+                    "`charge_constraint` = 'neutral' contradicts `charges` = 'equilibration', which holds the total "
+                    "charge of the system: leave it out."
+                )
+        if self.self_energies_removed != 1.0 and (self.has_multipoles or answers or self.charges != "latent"):
+            raise ValueError(
+                f"`self_energies_removed` = {self.self_energies_removed} is for published models of latent charges "
+                "alone: leave it at 1."
+            )
+
+    @property
+    def responds(self) -> bool:
+        """Whether charges or dipoles depend on the potential, so that they are not known before the sum."""
+        return self.charges == "equilibration" or self.induction != "none"
+
+    @property
+    def has_multipoles(self) -> bool:
+        """Whether atoms carry permanent multipoles beyond charges."""
+        return self.dipoles or self.quadrupoles
 
 
 @dataclass(frozen=True)
@@ -107,6 +175,8 @@ class ModelConfig:
         linear: add a linear readout of the energy.
         energy_scale: factor on the energy readout, eV.
         reference_energies: energy of one atom of each element, eV, in the order of the elements.
+        state_inputs: what all readouts see of the system's electronic state, besides the environment: some of
+            "total_charge" and "spin_multiplicity". One model then covers several charge states.
     """
 
     representation: CACEConfig
@@ -115,15 +185,27 @@ class ModelConfig:
     linear: bool = True
     energy_scale: float = 1.0
     reference_energies: tuple[float, ...] = ()
+    state_inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _positive(self, "energy_scale")
         elements = self.representation.elements
+        if not set(self.state_inputs) <= set(STATE_INPUTS) or len(set(self.state_inputs)) < len(self.state_inputs):
+            raise ValueError(f"`state_inputs` takes some of {STATE_INPUTS}, got {self.state_inputs}.")
+        if self.long_range is not None:
+            _check_heads(self.long_range, self.representation)
         if self.reference_energies and len(self.reference_energies) != len(elements):
             raise ValueError(
                 f"`reference_energies` needs one value for each of the elements {elements}, "
                 f"got {len(self.reference_energies)}."
             )
+
+    @property
+    def needs_total_charge(self) -> bool:
+        """Whether systems must come with their total charge."""
+        c = self.long_range
+        held = c is not None and (c.charges == "equilibration" or c.charge_constraint == "total")
+        return held or "total_charge" in self.state_inputs
 
     def reference_energy(self, atomic_numbers: Int[np.ndarray, " n"]) -> float:
         """Sum of the reference energies over atoms of known elements, eV; on the host, in float64."""
@@ -145,7 +227,10 @@ def from_dict(data: dict) -> ModelConfig:
     top = _known(ModelConfig, data)
     top["representation"] = CACEConfig(**_known(CACEConfig, top["representation"]))
     if top.get("long_range") is not None:
-        top["long_range"] = LongRangeConfig(**_known(LongRangeConfig, top["long_range"]))
+        given = dict(top["long_range"])
+        if isinstance(given.get("neutral"), bool):  # models saved before there was `charge_constraint`
+            given["charge_constraint"] = "neutral" if given.pop("neutral") else "free"
+        top["long_range"] = LongRangeConfig(**_known(LongRangeConfig, given))
     return ModelConfig(**top)
 
 
@@ -159,6 +244,26 @@ def _known(cls: type, data: dict) -> dict:
 
 def _tuples(value: object) -> object:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_heads(long_range: LongRangeConfig, representation: CACEConfig) -> None:
+    needed = 2 if long_range.quadrupoles or long_range.polarizability == "tensor" else int(long_range.dipoles)
+    if representation.max_l < needed:
+        raise ValueError(
+            f"`max_l` = {representation.max_l} is too small: dipoles need 1, quadrupoles and a "
+            "`polarizability` that is a tensor need 2."
+        )
+    if long_range.fixed_charges:
+        given = [symbol for symbol, _ in long_range.fixed_charges]
+        wanted = [chemical_symbols[z] for z in sorted(representation.elements)]
+        if sorted(given) != sorted(wanted):
+            names = ", ".join(wanted)
+            raise ValueError(f"`fixed_charges` needs one charge for each of {names}, got {', '.join(given)}.")
+
+
+def _one_of(config: object, name: str, *values: str) -> None:
+    if getattr(config, name) not in values:
+        raise ValueError(f"`{name}` must be {' or '.join(map(repr, values))}, got {getattr(config, name)!r}.")
 
 
 def _positive(config: object, *names: str) -> None:

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lesjax import ewald
 from lesjax.models.cace import species_index
 from lesjax.models.config import ModelConfig
+from lesjax.models.heads import Latent
 from lesjax.models.les import LesModel
+from lesjax.models.long_range import Parts, Solution, check_solution, long_range_parts
 from lesjax.properties import born_effective_charges, energy_forces_stress
 from lesjax.system import System
 
@@ -32,7 +34,12 @@ class Prediction:
         long_range_energy: Ewald part of it, eV; None for a short-range model.
         forces: eV/Å.
         stress: eV/Å³, ASE's sign; None unless all directions are periodic (a slab has no volume of its own).
-        charges: latent charges of each channel, e; None for a short-range model.
+        charges: latent charges of each channel, e, induced ones included: those that dipole moments and Born
+            effective charges are made of; None for a short-range model.
+        dipoles: latent dipoles of each channel, e Å, induced ones included; None without latent and induced dipoles.
+        quadrupoles: latent quadrupoles of each channel, e Å².
+        induction: the induced part of charges and dipoles, with the flags of its solution.
+        equilibration: the solution for equilibrated charges, with its flag.
     """
 
     energy: Float[Array, "*b"]
@@ -42,6 +49,10 @@ class Prediction:
     forces: Float[Array, "*b n 3"]
     stress: Float[Array, "*b 3 3"] | None
     charges: Float[Array, "*b n c"] | None
+    dipoles: Float[Array, "*b n c 3"] | None = None
+    quadrupoles: Float[Array, "*b n c 3 3"] | None = None
+    induction: ewald.Induction | None = None
+    equilibration: ewald.Equilibration | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -86,7 +97,8 @@ class Potential:
                 itself is traced, plan before and pass it.
 
         Raises:
-            ValueError: for elements that the model does not know (where they have values).
+            ValueError: for elements that the model does not know, or a total charge that it needs and the system has
+                not (where they have values).
             TypeError: where the solver is missing and the cell is traced.
         """
         return self.interaction_energy(system, solver) + reference_energy(self.config, system)
@@ -97,9 +109,13 @@ class Potential:
         return energy_parts(self.config, self.params, system, solver)[0]
 
     def __call__(self, system: System, solver: ewald.Solver | None = None) -> Prediction:
-        """Energy, forces, stress and charges of one structure; compiled once per shape. See `energy`."""
+        """Energy, forces, stress and charges of one structure; compiled once per shape. See `energy`.
+
+        Raises:
+            ValueError: as `energy`; for induced or equilibrated charges that have no solution (see `check_solved`).
+        """
         solver = self._prepare(system, solver)
-        return _predict(self, system, solver)
+        return check_solved(_predict(self, system, solver))
 
     def born_effective_charges(
         self,
@@ -109,20 +125,27 @@ class Potential:
         acoustic_sum_rule: bool = False,
         direction: int | None = None,
     ) -> Float[Array, "n 3 3"] | Float[Array, "n 3"]:
-        """Born effective charges of the latent charges, e: [atom, polarization, displacement].
+        """Born effective charges of the latent charges and dipoles, e: [atom, polarization, displacement].
 
-        Arguments as in `lesjax.properties.born_effective_charges`. Their sign is that of the latent charges, which
-        energies and forces leave open.
+        Induced and equilibrated ones included, with their response to the displacement. Arguments as in
+        `lesjax.properties.born_effective_charges`. Their sign is that of the latent charges, which energies and
+        forces leave open; training sets it (see `lesjax.training.orient`).
 
         Raises:
-            ValueError: for a short-range model, elements that the model does not know, or an `epsilon_infinity` that
-                is not positive.
+            ValueError: for a short-range model, elements that the model does not know, a total charge that it needs
+                and the system has not, an `epsilon_infinity` that is not positive, or induced or equilibrated charges
+                that have no solution.
         """
         if self.config.long_range is None:
             raise ValueError("`potential` is a short-range model: it has no latent charges, and no Born charges.")
-        check_elements(self.config.representation.elements, np.asarray(system.atomic_numbers))
+        check_system(self.config, system)
+        solver = self.make_solver(system) if self.config.long_range.responds else None
         options = (acoustic_sum_rule, direction)
-        return _born_effective_charges(self, jax.tree.map(jnp.asarray, system), epsilon_infinity, *options)
+        result, solution = _born_effective_charges(
+            self, jax.tree.map(jnp.asarray, system), solver, epsilon_infinity, *options
+        )
+        check_solution(solution)
+        return result
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the potential to a folder: JSON for the configuration, safetensors for the parameters."""
@@ -131,8 +154,7 @@ class Potential:
         storage.save(self, path)
 
     def _prepare(self, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
-        if not isinstance(system.atomic_numbers, Tracer):
-            check_elements(self.config.representation.elements, np.asarray(system.atomic_numbers))
+        check_system(self.config, system)
         if solver is not None or self.config.long_range is None:
             return solver
         if isinstance(system.cell, Tracer):
@@ -164,20 +186,21 @@ def _planned(long_range, cell: bytes, pbc: tuple[bool, bool, bool], n_atoms: int
 
 def energy_parts(
     config: ModelConfig, params: PyTree, system: System, solver: ewald.Solver | None
-) -> tuple[Float[Array, ""], dict[str, Array | None]]:
-    """Interaction energy and its parts: short_range, long_range (eV) and charges (e). A pure function."""
-    atomic, charges = cast(tuple[Array, Array | None], LesModel(config).apply(params, system))
+) -> tuple[Float[Array, ""], Parts]:
+    """Interaction energy, eV, and its parts with the charges and all else. A pure function."""
+    atomic, latent = _apply(config, params, system)
     short_range = jnp.sum(atomic)
-    if charges is None:
-        return short_range, {"short_range": short_range, "long_range": None, "charges": None}
+    if latent is None:
+        return short_range, Parts(short_range)
     assert solver is not None
     assert config.long_range is not None
-    positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
-    long_range = ewald.energy(solver, positions, cell, charges, atom_mask=mask)
-    extra_self_energies = config.long_range.self_energies_removed - 1.0
-    if extra_self_energies:
-        long_range -= extra_self_energies * ewald.self_energy(solver, charges)
-    return short_range + long_range, {"short_range": short_range, "long_range": long_range, "charges": charges}
+    found = long_range_parts(config.long_range, latent, system, solver)
+    long_range = found["long_range_energy"]
+    return short_range + long_range, Parts(short_range, **found)
+
+
+def _apply(config: ModelConfig, params: PyTree, system: System) -> tuple[Array, Latent | None]:
+    return cast(tuple[Array, Latent | None], LesModel(config).apply(params, system))
 
 
 def predict(
@@ -185,7 +208,7 @@ def predict(
 ) -> Prediction:
     """All outputs for one system as a pure function; map it over stacked systems with `jax.vmap`."""
 
-    def energy_fn(positions: Array, cell: Array) -> tuple[Array, dict[str, Array | None]]:
+    def energy_fn(positions: Array, cell: Array) -> tuple[Array, Parts]:
         moved = dataclasses.replace(system, positions=positions, cell=cell)
         return energy_parts(config, params, moved, solver)
 
@@ -195,11 +218,9 @@ def predict(
     return Prediction(
         energy=energy + reference_energy(config, system),
         interaction_energy=energy,
-        short_range_energy=parts["short_range"],
-        long_range_energy=parts["long_range"],
         forces=forces,
         stress=stress,
-        charges=parts["charges"],
+        **parts._asdict(),
     )
 
 
@@ -212,29 +233,52 @@ def predict_born_charges(
     config: ModelConfig,
     params: PyTree,
     system: System,
+    solver: ewald.Solver | None = None,
     epsilon_infinity: float | Float[Array, ""] = 1.0,
     acoustic_sum_rule: bool = False,
     direction: int | None = None,
-) -> Float[Array, "n 3 3"] | Float[Array, "n 3"]:
-    """Born effective charges of one system, e, as a pure function; see `Potential.born_effective_charges`."""
+) -> tuple[Float[Array, "n 3 3"] | Float[Array, "n 3"], Solution]:
+    """Born effective charges of one system, e, as a pure function, and the flags of induced or equilibrated charges.
 
-    def charges(positions: Array) -> Array:
+    See `Potential.born_effective_charges`. Without `responds` in the configuration the solver is not needed.
+    """
+    assert config.long_range is not None
+    responds = config.long_range.responds
+    assert solver is not None or not responds
+
+    def find(positions: Array) -> Parts:
         moved = dataclasses.replace(system, positions=positions)
-        return cast(tuple[Array, Array], LesModel(config).apply(params, moved))[1]
+        if responds:
+            return energy_parts(config, params, moved, solver)[1]
+        atomic, latent = _apply(config, params, moved)
+        assert latent is not None
+        return Parts(atomic, charges=latent.charges, dipoles=latent.dipoles)
+
+    def moments(positions: Array) -> Array | tuple[Array, Array]:
+        parts = find(positions)
+        assert parts.charges is not None
+        return parts.charges if parts.dipoles is None else (parts.charges, parts.dipoles)
 
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
-    return born_effective_charges(
-        charges, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
+    result = born_effective_charges(
+        moments, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
         acoustic_sum_rule=acoustic_sum_rule, direction=direction,
     )  # fmt: skip
+    parts = find(positions)
+    return result, (parts.induction, parts.equilibration)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
 def _born_effective_charges(
-    potential: Potential, system: System, epsilon_infinity: float, acoustic_sum_rule: bool, direction: int | None
-) -> Float[Array, "n 3 3"] | Float[Array, "n 3"]:
+    potential: Potential,
+    system: System,
+    solver: ewald.Solver | None,
+    epsilon_infinity: float,
+    acoustic_sum_rule: bool,
+    direction: int | None,
+) -> tuple[Float[Array, "n 3 3"] | Float[Array, "n 3"], Solution]:
     options = (epsilon_infinity, acoustic_sum_rule, direction)
-    return predict_born_charges(potential.config, potential.params, system, *options)
+    return predict_born_charges(potential.config, potential.params, system, solver, *options)
 
 
 def reference_energy(config: ModelConfig, system: System) -> Float[Array, ""]:
@@ -255,6 +299,42 @@ def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> Non
             f"`system` contains elements with atomic numbers {unknown}, but the model knows only {sorted(elements)}. "
             "Train on structures that contain them."
         )
+
+
+def check_system(config: ModelConfig, system: System) -> None:
+    """Raise ValueError for what the model cannot take, as far as it has values; see `check_elements`, `check_state`."""
+    if not isinstance(system.atomic_numbers, Tracer):
+        check_elements(config.representation.elements, np.asarray(system.atomic_numbers))
+    check_state(config, system.total_charge, system.spin_multiplicity)
+
+
+def check_state(config: ModelConfig, total_charge: ArrayLike, spin_multiplicity: ArrayLike) -> None:
+    """Raise ValueError where the model needs a total charge or spin multiplicity that is NaN, or none."""
+    needed = []
+    if config.needs_total_charge:
+        needed.append(("total_charge", total_charge, "in e", "charge", -1))
+    if "spin_multiplicity" in config.state_inputs:
+        needed.append(("spin_multiplicity", spin_multiplicity, "2S + 1", "spin", 2))
+    for name, value, meaning, key, example in needed:
+        if isinstance(value, Tracer):
+            continue
+        wanted = np.isfinite(value) if name == "total_charge" else np.greater_equal(value, 1.0)
+        if not np.all(wanted):
+            raise ValueError(
+                f"`{name}` ({meaning}) is needed by this model, got {np.asarray(value).tolist()} (nan: not given). Set "
+                f"`atoms.info[{key!r}] = {example}`, for example, before `System.from_ase`, or give `{name}` to "
+                "`System.from_arrays`."
+            )
+
+
+def check_solved(prediction: Prediction) -> Prediction:
+    """Return `prediction` if its induced or equilibrated charges were found. Does nothing while it is traced.
+
+    Raises:
+        ValueError: for a polarization catastrophe or a solution that did not converge, with the way out.
+    """
+    check_solution((prediction.induction, prediction.equilibration))
+    return prediction
 
 
 def initial_parameters(config: ModelConfig, seed: int) -> PyTree:

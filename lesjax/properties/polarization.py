@@ -59,16 +59,19 @@ def quadrupole_moment(
     charges: Float[Array, " n"] | Float[Array, "n c"],
     *,
     dipoles: Float[Array, "n 3"] | Float[Array, "n c 3"] | None = None,
+    quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     origin: Float[Array, "3"] | None = None,
 ) -> Float[Array, "3 3"]:
-    r"""Second moment :math:`\sum_i q_i x_i x_i^T + u_i x_i^T + x_i u_i^T` with x = r - r0, e Å², with its trace.
+    r"""Second moment :math:`\sum_i q_i x_i x_i^T + u_i x_i^T + x_i u_i^T + Q_i` with x = r - r0, e Å², with its trace.
 
     The traceless (Buckingham) quadrupole is :math:`\tfrac12 (3 M - \operatorname{tr} M)`. Arguments as in
-    `dipole_moment`; the origin matters unless charge and dipole are zero.
+    `dipole_moment`, and the latent quadrupoles (e Å²); the origin matters unless charge and dipole are zero.
     """
     q = _summed(charges, 1)
     moved = positions if origin is None else positions - origin[None, :]
     moment = jnp.einsum("n,na,nb->ab", q, moved, moved, precision=jax.lax.Precision.HIGHEST)
+    if quadrupoles is not None:
+        moment += jnp.sum(_summed(quadrupoles, 3), axis=0)
     if dipoles is None:
         return moment
     mixed = jnp.einsum("na,nb->ab", _summed(dipoles, 2), moved, precision=jax.lax.Precision.HIGHEST)

@@ -40,11 +40,15 @@ class Weights:
 def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], Float[Array, "b 3 3"]]:
     """Dipoles (e Å) and traceless quadrupoles (e Å²) of stacked open systems, about their origins."""
 
-    def one(positions: Array, charges: Array, origin: Array) -> tuple[Array, Array]:
-        quadrupole = quadrupole_moment(positions, charges, origin=origin)
-        return dipole_moment(positions, charges, origin=origin), traceless(quadrupole)
+    def one(
+        positions: Array, charges: Array, dipoles: Array | None, quadrupoles: Array | None, origin: Array
+    ) -> tuple[Array, Array]:
+        dipole = dipole_moment(positions, charges, dipoles=dipoles, origin=origin)
+        quadrupole = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
+        return dipole, traceless(quadrupole)
 
-    return jax.vmap(one)(batch.system.positions, prediction.charges, batch.origins)
+    latent = (prediction.charges, prediction.dipoles, prediction.quadrupoles)
+    return jax.vmap(one)(batch.system.positions, *latent, batch.origins)
 
 
 def residuals(

@@ -90,8 +90,11 @@ def batch_loss(config: ModelConfig, batch: Batch, weights: Weights, params: PyTr
 
 def born_charges(config: ModelConfig, params: PyTree, batch: Batch) -> Float[Array, "b n 3 3"]:
     """Born effective charges of stacked systems, e."""
+    assert config.long_range is not None
+    # without it no sum is computed
+    solver = batch.solver if config.long_range.responds else None
     one = partial(predict_born_charges, config, params)
-    return jax.vmap(one)(batch.system, batch.epsilon_infinity)
+    return jax.vmap(one)(batch.system, solver, batch.epsilon_infinity)[0]
 
 
 def wanted_born_charges(

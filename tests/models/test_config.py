@@ -54,7 +54,7 @@ def test_model():
         ModelConfig(representation, energy_scale=0.0)
 
 
-@pytest.mark.parametrize("long_range", [None, LongRangeConfig(k_cutoff=2.0, hidden=(), neutral=True)])
+@pytest.mark.parametrize("long_range", [None, LongRangeConfig(k_cutoff=2.0, hidden=(), charge_constraint="neutral")])
 def test_survives_json(long_range):
     representation = CACEConfig(elements=(8, 1), messages=(("M", "Ar"), ("Bchi",)), bchi_shared=False)
     config = ModelConfig(representation, long_range, hidden=(8,), reference_energies=(-1.0, -2.0))

@@ -30,7 +30,7 @@ MODELS = {
     "plain": ModelConfig(CACEConfig(**SMALL), LongRangeConfig(**READOUT, k_cutoff=3.0), **READOUT),
     "messages": ModelConfig(
         CACEConfig(**SMALL, messages=(("M", "Ar", "Bchi"),)),
-        LongRangeConfig(n_channels=2, neutral=True, charge_scale=0.3, **READOUT),
+        LongRangeConfig(n_channels=2, charge_constraint="neutral", charge_scale=0.3, **READOUT),
         reference_energies=(-13.6, -2040.0),
         **READOUT,
     ),
@@ -225,7 +225,7 @@ def test_energy_has_these_parts(name):
     np.testing.assert_allclose(out.interaction_energy, out.short_range_energy + out.long_range_energy, rtol=rtol)
     references = 3 * sum(c.reference_energies)  # three atoms of each element
     np.testing.assert_allclose(out.energy - out.interaction_energy, references, rtol=1e-6, atol=rtol)
-    if c.long_range.neutral:
+    if c.long_range.charge_constraint == "neutral":
         np.testing.assert_allclose(jnp.sum(out.charges, axis=0), 0.0, atol=1e-14 if X64 else 1e-6)
     else:
         assert np.all(np.abs(jnp.sum(out.charges, axis=0)) > 1e-3)

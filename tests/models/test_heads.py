@@ -1,0 +1,262 @@
+"""Dipoles, quadrupoles, induced and equilibrated charges, total charges: variants of the long-range part.
+
+One list of variants that together have every option, times one list of properties.
+"""
+
+import dataclasses
+import functools
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lesjax
+from lesjax import ewald
+from lesjax.batching import stack_systems
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig, from_dict, to_dict
+from lesjax.models.les import LesModel
+from lesjax.models.potential import Potential, energy_parts, predict
+from lesjax.system import System
+
+
+X64 = jax.config.jax_enable_x64
+needs_x64 = pytest.mark.skipif(not X64, reason="needs JAX_ENABLE_X64=1")
+RTOL = 1e-10 if X64 else 1e-4
+
+CELL = np.array([[4.6, 0.0, 0.0], [1.3, 5.2, 0.0], [-0.8, 1.1, 4.2]])
+NUMBERS = np.array([8, 1, 1, 8, 1])
+FRACTIONAL = np.array([[0.1, 0.1, 0.1], [0.3, 0.15, 0.1], [0.05, 0.3, 0.15], [0.5, 0.6, 0.55], [0.7, 0.6, 0.6]])
+POSITIONS = (FRACTIONAL + 0.02 * np.random.default_rng(0).normal(size=(5, 3))) @ CELL
+TOTAL_CHARGE, MULTIPLICITY = 1.0, 2.0
+
+SMALL = {"elements": (1, 8), "cutoff": 3.0, "n_bessel": 3, "n_radial": 2, "n_embedding": 1, "max_l": 2, "max_nu": 2}
+READOUT = {"hidden": (4,)}
+SETTINGS = {
+    "multipoles": {"dipoles": True, "quadrupoles": True, "n_channels": 2, "charge_constraint": "total"},
+    "one-shot": {
+        "charges": "fixed", "dipoles": True, "induction": "one_shot", "hardness": True, "polarizability": "isotropic",
+    },
+    "self-consistent": {"induction": "self_consistent", "hardness": True, "polarizability": "tensor"},
+    "equilibration": {"charges": "equilibration"},
+}  # fmt: skip
+MODELS = {
+    name: ModelConfig(
+        CACEConfig(**SMALL), LongRangeConfig(**settings, **READOUT, k_cutoff=2.5, sigma=1.2), **READOUT,
+        state_inputs=("total_charge", "spin_multiplicity") if name == "multipoles" else (),
+    )
+    for name, settings in SETTINGS.items()
+}  # fmt: skip
+
+
+@functools.cache
+def random_potential(name):
+    """Every parameter moved off its initial value."""
+    potential = Potential.create(MODELS[name], seed=1)
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), p.dtype), potential.params)
+    return dataclasses.replace(potential, params=params)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def potential(request):
+    return random_potential(request.param)
+
+
+def make_system(positions=POSITIONS, cell=CELL, pbc=(True, True, True), **state):
+    state = {"total_charge": TOTAL_CHARGE, "spin_multiplicity": MULTIPLICITY} | state
+    return System.from_arrays(positions, cell, NUMBERS, pbc, cutoff=3.0, **state)
+
+
+def assert_close(found, expected, name, rtol=RTOL):
+    atol = rtol * max(0.1, float(np.abs(expected).max()))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["proper", "improper"])
+def test_rotation(potential, sign):
+    r = sign * np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
+    one, two = potential(make_system()), potential(make_system(POSITIONS @ r, CELL @ r))
+    expected = {"energy": one.energy, "forces": one.forces @ r, "charges": one.charges}
+    expected["stress"] = r.T @ one.stress @ r
+    if one.dipoles is not None:
+        expected["dipoles"] = one.dipoles @ r
+        assert np.abs(one.dipoles).max() > 1e-3
+    if one.quadrupoles is not None:
+        expected["quadrupoles"] = np.einsum("ncab,ai,bj->ncij", one.quadrupoles, r, r)
+        assert np.abs(one.quadrupoles).max() > 1e-3
+        assert_close(np.trace(one.quadrupoles, axis1=2, axis2=3), np.zeros((5, 2)), "trace")
+    for name, value in expected.items():
+        assert_close(getattr(two, name), value, name)
+
+
+def test_tensor_of_polarizability():
+    """Turns with the system, is symmetric and positive definite, and far from a multiple of one."""
+    potential = random_potential("self-consistent")
+    alpha_of = jax.jit(lambda system: LesModel(potential.config).apply(potential.params, system)[1].alpha)
+    r = -np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
+    alpha, turned = alpha_of(make_system()), alpha_of(make_system(POSITIONS @ r, CELL @ r))
+    assert_close(turned, np.einsum("ncab,ai,bj->ncij", alpha, r, r), "alpha")
+    np.testing.assert_array_equal(alpha, np.swapaxes(alpha, 2, 3))
+    eigenvalues = np.linalg.eigvalsh(alpha)
+    assert eigenvalues.min() > 0
+    assert np.max(eigenvalues[..., 2] / eigenvalues[..., 0]) > 1.2
+
+
+@needs_x64
+def test_forces_and_stress_are_derivatives(potential):
+    """Finite differences at fixed neighbours and k-vectors, along random directions."""
+    system = make_system()
+    solver = potential.make_solver(system)
+    out = potential(system, solver)
+    rng, step = np.random.default_rng(1), 1e-4
+
+    def energy(displacement, strain):
+        deformation = np.eye(3) + strain
+        moved = (system.positions + displacement) @ deformation
+        return potential(dataclasses.replace(system, positions=moved, cell=system.cell @ deformation), solver).energy
+
+    for _ in range(3):
+        move, strain = rng.normal(size=(5, 3)), rng.normal(size=(3, 3))
+        slope = (energy(step * move, 0.0) - energy(-step * move, 0.0)) / (2 * step)
+        np.testing.assert_allclose(-np.sum(out.forces * move), slope, rtol=1e-6, atol=1e-6)
+        strain = 0.1 * (strain + strain.T)
+        slope = (energy(0.0, step * strain) - energy(0.0, -step * strain)) / (2 * step)
+        volume = abs(np.linalg.det(CELL))
+        np.testing.assert_allclose(volume * np.sum(out.stress * strain), slope, rtol=1e-6, atol=1e-6)
+    assert abs(out.long_range_energy) > 1e-3
+
+
+def test_padded_and_mapped_is_alone(potential):
+    """The forces, which take longest to compile, of one variant."""
+    systems = [make_system(), make_system(POSITIONS @ np.diag([1.1, 1.0, 1.0]), total_charge=-1.0)]
+    solvers = [potential.make_solver(system) for system in systems]
+    batch = jax.tree.map(jnp.asarray, stack_systems(systems, (7, 40)))
+    names = ["charges", "dipoles", "quadrupoles", "long_range_energy"]
+    if potential.config.long_range.charges == "equilibration":
+        one = functools.partial(predict, potential.config, potential.params, with_stress=True)
+        names += ["energy", "forces", "stress"]
+    else:
+        one = lambda *arguments: energy_parts(potential.config, potential.params, *arguments)[1]  # noqa: E731
+    mapped = jax.jit(jax.vmap(one))(batch, ewald.stack_solvers(solvers))
+    for i, system in enumerate(systems):
+        single = potential(system, solvers[i])
+        for name in names:
+            expected = getattr(single, name)
+            if expected is None:
+                continue
+            found = getattr(mapped, name)[i]
+            if name in ("charges", "dipoles", "quadrupoles", "forces"):
+                np.testing.assert_array_equal(found[5:], 0.0, err_msg=name)
+                found = found[:5]
+            assert_close(found, expected, name)
+    # the same parameters, another total charge
+    if potential.config.needs_total_charge:
+        np.testing.assert_allclose(np.sum(mapped.charges, (1, 2)), [1.0, -1.0], rtol=0, atol=1e-13 if X64 else 1e-6)
+
+
+@pytest.mark.parametrize("name", ["one-shot", "equilibration"])
+def test_born_effective_charges_are_the_derivative_of_the_dipole(name):
+    """With latent and induced dipoles, and the response of the charges."""
+    potential = random_potential(name)
+    cluster = {"cell": np.zeros((3, 3)), "pbc": (False, False, False)}
+
+    def dipole(positions):
+        out = potential(make_system(positions, **cluster))
+        charges = np.asarray(out.charges, float).sum(axis=1)
+        latent = 0.0 if out.dipoles is None else np.asarray(out.dipoles, float).sum(axis=(0, 1))
+        return positions.T @ (charges - charges.mean()) + latent
+
+    born = potential.born_effective_charges(make_system(**cluster))
+    step = 1e-4 if X64 else 1e-2
+    moved = np.zeros((5, 3))
+    moved[3, 1] = step
+    slope = (dipole(POSITIONS + moved) - dipole(POSITIONS - moved)) / (2 * step)
+    np.testing.assert_allclose(born[3, :, 1], slope, rtol=0, atol=1e-7 if X64 else 1e-2)
+
+
+def test_survives_the_disk(potential, tmp_path):
+    potential.save(tmp_path / "model")
+    loaded = lesjax.load(tmp_path / "model")
+    assert loaded.config == potential.config
+    assert_close(loaded(make_system()).energy, potential(make_system()).energy, "energy")
+
+
+@pytest.mark.parametrize("neutral", [True, False])
+def test_models_saved_with_the_older_key(neutral):
+    data = to_dict(ModelConfig(CACEConfig(elements=(1,)), LongRangeConfig()))
+    for name in set(SETTINGS["one-shot"]) | {"charge_constraint", "quadrupoles", "fixed_charges"}:
+        del data["long_range"][name]
+    data["long_range"]["neutral"] = neutral
+    del data["state_inputs"]
+    expected = LongRangeConfig(charge_constraint="neutral" if neutral else "free")
+    assert from_dict(data).long_range == expected
+    assert "neutral" in data["long_range"]
+
+
+def test_state_is_read_from_atoms():
+    potential = random_potential("multipoles")
+    atoms = ase.Atoms(NUMBERS, POSITIONS, cell=CELL, pbc=True, info={"charge": 1, "spin": np.int64(2)})
+    expected = potential(make_system())
+    assert_close(potential(System.from_ase(atoms, cutoff=3.0)).energy, expected.energy, "energy")
+    other = potential(make_system(spin_multiplicity=4.0))
+    assert abs(other.energy - expected.energy) > 1e-3
+    for info, message in (
+        ({}, r"`total_charge` \(in e\) is needed by this model, got nan.*`atoms\.info\['charge'\] = -1`"),
+        ({"charge": 0}, r"`spin_multiplicity` \(2S \+ 1\) is needed.*`atoms\.info\['spin'\] = 2`"),
+        ({"charge": 0, "spin": 0}, r"`spin_multiplicity` \(2S \+ 1\) is needed by this model, got 0\.0"),
+        ({"charge": "neutral"}, r"`atoms\.info\['charge'\]` must be a number, got 'neutral'"),
+    ):
+        atoms.info = info
+        for use in (potential, potential.energy, potential.born_effective_charges):
+            with pytest.raises(ValueError, match=message):
+                use(System.from_ase(atoms, cutoff=3.0))
+
+
+def test_fixed_charges_from_a_table():
+    """The plain sum of point charges, whatever the parameters."""
+    long_range = LongRangeConfig(charges="fixed", fixed_charges=(("O", -0.8), ("H", 0.4)), **READOUT)
+    config = dataclasses.replace(MODELS["one-shot"], long_range=long_range)
+    charges = LesModel(config).apply(Potential.create(config).params, make_system())[1].charges
+    np.testing.assert_allclose(charges[:, 0], [-0.8, 0.4, 0.4, -0.8, 0.4], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"`fixed_charges` needs one charge for each of H, O, got Na"):
+        ModelConfig(CACEConfig(**SMALL), LongRangeConfig(charges="fixed", fixed_charges=(("Na", 1.0),)))
+
+
+def test_polarization_catastrophe_is_an_error():
+    potential = random_potential("self-consistent")
+    heads = dict(potential.params["params"]["heads"])
+    heads["polarizability"] = {**heads["polarizability"], "bias": jnp.full(1, 100.0)}
+    broken = Potential({"params": {**potential.params["params"], "heads": heads}}, potential.config)
+    with pytest.raises(ValueError, match=r"polarization catastrophe.*Make them smaller"):
+        broken(make_system())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"charges": "none"}, r"`charges` must be 'latent' or 'fixed' or 'equilibration', got 'none'"),
+        ({"charge_constraint": "held"}, r"`charge_constraint` must be 'free' or .*'total', got 'held'"),
+        ({"induction": "one_shot"}, r"`induction` needs `hardness` = true or a `polarizability`"),
+        ({"hardness": True}, r"these need `induction` = 'one_shot' or 'self_consistent'; got 'none', True"),
+        (
+            {"hardness": True, "induction": "one_shot", "charge_constraint": "total"},
+            r"`charge_constraint` must be 'free', got 'total'",
+        ),
+        ({"charges": "equilibration", "dipoles": True}, r"'equilibration' goes with one channel of charges alone"),
+        ({"charges": "equilibration", "charge_constraint": "neutral"}, r"'neutral' contradicts .* 'equilibration'"),
+        ({"fixed_charges": (("H", 1.0),)}, r"`fixed_charges` needs `charges` = 'fixed' and one channel, got 'latent'"),
+        ({"dipoles": True, "self_energies_removed": 2.0}, r"`self_energies_removed` = 2\.0 is for published models"),
+    ],
+)
+def test_settings_that_contradict(settings, message):
+    with pytest.raises(ValueError, match=message):
+        LongRangeConfig(**settings)
+
+
+def test_settings_that_the_representation_cannot_serve():
+    with pytest.raises(ValueError, match=r"`max_l` = 1 is too small"):
+        ModelConfig(CACEConfig(elements=(1,), max_l=1), LongRangeConfig(quadrupoles=True))
+    with pytest.raises(ValueError, match=r"`state_inputs` takes some of .*'spin_multiplicity'.*, got \('spin',\)"):
+        ModelConfig(CACEConfig(elements=(1,)), state_inputs=("spin",))
