@@ -33,6 +33,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.spatial import cKDTree
 
+import lesjax
+
 
 DENSITY, CLOSEST = 0.1, 1.5
 SIZES = [100, 300, 1_000, 3_000, 10_000, 30_000, 100_000]
@@ -183,7 +185,8 @@ def write(path: pathlib.Path, cases: list[dict], arguments: argparse.Namespace) 
     """The results as JSON and as CSV."""
     settings = {"density": DENSITY, "closest": CLOSEST, "sigma": SIGMA, "forces_error": TARGET}
     settings["turns"] = arguments.turns
-    versions = {name: _version(name) for name in ("lesjax", "jax-pme", "torch-pme", "torch", "jax-finufft")}
+    versions = {name: _version(name) for name in ("jax-pme", "torch-pme", "torch", "jax-finufft")}
+    versions["lesjax"] = lesjax.__version__  # run from a checkout, too
     load = round(os.getloadavg()[0], 1)
     head = {"dtype": "float32", "load_average": load, "settings": settings, "versions": versions}
     write_json(path, {**head, "cases": cases})

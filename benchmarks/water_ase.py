@@ -19,7 +19,7 @@ from lesjax.models import CACEConfig, LongRangeConfig, ModelConfig, Potential
 
 
 # published PyTorch code through ASE on 2 cores, given with the reference data, ms
-REFERENCE_MS = {192: 68.0, 1536: 518.0}
+REFERENCE_MS = {192: 68.0, 1536: 518.0, 12288: 15_400.0}
 
 
 def model(long_range: bool) -> Potential:
@@ -51,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
     water = io.read(shared("data/water/rpbe_d3_40.xyz"))[0]
     rows = []
-    for repeat in (1, 2):
+    for repeat in (1, 2, 4):
         atoms = water * (repeat, repeat, repeat)
         functions = {"les": moving(atoms, model(True)), "short_range": moving(atoms, model(False))}
         times, first = interleaved(functions, arguments.rounds)

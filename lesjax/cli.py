@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,20 +15,32 @@ if TYPE_CHECKING:
     from lesjax.training import Evaluation
 
 
+BORN_ORDERS = ("polarization-first", "displacement-first")
 METRICS = """Metrics in the JSON file, each for what the data has references of:
   n_structures               number of structures
   energy_rmse, energy_mae    energy, eV/atom
   forces_rmse, forces_mae    force components, eV/Å
   stress_rmse, stress_mae    stress components, eV/Å³
   charges_r2, charges_rmse, charges_mae
-                             latent charges, e, of the sign that correlates with the references"""
+                             latent charges, e
+  dipole_r2, dipole_rmse, dipole_mae
+                             dipole moment of molecules, e Å
+  quadrupole_r2, quadrupole_rmse, quadrupole_mae
+                             traceless part of their second moment, e Å²
+  bec_r2, bec_rmse, bec_mae, bec_diagonal_r2, bec_off_diagonal_r2
+                             Born effective charges, e
+  epsilon_infinity           electronic dielectric constant, with --epsilon-infinity fit
+Energies and forces leave the sign of the latent charges open: it is chosen once for all that depends on it.
+Moments are about the centre of mass."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     parsed = _parser().parse_args(arguments)
     try:
-        return parsed.run(parsed)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"lesjax {parsed.command}: {message}", file=sys.stderr)
+            return parsed.run(parsed)
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         if parsed.traceback:
             raise
@@ -62,6 +75,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots")
     evaluate.add_argument("--key", action="append", default=[], metavar="LABEL=NAME", help="e.g. energy=dft_energy")
     evaluate.add_argument("--pbc", choices=("file", "true", "false"), default="file", help="override the periodicity")
+    evaluate.add_argument("--born-order", choices=BORN_ORDERS, help="of the Born effective charges of each atom")
+    evaluate.add_argument(
+        "--epsilon-infinity", type=_epsilon, default=1.0, metavar="X|fit", help="scales Born effective charges by √X"
+    )
     evaluate.set_defaults(run=_evaluate)
 
     info = commands.add_parser("info", help="describe a potential")
@@ -96,7 +113,8 @@ def _train(arguments: argparse.Namespace) -> int:
     metrics = {}
     for name, frames in sets.items():
         if frames:
-            result = evaluate(potential, frames, keys=config.data.keys, pbc=pbc)
+            epsilon = config.data.epsilon_infinity
+            result = evaluate(potential, frames, keys=config.data.keys, pbc=pbc, epsilon_infinity=epsilon)
             plots.save_parity(folder / f"parity_{name}.png", result.parity)
             metrics[name] = result.metrics
             _print_metrics(name, result)
@@ -111,7 +129,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax.training import evaluate_file, plots
 
     pbc = {"file": None, "true": True, "false": False}[arguments.pbc]
-    result = evaluate_file(load(arguments.model), arguments.data, keys=_keys(arguments.key), pbc=pbc)
+    result = evaluate_file(
+        load(arguments.model),
+        arguments.data,
+        keys=_keys(arguments.key, arguments.born_order),
+        pbc=pbc,
+        epsilon_infinity=arguments.epsilon_infinity,
+    )
     _print_metrics(arguments.data, result)
     if arguments.json:
         write_json(arguments.json, result.metrics)
@@ -155,20 +179,24 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _keys(assignments: Sequence[str]) -> "Keys":
-    """Label names from "label=name" assignments."""
+def _epsilon(text: str) -> float | str:
+    return text if text == "fit" else float(text)
+
+
+def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
+    """Label names from "label=name" assignments, and the order of Born effective charges."""
     import dataclasses
 
     from lesjax.io import Keys
 
-    known = {f.name for f in dataclasses.fields(Keys)}
+    known = {f.name for f in dataclasses.fields(Keys)} - {"born_effective_charges_order"}
     chosen = {}
     for assignment in assignments:
         label, separator, name = assignment.partition("=")
         if not separator or label not in known:
             raise ValueError(f"`--key` needs one of {', '.join(sorted(known))} = NAME, got {assignment!r}.")
         chosen[label] = (name,)
-    return Keys(**chosen)
+    return Keys(**chosen, born_effective_charges_order=born_order)
 
 
 def _print_metrics(title: str, result: "Evaluation") -> None:

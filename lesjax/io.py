@@ -1,8 +1,10 @@
 """Extended-xyz files: structures and their labels under configurable keys."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,18 +16,55 @@ from ase.data import chemical_symbols as chemical_symbols
 from jaxtyping import Array, Float
 
 
+BORN_ORDERS = ("polarization-first", "displacement-first")
+# The first two are ours; "BEC" and "bec" are the columns of the published sets of superionic water (Zhong et al., 2025)
+# and of dipeptides (King et al., 2025).
+BORN_ORDER_OF_NAME = {
+    "REF_born_effective_charges": "polarization-first",
+    "born_effective_charges": "polarization-first",
+    "BEC": "polarization-first",
+    "bec": "displacement-first",
+}
+
+
 @dataclass(frozen=True)
 class Keys:
     """Names under which a file holds its labels; the first one that a frame has is used.
 
     They are looked up in the comment line, in the columns, and in the results of ase's calculator, where ase
-    puts some names while reading.
+    puts some names while reading. Numbers may also come as JSON text.
+
+    Born effective charges are nine numbers per atom, of which files of the field hold both orders, and nothing in the
+    numbers tells them apart. Without `born_effective_charges_order` the names of `BORN_ORDER_OF_NAME` are read as they
+    are published, and those under another name are left out with a warning.
+
+    Attributes:
+        energy: total energy, eV.
+        forces: eV/Å.
+        stress: eV/Å³.
+        charges: e.
+        dipole: dipole moment of a molecule, e Å.
+        quadrupole: second moment of a molecule, e Å², see `Labels`.
+        born_effective_charges: e.
+        born_effective_charges_order: "polarization-first" for [atom, polarization, displacement], or
+            "displacement-first" for [atom, displacement, polarization]; by the name if it is not given.
     """
 
     energy: tuple[str, ...] = ("REF_energy", "energy")
     forces: tuple[str, ...] = ("REF_forces", "forces", "force")
     stress: tuple[str, ...] = ("REF_stress", "stress")
-    charges: tuple[str, ...] = ("REF_charges", "charges")
+    charges: tuple[str, ...] = ("REF_charges", "charges", "mbi_charges")
+    dipole: tuple[str, ...] = ("REF_dipole", "dipole")
+    quadrupole: tuple[str, ...] = ("REF_quadrupole", "quadrupole")
+    born_effective_charges: tuple[str, ...] = ("REF_born_effective_charges", "born_effective_charges", "bec", "BEC")
+    born_effective_charges_order: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.born_effective_charges_order not in (None, *BORN_ORDERS):
+            raise ValueError(
+                f"`born_effective_charges_order` must be {' or '.join(map(repr, BORN_ORDERS))}, "
+                f"got {self.born_effective_charges_order!r}."
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -38,22 +77,30 @@ class Labels:
         forces: eV/Å.
         stress: eV/Å³, ASE's sign.
         charges: e.
+        dipole: dipole moment of a molecule about its centre of mass, e Å; about any point if it is neutral.
+        quadrupole: second moment of a molecule about its centre of mass, sum of q x x^T over electrons and nuclei
+            (no factor 3/2, as SPICE and Psi4 give it), e Å². Its trace is that of the electron cloud, which no point
+            charges have: only the traceless part is compared, so that either may be given.
+        born_effective_charges: [atom, polarization, displacement], e.
     """
 
     energy: Float[Array | np.ndarray, "*b"]
     forces: Float[Array | np.ndarray, "*b n 3"]
     stress: Float[Array | np.ndarray, "*b 3 3"]
     charges: Float[Array | np.ndarray, "*b n"]
+    dipole: Float[Array | np.ndarray, "*b 3"]
+    quadrupole: Float[Array | np.ndarray, "*b 3 3"]
+    born_effective_charges: Float[Array | np.ndarray, "*b n 3 3"]
 
     def pad_to(self, n_atoms: int) -> "Labels":
         """Pad the rows of one structure with NaN; host only."""
         extra = (0, n_atoms - len(self.forces))
-        return Labels(
-            energy=self.energy,
-            forces=np.pad(self.forces, (extra, (0, 0)), constant_values=np.nan),
-            stress=self.stress,
-            charges=np.pad(self.charges, extra, constant_values=np.nan),
-        )
+        rows = ("forces", "charges", "born_effective_charges")
+        padded = {}
+        for name in rows:
+            value = getattr(self, name)
+            padded[name] = np.pad(value, (extra, *((0, 0),) * (value.ndim - 1)), constant_values=np.nan)
+        return dataclasses.replace(self, **padded)
 
 
 def read(path: str | os.PathLike) -> list[Atoms]:
@@ -121,6 +168,8 @@ def element_names(atomic_numbers: Iterable[int]) -> str:
 def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:
     """Labels of one frame, NaN where it has none.
 
+    Warns of Born effective charges that are left out for want of their order, see `Keys`.
+
     Raises:
         ValueError: for a label of the wrong shape, or one that is no number.
     """
@@ -131,6 +180,9 @@ def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:
         forces=_find(atoms, keys.forces, (n, 3)),
         stress=_stress(atoms, keys.stress),
         charges=_find(atoms, keys.charges, (n,)),
+        dipole=_find(atoms, keys.dipole, (3,)),
+        quadrupole=_find(atoms, keys.quadrupole, (3, 3)),
+        born_effective_charges=_born_effective_charges(atoms, keys),
     )
 
 
@@ -150,10 +202,12 @@ def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None
     for name in names:
         for place in (atoms.info, atoms.arrays, results):
             if place.get(name) is not None:
+                value = place[name]
                 try:
-                    return name, np.asarray(place[name], dtype=np.float64)
+                    is_json = isinstance(value, str) and value.lstrip().startswith("[")
+                    return name, np.asarray(json.loads(value) if is_json else value, dtype=np.float64)
                 except (ValueError, TypeError) as error:
-                    raise ValueError(f"`{name}` must hold numbers, got {str(place[name])[:60]!r}.") from error
+                    raise ValueError(f"`{name}` must hold numbers, got {str(value)[:60]!r}.") from error
     return None
 
 
@@ -162,10 +216,34 @@ def _find(atoms: Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndar
     if found is None:
         return np.full(shape, np.nan)
     name, value = found
-    # a single number may come as a list of one, and a comment line may hold forces as one long list
-    if value.shape != shape and (value.ndim > 1 or value.size != int(np.prod(shape))):
+    # ASE keeps a matrix in a comment line as [1, 3, 3] at times, and a single number may come as a list of one; such a
+    # line may also hold forces as one long list
+    squeezed = tuple(k for k in value.shape if k != 1)
+    if squeezed != tuple(k for k in shape if k != 1) and (value.ndim > 1 or value.size != int(np.prod(shape))):
         raise ValueError(f"`{name}` has shape {value.shape} where {shape} is needed.")
     return value.reshape(shape)
+
+
+def _born_effective_charges(atoms: Atoms, keys: Keys) -> np.ndarray:
+    """[atom, polarization, displacement] from nine numbers per atom, as one row or a matrix."""
+    n = len(atoms)
+    found = _lookup(atoms, keys.born_effective_charges)
+    if found is None:
+        return np.full((n, 3, 3), np.nan)
+    name, value = found
+    if value.shape not in ((n, 9), (n, 3, 3), (9 * n,)):
+        raise ValueError(f"`{name}` has shape {value.shape} where {(n, 9)} or {(n, 3, 3)} is needed.")
+    order = keys.born_effective_charges_order or BORN_ORDER_OF_NAME.get(name)
+    if order is None:
+        warnings.warn(
+            f"The Born effective charges `{name}` are left out: say whether each atom has them as [polarization, "
+            "displacement] or [displacement, polarization], with `keys.born_effective_charges_order` = "
+            "'polarization-first' or 'displacement-first' (--born-order on the command line).",
+            stacklevel=2,
+        )
+        return np.full((n, 3, 3), np.nan)
+    value = value.reshape(n, 3, 3)
+    return value.swapaxes(1, 2) if order == "displacement-first" else value
 
 
 def _stress(atoms: Atoms, names: Sequence[str]) -> np.ndarray:

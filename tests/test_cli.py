@@ -118,7 +118,7 @@ def test_help_names_the_metrics(capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
     out = capsys.readouterr().out
-    assert all(name in out for name in METRICS)
+    assert all(name in out for name in {*METRICS, "dipole_r2", "quadrupole_r2", "bec_r2", "bec_off_diagonal_r2"})
     assert "eV/atom" in out
 
 
@@ -175,7 +175,7 @@ def test_mistakes_of_evaluate(run, tmp_path, capsys):
     for arguments, expected in (
         ([model, str(tmp_path / "gold.xyz")], "Structure 0 contains Au, but the model knows only Na, Cl"),
         ([model, str(tmp_path / "gone.xyz")], "There is no file"),
-        ([model, str(folder / "test.xyz"), "--key", "enrgy=E"], "`--key` needs one of charges, energy, forces, stress"),
+        ([model, str(folder / "test.xyz"), "--key", "enrgy=E"], "`--key` needs one of born_effective_charges,"),
         ([model, str(folder / "test.xyz"), "--key", "energy"], "`--key` needs one of"),
     ):
         assert cli.main(["evaluate", *arguments]) == 1

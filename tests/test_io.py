@@ -1,5 +1,7 @@
 """Extended-xyz files: labels under all names and shapes, broken files, writing as a whole."""
 
+import json
+
 import ase
 import ase.io
 import numpy as np
@@ -66,6 +68,46 @@ def test_missing_labels_are_nan():
     assert np.isnan(io.labels(water()).energy)
 
 
+DIPOLE, QUADRUPOLE = np.array([1.0, -2.0, 0.5]), np.arange(9.0).reshape(3, 3)
+BORN = np.arange(27.0).reshape(3, 3, 3)
+
+
+@pytest.mark.parametrize("shape", [lambda x: x, lambda x: x[None], lambda x: json.dumps(x.tolist()), np.ravel])
+def test_moments_in_every_shape(shape):
+    found = io.labels(water(dipole=shape(DIPOLE), quadrupole=shape(QUADRUPOLE)))
+    np.testing.assert_array_equal(found.dipole, DIPOLE)
+    np.testing.assert_array_equal(found.quadrupole, QUADRUPOLE)
+
+
+@pytest.mark.parametrize("shape", [(3, 9), (3, 3, 3)])
+@pytest.mark.parametrize(
+    ("name", "published"), [("bec", "displacement-first"), ("BEC", "polarization-first"), ("mine", None)]
+)
+def test_born_effective_charges_in_both_orders(tmp_path, name, published, shape):
+    """As columns of a file where they fit; the order is a setting, known only for names of published sets."""
+    atoms = water()
+    atoms.set_array(name, BORN.reshape(shape))
+    if len(shape) == 2:
+        io.write(tmp_path / "one.xyz", [atoms])
+        (atoms,) = io.read(tmp_path / "one.xyz")
+    for order, expected in (("polarization-first", BORN), ("displacement-first", BORN.swapaxes(1, 2))):
+        keys = Keys(born_effective_charges=(name,), born_effective_charges_order=order)
+        np.testing.assert_array_equal(io.labels(atoms, keys).born_effective_charges, expected)
+        if order == published:
+            np.testing.assert_array_equal(io.labels(atoms).born_effective_charges, expected)
+    if published is not None:
+        return
+    with pytest.warns(UserWarning, match=rf"`{name}` are left out: say .*`keys\.born_effective_charges_order`"):
+        found = io.labels(atoms, Keys(born_effective_charges=(name,))).born_effective_charges
+    assert np.isnan(found).all()
+    assert found.shape == (3, 3, 3)
+
+
+def test_unknown_order_of_born_effective_charges():
+    with pytest.raises(ValueError, match=r"`born_effective_charges_order` must be 'polarization-first' or .* 'xyz'"):
+        Keys(born_effective_charges_order="xyz")
+
+
 def test_padded_labels_are_nan():
     atoms = water(REF_energy=1.0)
     atoms.set_array("REF_forces", FORCES)
@@ -73,6 +115,7 @@ def test_padded_labels_are_nan():
     np.testing.assert_array_equal(padded.forces[:3], FORCES)
     assert np.isnan(padded.forces[3:]).all()
     assert padded.charges.shape == (5,)
+    assert padded.born_effective_charges.shape == (5, 3, 3)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +126,10 @@ def test_padded_labels_are_nan():
         ({"REF_stress": np.ones(5)}, r"`REF_stress` has shape \(5,\); a stress has 6 \(Voigt\) or 9"),
         ({"REF_energy": "unknown"}, r"`REF_energy` must hold numbers, got 'unknown'"),
         ({"charges": {"O": -0.8}}, r"`charges` must hold numbers"),
+        ({"dipole": "[1.0, 2.0]"}, r"`dipole` has shape \(2,\) where \(3,\)"),
+        ({"dipole": "[1.0, 2.0"}, r"`dipole` must hold numbers, got '\[1\.0, 2\.0'"),
+        ({"quadrupole": np.ones(6)}, r"`quadrupole` has shape \(6,\) where \(3, 3\)"),
+        ({"bec": np.ones((3, 3))}, r"`bec` has shape \(3, 3\) where \(3, 9\) or \(3, 3, 3\)"),
     ],
 )
 def test_unusable_label(info, message):

@@ -11,6 +11,7 @@ from ase.calculators.lj import LennardJones
 from lesjax import io
 from lesjax.models.config import LongRangeConfig
 from lesjax.training.config import DataConfig, ModelSection, Phase, RunConfig, TrainingSection
+from lesjax.training.loop import read_log
 
 
 CELL = np.array([[5.0, 0.0, 0.0], [0.8, 5.2, 0.0], [-0.4, 0.6, 4.8]])
@@ -65,3 +66,8 @@ def make_config(folder: Path, frames: list[ase.Atoms] | None = None, **changes: 
 def phases(*epochs: int, **settings: Any) -> tuple[Phase, ...]:
     """Phases of these lengths that share their settings."""
     return tuple(dataclasses.replace(Phase(epochs=1, **settings), epochs=n) for n in epochs)
+
+
+def log_of(folder: str | Path) -> list[dict[str, Any]]:
+    """The log of a run without what a clock says."""
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(Path(folder) / "log.jsonl")]

@@ -1,8 +1,8 @@
 r"""Charges and dipoles that the potential and the field of all multipoles induce.
 
-An atom answers to the potential φ and the field F at its place, the external field F_ext included, with
+An atom answers to the potential φ and the field F at its place, the external φ_ext and F_ext included, with
 
-.. math:: \delta q = -\kappa \phi, \quad \delta u = \alpha (F + F_{ext}).
+.. math:: \delta q = -\kappa (\phi + \phi_{ext}), \quad \delta u = \alpha (F + F_{ext}).
 
 `one_shot_induction` takes φ and F of the permanent multipoles alone. Its energy
 :math:`E_0 + \tfrac12 \sum \delta q\, \phi - \tfrac12 \sum \delta u \cdot F` has no external field in it and is
@@ -10,12 +10,13 @@ the second order of a perturbation theory. `self_consistent_induction` takes φ 
 well, which minimizes
 
 .. math:: W = E(q + \delta q, u + \delta u, Q) + \sum \frac{\delta q^2}{2 \kappa}
-              + \tfrac12 \sum \delta u \cdot \alpha^{-1} \delta u - \sum \delta u \cdot F_{ext}.
+              + \tfrac12 \sum \delta u \cdot \alpha^{-1} \delta u + \sum \delta q\, \phi_{ext}
+              - \sum \delta u \cdot F_{ext}.
 
 The work of the external field on permanent multipoles, :math:`-\sum (q r + u) \cdot F_{ext}`, is in neither:
 it needs an origin and has no meaning in a periodic cell. The sum of the induced charges is not held at zero.
 
-With δ = (δq, δu), χ = diag(κ, α), T the Hessian of E and b the (-φ, F + F_ext) of the permanent multipoles,
+With δ = (δq, δu), χ = diag(κ, α), T the Hessian of E and b the (-φ - φ_ext, F + F_ext) of the permanent multipoles,
 δ = χ(b - Tδ). W has a minimum where :math:`\chi^{-1} + T` is positive definite; where it is not, atoms
 polarize each other without limit: the polarization catastrophe.
 
@@ -70,6 +71,7 @@ class _Problem(NamedTuple):
     atom_mask: Array | None
     kappa: Array | None
     alpha: Array | None
+    external_potential: Array | None
     external_field: Array | None
 
 
@@ -81,6 +83,7 @@ def one_shot_induction(
     *,
     kappa: Float[Array, " n"] | Float[Array, "n c"] | None = None,
     alpha: Float[Array, "n ..."] | None = None,
+    external_potential: Float[Array, " n"] | Float[Array, "n c"] | None = None,
     external_field: Float[Array, "3"] | None = None,
     dipoles: Float[Array, "n 3"] | Float[Array, "n c 3"] | None = None,
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
@@ -97,6 +100,7 @@ def one_shot_induction(
         kappa: charge per potential, the inverse of a hardness, e/V, in the shape of the charges; none by default.
         alpha: polarizability, e Å²/V (times `COULOMB` it is a volume in Å³), in the shape of the charges, or
             with three by three more, symmetric; none by default.
+        external_potential: V, in the shape of the charges; acts on the induced charges.
         external_field: V/Å; acts on the induced dipoles.
         dipoles: permanent dipoles, e Å.
         quadrupoles: permanent quadrupoles, e Å².
@@ -104,9 +108,10 @@ def one_shot_induction(
         self_interaction: as in `energy`.
 
     Raises:
-        ValueError: for a shape that does not follow that of the charges, or an external field without alpha.
+        ValueError: for a shape that does not follow that of the charges, an external field without alpha, or an
+            external potential without kappa.
     """
-    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_field)
+    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
     problem = _checked(_Problem(solver, positions, cell, *given))
     value, gradient = jax.value_and_grad(_energy, 1)(problem, _zeros(problem), self_interaction)
     induced = _respond(problem, add(scale(-1.0, gradient), _external(problem)))
@@ -123,6 +128,7 @@ def self_consistent_induction(
     *,
     kappa: Float[Array, " n"] | Float[Array, "n c"] | None = None,
     alpha: Float[Array, "n ..."] | None = None,
+    external_potential: Float[Array, " n"] | Float[Array, "n c"] | None = None,
     external_field: Float[Array, "3"] | None = None,
     dipoles: Float[Array, "n 3"] | Float[Array, "n c 3"] | None = None,
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
@@ -145,6 +151,7 @@ def self_consistent_induction(
         charges: see there.
         kappa: see there.
         alpha: see there.
+        external_potential: see there.
         external_field: see there.
         dipoles: see there.
         quadrupoles: see there.
@@ -156,7 +163,7 @@ def self_consistent_induction(
     Raises:
         ValueError: as `one_shot_induction`.
     """
-    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_field)
+    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
     problem = _checked(_Problem(solver, positions, cell, *given))
     gradient = jax.grad(_energy, 1)(problem, _zeros(problem), self_interaction)
     source = add(scale(-1.0, gradient), _external(problem))
@@ -256,10 +263,12 @@ def _zeros(problem: _Problem) -> Response:
 
 
 def _external(problem: _Problem) -> Response:
-    zeros = _zeros(problem)
+    external = _zeros(problem)
+    if problem.external_potential is not None:
+        external = external._replace(charges=-problem.external_potential)
     if problem.external_field is None:
-        return zeros
-    return zeros._replace(dipoles=jnp.broadcast_to(problem.external_field, (*problem.charges.shape, 3)))
+        return external
+    return external._replace(dipoles=jnp.broadcast_to(problem.external_field, (*problem.charges.shape, 3)))
 
 
 def _induction(problem: _Problem, value: Array, induced: Response, flags: tuple[Array, Array, Array]) -> Induction:
@@ -282,6 +291,11 @@ def _checked(problem: _Problem) -> _Problem:
         raise ValueError(f"`alpha` must have the shape {shape} of `charges` or {(*shape, 3, 3)}, got {alpha.shape}.")
     if problem.external_field is not None and alpha is None:
         raise ValueError("`external_field` acts on induced dipoles only: give `alpha` as well.")
+    if problem.external_potential is not None and kappa is None:
+        raise ValueError("`external_potential` acts on induced charges only: give `kappa` as well.")
+    if problem.external_potential is not None and problem.external_potential.shape != shape:
+        found = problem.external_potential.shape
+        raise ValueError(f"`external_potential` must have the shape {shape} of `charges`, got {found}.")
 
     return problem._replace(
         kappa=None if kappa is None else mask_atoms(kappa, mask),

@@ -230,22 +230,28 @@ def _predict(potential: Potential, system: System, solver: ewald.Solver | None) 
     return predict(potential.config, potential.params, system, solver, with_stress=all(system.pbc))
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))
-def _born_effective_charges(
-    potential: Potential,
+def predict_born_charges(
+    config: ModelConfig,
+    params: PyTree,
     system: System,
-    solver: ewald.Solver | None,
-    epsilon_infinity: float,
-    acoustic_sum_rule: bool,
-    direction: int | None,
-) -> tuple[Float[Array, "n _ 3"] | Float[Array, "n 3"], Solution]:
-    config = potential.config
+    solver: ewald.Solver | None = None,
+    epsilon_infinity: float | Float[Array, ""] = 1.0,
+    acoustic_sum_rule: bool = False,
+    direction: int | None = None,
+) -> tuple[Float[Array, "n 3 3"] | Float[Array, "n 3"], Solution]:
+    """Born effective charges of one system, e, as a pure function, and the flags of induced or equilibrated charges.
+
+    See `Potential.born_effective_charges`. Without `responds` in the configuration the solver is not needed.
+    """
+    assert config.long_range is not None
+    responds = config.long_range.responds
+    assert solver is not None or not responds
 
     def find(positions: Array) -> Parts:
         moved = dataclasses.replace(system, positions=positions)
-        if solver is not None:
-            return energy_parts(config, potential.params, moved, solver)[1]
-        atomic, latent = _apply(config, potential.params, moved)
+        if responds:
+            return energy_parts(config, params, moved, solver)[1]
+        atomic, latent = _apply(config, params, moved)
         assert latent is not None
         return Parts(atomic, charges=latent.charges, dipoles=latent.dipoles)
 
@@ -261,6 +267,19 @@ def _born_effective_charges(
     )  # fmt: skip
     parts = find(positions)
     return result, (parts.induction, parts.equilibration)
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _born_effective_charges(
+    potential: Potential,
+    system: System,
+    solver: ewald.Solver | None,
+    epsilon_infinity: float,
+    acoustic_sum_rule: bool,
+    direction: int | None,
+) -> tuple[Float[Array, "n 3 3"] | Float[Array, "n 3"], Solution]:
+    options = (epsilon_infinity, acoustic_sum_rule, direction)
+    return predict_born_charges(potential.config, potential.params, system, solver, *options)
 
 
 def reference_energy(config: ModelConfig, system: System) -> Float[Array, ""]:

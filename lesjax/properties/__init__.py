@@ -1,9 +1,28 @@
 """Properties as pure functions of energies and charges."""
 
+from lesjax.properties.dielectric import (
+    DielectricConstant as DielectricConstant,
+    static_dielectric_constant as static_dielectric_constant,
+)
 from lesjax.properties.forces import energy_forces_stress as energy_forces_stress
 from lesjax.properties.polarization import (
     born_effective_charges as born_effective_charges,
     dipole_moment as dipole_moment,
     field_forces as field_forces,
     quadrupole_moment as quadrupole_moment,
+    traceless as traceless,
+)
+from lesjax.properties.response import (
+    epsilon_infinity as epsilon_infinity,
+    induced_polarizability as induced_polarizability,
+    polarizability as polarizability,
+)
+from lesjax.properties.series import block_error as block_error
+from lesjax.properties.spectra import (
+    Spectrum as Spectrum,
+    autocorrelation as autocorrelation,
+    dipole_rate as dipole_rate,
+    infrared_spectrum as infrared_spectrum,
+    integrate_dipole as integrate_dipole,
+    vibrational_density_of_states as vibrational_density_of_states,
 )

@@ -21,6 +21,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
@@ -58,20 +59,29 @@ def quadrupole_moment(
     charges: Float[Array, " n"] | Float[Array, "n c"],
     *,
     dipoles: Float[Array, "n 3"] | Float[Array, "n c 3"] | None = None,
+    quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     origin: Float[Array, "3"] | None = None,
 ) -> Float[Array, "3 3"]:
-    r"""Second moment :math:`\sum_i q_i x_i x_i^T + u_i x_i^T + x_i u_i^T` with x = r - r0, e Å², with its trace.
+    r"""Second moment :math:`\sum_i q_i x_i x_i^T + u_i x_i^T + x_i u_i^T + Q_i` with x = r - r0, e Å², with its trace.
 
     The traceless (Buckingham) quadrupole is :math:`\tfrac12 (3 M - \operatorname{tr} M)`. Arguments as in
-    `dipole_moment`; the origin matters unless charge and dipole are zero.
+    `dipole_moment`, and the latent quadrupoles (e Å²); the origin matters unless charge and dipole are zero.
     """
     q = _summed(charges, 1)
     moved = positions if origin is None else positions - origin[None, :]
     moment = jnp.einsum("n,na,nb->ab", q, moved, moved, precision=jax.lax.Precision.HIGHEST)
+    if quadrupoles is not None:
+        moment += jnp.sum(_summed(quadrupoles, 3), axis=0)
     if dipoles is None:
         return moment
     mixed = jnp.einsum("na,nb->ab", _summed(dipoles, 2), moved, precision=jax.lax.Precision.HIGHEST)
     return moment + mixed + mixed.T
+
+
+def traceless(moments: Float[Array | np.ndarray, "*b 3 3"]) -> Float[Array | np.ndarray, "*b 3 3"]:
+    """Traceless part M - tr(M)/3 of second moments, in numpy or jax."""
+    third = (moments[..., 0, 0] + moments[..., 1, 1] + moments[..., 2, 2])[..., None, None] / 3.0
+    return moments - third * np.eye(3, dtype=moments.dtype).reshape((1,) * (moments.ndim - 2) + (3, 3))
 
 
 def born_effective_charges(
@@ -88,8 +98,8 @@ def born_effective_charges(
 ) -> Float[Array, "n 3 3"] | Float[Array, "n 3"]:
     r"""Born effective charges, e, with the response of the charges to the displacement.
 
-    Two reverse passes through `moments` for each periodic lattice direction and one for each other; three more for
-    dipoles.
+    Two reverse passes through `moments` for each periodic lattice direction and one for each other, so at most six;
+    dipoles take one more for each periodic direction.
 
     Args:
         moments: positions -> latent charges [n] or [n, c] (e), or these and latent dipoles (e Å); channels are summed.
@@ -98,7 +108,8 @@ def born_effective_charges(
         pbc: which directions are periodic; static.
         atom_mask: True for real atoms. All real by default.
         epsilon_infinity: electronic dielectric constant; positive.
-        remove_mean: subtract the mean charge, so that a net charge does not depend on the origin.
+        remove_mean: subtract the mean charge, so that nothing depends on the origin. Without it a periodic cell must
+            be neutral; where the charges are traced (under jit) this is not checked.
         acoustic_sum_rule: subtract the mean of Z* over the atoms, so that a rigid shift changes no polarization.
         direction: lattice direction 0, 1 or 2 to stay with that one, at a third of the cost.
 
@@ -107,42 +118,48 @@ def born_effective_charges(
         lattice vector a times its length, which is the Cartesian component in a rectangular cell.
 
     Raises:
-        ValueError: for a `direction` that is not 0, 1 or 2, or an `epsilon_infinity` that is not positive.
+        ValueError: for a `direction` that is not 0, 1 or 2, an `epsilon_infinity` that is not positive, a periodic
+            cell without volume, or one with a net charge if `remove_mean` is False.
     """
     if not isinstance(epsilon_infinity, Tracer) and not float(epsilon_infinity) > 0.0:
         raise ValueError(f"`epsilon_infinity` is a dielectric constant and must be positive, got {epsilon_infinity}.")
     if direction not in (None, 0, 1, 2):
         raise ValueError(f"`direction` must be a lattice direction 0, 1 or 2, or None for all, got {direction}.")
+    if any(pbc):
+        check_volume(cell)
     # without a periodic direction the cell may be zero: the Cartesian axes take its place
     lattice = cell if any(pbc) else jnp.eye(3, dtype=positions.dtype)
     real = jnp.ones(len(positions), bool) if atom_mask is None else atom_mask
     reciprocal = jnp.linalg.inv(lattice)
     axes = (0, 1, 2) if direction is None else (direction,)
+    if any(pbc) and not remove_mean:
+        _check_neutral(_real_moments(moments(positions), real, remove_mean)[0])
 
-    def polarization(positions: Array) -> tuple[list[Array], Array | None]:
-        """Real and imaginary part of P_a of each axis, or P_a itself where it is not periodic; and the dipoles' sum."""
+    def polarization(positions: Array) -> list[Array]:
+        """For each axis P_a, or its real and imaginary part and the sum of the dipoles where it is periodic."""
         q, u = _real_moments(moments(positions), real, remove_mean)
         fractional = _fractional(positions, reciprocal)
+        total = None if u is None else _fractional(jnp.sum(u, axis=0), reciprocal)
         parts = []
         for a in axes:
-            turns = 2.0 * fractional[:, a]
+            dipole = [] if total is None else [total[a]]
             if pbc[a]:
-                quarter = jnp.stack([sinpi(turns), -cospi(turns)])
-                parts.append(jnp.sum(q[None, :] * quarter, axis=1) / (2.0 * math.pi))
+                turns = 2.0 * fractional[:, a]
+                waves = (sinpi(turns), -cospi(turns))
+                parts.append(jnp.stack([jnp.sum(q * wave) / (2.0 * math.pi) for wave in waves] + dipole))
             else:
-                parts.append(jnp.sum(q * fractional[:, a])[None])
-        total = None if u is None else _fractional(jnp.sum(u, axis=0), reciprocal[:, jnp.asarray(axes)])
-        return parts, total
+                parts.append(sum(dipole, jnp.sum(q * fractional[:, a]))[None])
+        return parts
 
-    gradients, dipole_gradients = jax.jacrev(polarization)(positions)
+    gradients = jax.jacrev(polarization)(positions)
     fractional = _fractional(positions, reciprocal)
     rows = []
     for a, gradient in zip(axes, gradients, strict=True):
         turns = 2.0 * fractional[:, a, None]
-        phase = jnp.stack([cospi(turns), sinpi(turns)]) if pbc[a] else jnp.ones_like(gradient)
-        rows.append(jnp.sum(phase * gradient, axis=0))
-    total = jnp.stack(rows) if dipole_gradients is None else jnp.stack(rows) + dipole_gradients
-    along = jnp.where(real[None, :, None], total, 0.0)
+        phases = [cospi(turns), sinpi(turns)] if pbc[a] else []
+        ones = [jnp.ones_like(turns)] * (len(gradient) - len(phases))
+        rows.append(jnp.sum(jnp.stack(phases + ones) * gradient, axis=0))
+    along = jnp.where(real[None, :, None], jnp.stack(rows), 0.0)
     if acoustic_sum_rule:
         mean = jnp.sum(along, axis=1, keepdims=True) / jnp.sum(real).astype(positions.dtype)
         along = jnp.where(real[None, :, None], along - mean, 0.0)
@@ -152,14 +169,51 @@ def born_effective_charges(
     return jnp.einsum("ap,and->npd", lattice, along, precision=jax.lax.Precision.HIGHEST)
 
 
+def check_volume(cell: Float[Array, "3 3"]) -> None:
+    """Refuse a cell without volume; nothing where the cell is traced.
+
+    Raises:
+        ValueError: for lattice vectors that are zero, in a plane, or not finite.
+    """
+    if isinstance(cell, Tracer):
+        return
+    vectors = np.asarray(cell, float)
+    if not abs(np.linalg.det(vectors)) > 1e-6 * np.prod(np.linalg.norm(vectors, axis=1)):
+        raise ValueError(
+            f"`cell` has no volume, got {vectors.tolist()}. A periodic system needs three independent lattice vectors, "
+            "also a slab; set `pbc` to False for a molecule."
+        )
+
+
+def _check_neutral(charges: Float[Array, " n"]) -> None:
+    """Refuse a net charge. Nothing where it is traced."""
+    if isinstance(charges, Tracer):
+        return
+    values = np.asarray(charges, float)
+    net, size = float(values.sum()), float(np.abs(values).sum())
+    if abs(net) > 1e-5 * size:
+        raise ValueError(
+            f"`moments` gives charges that sum to {net:.6g} e: the polarization of a charged periodic cell depends on "
+            "the origin. Keep `remove_mean=True`, or make the charges neutral."
+        )
+
+
 def field_forces(
     born_charges: Float[Array, "n 3 3"], electric_field: Float[Array, "3"]
 ) -> Float[Array, "n 3"]:
     r"""Forces of a homogeneous external field, :math:`F_{i \beta} = \sum_\alpha E_\alpha Z^*_{i, \alpha \beta}`, eV/Å.
 
+    The sign is that of the force on a charge: positive charges are drawn along the field. Without periodic directions
+    it is minus the gradient of :math:`-E \cdot M`, with M of `dipole_moment`. In a periodic cell that energy has no
+    meaning, and the work of the field is :math:`\int E \cdot dM` with :math:`dM = \sum_i Z^*_i dr_i`, which
+    `integrate_dipole` gives along a trajectory: kinetic and potential energy minus this work are conserved. Where the
+    charges follow the neighbours, the phase of P_a measures the way of a charge as :math:`\sin(2 \pi \Delta s) / 2 \pi`
+    in place of :math:`\Delta s`, so that the work over a closed path vanishes up to :math:`(2 \pi \Delta s)^2 / 6` of
+    the charges that flow: neighbours must be close compared with the cell.
+
     Args:
         born_charges: from `born_effective_charges`, e.
-        electric_field: V/Å.
+        electric_field: V/Å; in a periodic cell the macroscopic (average) field.
     """
     return jnp.einsum("a,nad->nd", electric_field, born_charges, precision=jax.lax.Precision.HIGHEST)
 

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lesjax.io import Keys
@@ -28,6 +28,8 @@ class DataConfig:
         keys: names of the labels in the file.
         reference_energies: "fit" (least squares), "none", or a table of eV per element symbol.
         max_frames: use only the first frames of `train`.
+        epsilon_infinity: electronic dielectric constant of the material, whose root scales the Born effective charges
+            of the latent charges; 1 for molecules.
     """
 
     train: str
@@ -38,6 +40,7 @@ class DataConfig:
     keys: Keys = field(default_factory=Keys)
     reference_energies: str | dict[str, float] = "fit"
     max_frames: int | None = None
+    epsilon_infinity: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.valid_fraction < 1:
@@ -48,6 +51,8 @@ class DataConfig:
             raise ValueError(f"`pbc` must be 'file', true, false or three of them, got {self.pbc!r}.")
         if self.max_frames is not None and self.max_frames < 1:
             raise ValueError(f"`max_frames` must be at least 1, got {self.max_frames}.")
+        if not self.epsilon_infinity > 0:
+            raise ValueError(f"`epsilon_infinity` must be positive, got {self.epsilon_infinity}.")
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,12 @@ class Phase:
         forces_weight: on the mean squared error of the force components, (eV/Å)^-2.
         stress_weight: on that of the stress, (eV/Å³)^-2.
         charges_weight: on that of the summed latent charges, e^-2; 0 as LES needs no charges.
+        dipole_weight: on that of the dipole moments of molecules, (e Å)^-2.
+        quadrupole_weight: on that of their traceless second moments, (e Å²)^-2.
+        born_effective_charges_weight: on that of the Born effective charges, e^-2; about as costly as the forces.
+
+    Energies and forces leave the sign of the latent charges open. A phase with a weight on charges, moments or Born
+    effective charges therefore starts with the sign that has the lower loss on the training set.
     """
 
     epochs: int
@@ -109,6 +120,9 @@ class Phase:
     forces_weight: float = 1.0
     stress_weight: float = 0.0
     charges_weight: float = 0.0
+    dipole_weight: float = 0.0
+    quadrupole_weight: float = 0.0
+    born_effective_charges_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.schedule not in ("constant", "cosine", "step", "plateau"):
@@ -116,7 +130,7 @@ class Phase:
         for name in ("epochs", "learning_rate", "final_factor", "factor", "step_epochs", "patience"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        weights = [self.energy_weight, self.forces_weight, self.stress_weight, self.charges_weight]
+        weights = [getattr(self, f.name) for f in fields(self) if f.name.endswith("_weight")]
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError(f"The weights must not be negative and not all zero, got {weights}.")
 

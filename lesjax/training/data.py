@@ -1,17 +1,19 @@
 """From structures to padded, stacked data sets that live on the device."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from lesjax import ewald, io
 from lesjax.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import check_state, make_solver
+from lesjax.properties import traceless
 from lesjax.system import System, electronic_state
 
 
@@ -23,13 +25,18 @@ class Batch:
     Attributes:
         system: stacked systems.
         solver: stacked plans of the long-range sum, None for a short-range model.
-        labels: stacked labels; energies without the reference energies of the elements.
+        labels: stacked labels; energies without the reference energies of the elements, and the traceless part of
+            the quadrupoles.
+        origins: points that the moments are about, Å: centres of mass.
+        epsilon_infinity: electronic dielectric constants, whose root scales Born effective charges.
         system_mask: False for systems that only fill up the batch.
     """
 
     system: System
     solver: ewald.Solver | None
     labels: io.Labels
+    origins: Float[Array | np.ndarray, "b 3"]
+    epsilon_infinity: Float[Array | np.ndarray, " b"]
     system_mask: Bool[Array | np.ndarray, " b"]
 
 
@@ -74,6 +81,7 @@ def make_dataset(
     pbc: bool | tuple[bool, bool, bool] | None = None,
     indices: Sequence[int] | None = None,
     max_buckets: int = MAX_BUCKETS,
+    epsilon_infinity: float = 1.0,
 ) -> Dataset:
     """Neighbours, plans of the sum, padding and stacking for a list of structures; host only.
 
@@ -86,6 +94,7 @@ def make_dataset(
         pbc: overrides the periodicity of the structures.
         indices: their places in the file they come from, for messages.
         max_buckets: most padded shapes, and so compilations.
+        epsilon_infinity: electronic dielectric constant of the material, see `Batch`.
 
     Raises:
         ValueError: for a structure that the model cannot take, with its index.
@@ -115,13 +124,16 @@ def make_dataset(
             padded_labels = []
             for i in own:
                 energy = subtract_reference(config, frames[i].numbers, labels[i].energy)
-                label = io.Labels(energy, labels[i].forces, labels[i].stress, labels[i].charges)
-                padded_labels.append(jax.tree.map(lambda x: x.astype(dtype), label.pad_to(shape[0])))
+                quadrupole = traceless(labels[i].quadrupole)
+                label = dataclasses.replace(labels[i], energy=energy, quadrupole=quadrupole).pad_to(shape[0])
+                padded_labels.append(jax.tree.map(lambda x: x.astype(dtype), label))
             has_sum = config.long_range is not None
             batch = Batch(
                 system=stack([systems[i].pad_to(*shape) for i in own]),
                 solver=ewald.stack_solvers([s for i in own if (s := solvers[i]) is not None]) if has_sum else None,
                 labels=stack(padded_labels),
+                epsilon_infinity=np.full(len(own), epsilon_infinity, dtype),
+                origins=np.array([frames[i].get_center_of_mass() for i in own], dtype),
                 system_mask=np.ones(len(own), bool),
             )
             buckets.append(jax.tree.map(jnp.asarray, batch))
@@ -169,4 +181,4 @@ def epoch_batches(
 def take(bucket: Batch, rows: Array, mask: Array) -> Batch:
     """The rows of a bucket as one batch; traced."""
     chosen = jax.tree.map(lambda x: x[rows], bucket)
-    return Batch(chosen.system, chosen.solver, chosen.labels, chosen.system_mask & mask)
+    return dataclasses.replace(chosen, system_mask=chosen.system_mask & mask)

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike
 
 from lesjax import io
 from lesjax.models.potential import Potential, check_solved
-from lesjax.training.data import epoch_batches, make_dataset, subtract_reference
-from lesjax.training.losses import Weights
-from lesjax.training.step import make_evaluation
+from lesjax.properties import traceless
+from lesjax.training.data import epoch_batches, make_dataset, subtract_reference, take
+from lesjax.training.losses import Weights, moments
+from lesjax.training.step import make_born_charges, make_evaluation
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,19 @@ class Evaluation:
     """Numbers and pairs of values; kinds that the data do not have are absent.
 
     Attributes:
-        metrics: energies in eV/atom, forces in eV/Å, stress in eV/Å³, charges in e.
-        parity: energy (eV/atom, without the reference energies of the elements), forces, stress, charges.
+        metrics: energies in eV/atom, forces in eV/Å, stress in eV/Å³, charges and Born effective charges (bec) in e,
+            dipoles in e Å, traceless quadrupoles in e Å².
+        parity: energy (eV/atom, without the reference energies of the elements), forces, stress, charges, dipole,
+            quadrupole, bec.
     """
 
     metrics: dict[str, float | int]
     parity: dict[str, Parity]
+
+
+# what depends on the sign of the latent charges
+RESPONSE = ("charges", "dipole", "quadrupole", "bec")
+LABELS_WANTED = "an energy, forces, a stress, charges, a dipole, a quadrupole or Born effective charges"
 
 
 def evaluate(
@@ -60,11 +68,19 @@ def evaluate(
     keys: io.Keys | None = None,
     pbc: bool | tuple[bool, bool, bool] | None = None,
     batch_size: int = 8,
+    epsilon_infinity: float | str = 1.0,
 ) -> Evaluation:
-    """Compare a potential with the labels of structures.
+    r"""Compare a potential with the labels of structures.
 
-    Energies and forces fix the latent charges up to one sign for all of them; the sign that correlates with the
-    reference charges is taken, and channels are summed.
+    Energies and forces fix the latent charges up to one sign for all of them. It is chosen once, by the one of
+    charges, dipole, quadrupole and Born effective charges whose predictions p and references r have the largest
+    :math:`|r \cdot p| / (|r| |p|)`, and used for all four. Channels are summed.
+
+    Moments are those of systems without a periodic direction, about the mean position of the atoms. The dipole and the
+    traceless quadrupole of a neutral molecule with labels about another origin: the dipole depends on none, and the
+    quadrupole is moved by the reference dipole, see `Labels` for its origin. Quadrupoles are compared as the traceless
+    part :math:`M - \operatorname{tr}(M) / 3` of the second moment :math:`M = \sum_i q_i x_i x_i^T`. Born effective
+    charges are those of the charges minus their mean.
 
     Args:
         potential: the model.
@@ -72,22 +88,94 @@ def evaluate(
         keys: names of the labels.
         pbc: overrides the periodicity of the structures.
         batch_size: structures computed at once.
+        epsilon_infinity: electronic dielectric constant; Born effective charges are multiplied by its root. "fit" for
+            the value of least squares, which is reported in the metrics. One for molecules.
 
     Raises:
-        ValueError: for structures without a single label, or elements that the model does not know.
+        ValueError: for structures without a single label, elements that the model does not know, or an
+            `epsilon_infinity` that is no positive number, or that cannot be fitted.
     """
+    if epsilon_infinity != "fit" and (isinstance(epsilon_infinity, str) or not epsilon_infinity > 0):
+        raise ValueError(f"`epsilon_infinity` must be a positive number or 'fit', got {epsilon_infinity!r}.")
     labels = io.all_labels(frames, keys)
-    dataset = make_dataset(potential.config, frames, labels, pbc)
+    parity = {}
+    given = 1.0 if epsilon_infinity == "fit" else float(epsilon_infinity)
+    for name, parts in _values(potential, frames, labels, pbc, batch_size, given).items():
+        reference, predicted = (np.concatenate(side) for side in zip(*parts, strict=True))
+        known = np.isfinite(reference)
+        if known.any():
+            parity[name] = Parity(reference[known], predicted[known])
+    if not parity:
+        raise ValueError(f"No structure has {LABELS_WANTED} under the names of `keys`.")
+    metrics: dict[str, float | int] = {"n_structures": len(frames)}
+    sign = latent_sign([parity[name] for name in RESPONSE if name in parity])
+    born_factor = sign
+    if "bec" in parity and epsilon_infinity == "fit":
+        metrics["epsilon_infinity"] = fitted_epsilon(parity["bec"], sign)
+        born_factor *= math.sqrt(metrics["epsilon_infinity"])
+    for name, pair in parity.items():
+        if name.startswith(RESPONSE):
+            factor = born_factor if name.startswith("bec") else sign
+            parity[name] = Parity(pair.reference, factor * pair.predicted)
+    parts = {name: parity.pop(name) for name in ("bec_diagonal", "bec_off_diagonal") if name in parity}
+    for name, pair in parity.items():
+        metrics[f"{name}_rmse"] = pair.rmse()
+        metrics[f"{name}_mae"] = pair.mae()
+    for name, pair in {**parity, **parts}.items():
+        if name.startswith(RESPONSE) and math.isfinite(pair.r2()):
+            metrics[f"{name}_r2"] = pair.r2()
+    return Evaluation(metrics, parity)
+
+
+def latent_sign(pairs: Sequence[Parity]) -> float:
+    """The sign of the latent charges, 1.0 or -1.0, by the pair that makes the strongest statement."""
+    cosines = [0.0]
+    for pair in pairs:
+        size = np.linalg.norm(pair.reference) * np.linalg.norm(pair.predicted)
+        cosines.append(float(pair.reference @ pair.predicted / size) if size > 0 else 0.0)
+    return -1.0 if max(cosines, key=abs) < 0 else 1.0
+
+
+def fitted_epsilon(pair: Parity, sign: float) -> float:
+    """The electronic dielectric constant whose root scales Born effective charges best, by least squares."""
+    overlap, size = sign * float(pair.reference @ pair.predicted), float(pair.predicted @ pair.predicted)
+    if not overlap > 0:
+        raise ValueError(
+            "`epsilon_infinity` = 'fit' finds no positive factor between the Born effective charges of the model and "
+            "the references: give a number, and look for an order or labels that are wrong."
+        )
+    return (overlap / size) ** 2
+
+
+def _values(
+    potential: Potential,
+    frames: Sequence[io.Atoms],
+    labels: Sequence[io.Labels],
+    pbc: bool | tuple[bool, bool, bool] | None,
+    batch_size: int,
+    epsilon_infinity: float,
+) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """For each kind and structure the flattened references, NaN where there is none, and predictions."""
+    dataset = make_dataset(potential.config, frames, labels, pbc, epsilon_infinity=epsilon_infinity)
     with_stress = any(np.isfinite(label.stress).any() for label in labels)
     compute = make_evaluation(potential.config, with_stress=with_stress)
-    values: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    compute_born = make_born_charges(potential.config)
+    compute_moments = jax.jit(lambda prediction, batch, rows: moments(prediction, take(batch, rows, rows >= 0)))
     weights = Weights(energy=jnp.asarray(1.0), forces=jnp.asarray(1.0))
+    values: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        prediction = compute(potential.params, dataset.buckets[bucket], rows, mask, weights)[2]
+        batch = dataset.buckets[bucket]
+        prediction = compute(potential.params, batch, rows, mask, weights)[2]
         check_solved(prediction)
         found = jax.device_get(vars(prediction))
+        members = dataset.members[bucket][rows]
+        has_charges = found["charges"] is not None
+        has_moments = has_charges and not any(batch.system.pbc)
+        dipole, quadrupole = jax.device_get(compute_moments(prediction, batch, rows)) if has_moments else ([], [])
+        has_born = has_charges and any(np.isfinite(labels[i].born_effective_charges).any() for i in members)
+        born = np.asarray(compute_born(potential.params, batch, rows, mask), np.float64) if has_born else None
         for k in np.flatnonzero(mask):
-            index = int(dataset.members[bucket][rows[k]])
+            index = int(members[k])
             n, label = len(frames[index]), labels[index]
             reference = subtract_reference(potential.config, frames[index].numbers, label.energy)
             pairs: dict[str, tuple[ArrayLike, ArrayLike]] = {}
@@ -95,38 +183,33 @@ def evaluate(
             pairs["forces"] = (label.forces, found["forces"][k, :n])
             if found["stress"] is not None:
                 pairs["stress"] = (label.stress, found["stress"][k])
-            if found["charges"] is not None:
+            if has_charges:
                 pairs["charges"] = (label.charges, found["charges"][k, :n].sum(axis=1))
+            if has_moments:
+                pairs["dipole"] = (label.dipole, dipole[k])
+                pairs["quadrupole"] = (traceless(label.quadrupole), quadrupole[k])
+            if born is not None:
+                reference, predicted = label.born_effective_charges, born[k, :n]
+                pairs["bec"] = (reference, predicted)
+                diagonal = np.eye(3, dtype=bool)
+                pairs["bec_diagonal"] = (reference[:, diagonal], predicted[:, diagonal])
+                pairs["bec_off_diagonal"] = (reference[:, ~diagonal], predicted[:, ~diagonal])
             for name, (known, value) in pairs.items():
                 values.setdefault(name, []).append((np.ravel(known), np.ravel(np.asarray(value, np.float64))))
-    parity = {}
-    for name, parts in values.items():
-        reference, predicted = (np.concatenate(side) for side in zip(*parts, strict=True))
-        known = np.isfinite(reference)
-        if known.any():
-            parity[name] = Parity(reference[known], predicted[known])
-    if not parity:
-        raise ValueError("No structure has an energy, forces, a stress or charges under the names of `keys`.")
-    if "charges" in parity:
-        charges = parity["charges"]
-        sign = -1.0 if float(charges.reference @ charges.predicted) < 0 else 1.0
-        parity["charges"] = Parity(charges.reference, sign * charges.predicted)
-    metrics: dict[str, float | int] = {"n_structures": len(frames)}
-    for name, pair in parity.items():
-        metrics[f"{name}_rmse"] = pair.rmse()
-        metrics[f"{name}_mae"] = pair.mae()
-        if name == "charges" and math.isfinite(pair.r2()):
-            metrics["charges_r2"] = pair.r2()
-    return Evaluation(metrics, parity)
+    return values
 
 
 def evaluate_file(
-    potential: Potential, path: str | pathlib.Path, *, keys: io.Keys | None = None, pbc: bool | None = None
+    potential: Potential,
+    path: str | pathlib.Path,
+    *,
+    keys: io.Keys | None = None,
+    pbc: bool | None = None,
+    epsilon_infinity: float | str = 1.0,
 ) -> Evaluation:
     """`evaluate` for a file that ase reads; an error names the file."""
     frames = io.read(path)
     try:
-        return evaluate(potential, frames, keys=keys, pbc=pbc)
+        return evaluate(potential, frames, keys=keys, pbc=pbc, epsilon_infinity=epsilon_infinity)
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
-

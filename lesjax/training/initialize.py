@@ -3,13 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from lesjax.models.cace import CACE
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import initial_parameters
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Dataset
+from lesjax.training.orient import SIGNED, sign_factors
 from lesjax.training.step import make_lbfgs, make_optimizer
 
 
@@ -48,3 +49,20 @@ def initial_state(section: TrainingSection, params: PyTree) -> dict[str, PyTree]
         with jax.numpy_dtype_promotion("standard"):
             state["lbfgs"] = make_lbfgs().init(params)
     return state
+
+
+def flip_charges(config: ModelConfig, state: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The state of a training with the latent charges and multipoles of the other sign, which have the same energy.
+
+    What reads them out changes sign, in the parameters, in their average and in the direction that Adam remembers. The
+    memory of L-BFGS is not changed.
+    """
+    signs = -np.ones(1 if config.long_range is None else config.long_range.n_channels)
+
+    def flip(path: tuple, leaf: Array) -> Array:
+        names = {str(getattr(key, "key", getattr(key, "name", key))) for key in path}
+        if names & {"nu", "lbfgs"} or not names & SIGNED:
+            return leaf
+        return leaf * jnp.asarray(sign_factors(config, jax.tree_util.keystr(path), signs, leaf), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(flip, state)

@@ -14,7 +14,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,8 +31,8 @@ from lesjax.models.storage import load
 from lesjax.training.checkpoint import load_checkpoint, save_checkpoint
 from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
-from lesjax.training.initialize import initial_state, scaled_parameters
-from lesjax.training.losses import Weights
+from lesjax.training.initialize import flip_charges, initial_state, scaled_parameters
+from lesjax.training.losses import RESPONSE, Weights
 from lesjax.training.orient import orient
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.step import make_evaluation, make_lbfgs_step, make_step
@@ -95,7 +95,8 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
         run.run(report)
     decisive = prepared.train if prepared.valid is None else prepared.valid  # the shapes that are compiled already
     weights = phase_weights(section.phases[-1])
-    for name in () if labels_set_sign(section.phases) else ("model", "model-last"):
+    labels_set_sign = any(phase_weights(phase).of_response() for phase in section.phases)
+    for name in () if labels_set_sign else ("model", "model-last"):
         oriented = orient(load(folder / name), decisive, run.evaluation, weights, section.batch_size)
         if oriented is not None:
             oriented.save(folder / name)
@@ -132,14 +133,15 @@ class _Run:
             host.epoch_in_phase = 0
             host.best_loss, host.evaluations_since_best = math.inf, 0  # another loss from here on
             host.plateau_best, host.plateau_waited, host.plateau_factor = math.inf, 0, 1.0
-            if "lbfgs" in self.state:  # it remembers the last loss and gradient, which the next phase changes
-                self.state["lbfgs"] = initial_state(self.section, self.state["params"])["lbfgs"]
+            self.reset_lbfgs()  # the next phase has another loss and gradient
             self.checkpoint()
 
     def run_phase(self, phase: Phase, report: Any) -> None:
         host, weights = self.host, phase_weights(phase)
         losses: list[jax.Array] = []
         started = time.monotonic() - host.seconds
+        if host.epoch_in_phase == 0 and weights.of_response():
+            self.choose_sign(weights)
         while host.epoch_in_phase < phase.epochs:
             losses += self.run_epoch(phase, weights)
             host.epoch += 1
@@ -154,6 +156,23 @@ class _Run:
                 self.checkpoint()
             if stop:
                 break
+
+    def choose_sign(self, weights: Weights) -> None:
+        """Take the sign of the latent charges, which energies leave open, that has the lower loss on the training set.
+
+        Training would not get from one to the other: it would have to pass by charges of zero.
+        """
+        states = [self.state, flip_charges(self.prepared.model, self.state)]
+        arguments = (self.prepared.train, self.section.batch_size, weights)
+        losses = [dataset_errors(self.evaluation, state["params"], *arguments)[0] for state in states]
+        if losses[1] < losses[0]:
+            self.state = states[1]
+            self.reset_lbfgs()
+
+    def reset_lbfgs(self) -> None:
+        """Forget the last loss, gradient and parameters of L-BFGS, if there are any."""
+        if "lbfgs" in self.state:
+            self.state["lbfgs"] = initial_state(self.section, self.state["params"])["lbfgs"]
 
     def run_epoch(self, phase: Phase, weights: Weights) -> list[jax.Array]:
         host, dataset = self.host, self.prepared.train
@@ -234,24 +253,9 @@ def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
 
 
 def phase_weights(phase: Phase) -> Weights:
-    """The weights of a phase; stress and charges are left out where they weigh nothing."""
-    return Weights(
-        energy=phase.energy_weight,
-        forces=phase.forces_weight,
-        stress=phase.stress_weight or None,
-        charges=phase.charges_weight or None,
-    )
-
-
-def labels_set_sign(phases: Sequence[Phase]) -> bool:
-    """Whether a phase trains on labels of charges or what they give rise to, which have a sign; energies have none."""
-    indifferent = {f"{name}_weight" for name in ("energy", "forces", "stress")}
-    return any(
-        value > 0
-        for phase in phases
-        for name, value in vars(phase).items()
-        if name.endswith("_weight") and name not in indifferent
-    )
+    """The weights of a phase; all but energy and forces are left out where they weigh nothing."""
+    optional = {name: getattr(phase, f"{name}_weight") or None for name in ("stress", *RESPONSE)}
+    return Weights(energy=phase.energy_weight, forces=phase.forces_weight, **optional)
 
 
 def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> float:
@@ -286,8 +290,9 @@ def dataset_errors(
     for name in dict.fromkeys(name for errors in sums for name in errors):
         squares, magnitudes, count = np.sum([errors[name] for errors in sums if name in errors], axis=0, dtype=float)
         if count:
-            metrics[f"{name}_rmse"] = math.sqrt(squares / count)
-            metrics[f"{name}_mae"] = magnitudes / count
+            short = "bec" if name == "born_effective_charges" else name
+            metrics[f"{short}_rmse"] = math.sqrt(squares / count)
+            metrics[f"{short}_mae"] = magnitudes / count
     return float(np.average(losses, weights=sizes)), metrics
 
 

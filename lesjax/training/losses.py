@@ -11,24 +11,54 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lesjax.models.potential import Prediction
+from lesjax.properties import dipole_moment, quadrupole_moment, traceless
 from lesjax.training.data import Batch
+
+
+# labels that depend on the sign of the latent charges
+RESPONSE = ("charges", "dipole", "quadrupole", "born_effective_charges")
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Weights:
-    """Factors of the terms; stress and charges are None where they take no part, which saves their cost."""
+    """Factors of the terms; all but energy and forces are None where they take no part, which saves their cost."""
 
     energy: Float[Array, ""] | float
     forces: Float[Array, ""] | float
     stress: Float[Array, ""] | float | None = None
     charges: Float[Array, ""] | float | None = None
+    dipole: Float[Array, ""] | float | None = None
+    quadrupole: Float[Array, ""] | float | None = None
+    born_effective_charges: Float[Array, ""] | float | None = None
+
+    def of_response(self) -> bool:
+        """Whether any label weighs in that depends on the sign of the latent charges."""
+        return any(getattr(self, name) is not None for name in RESPONSE)
 
 
-def residuals(prediction: Prediction, batch: Batch) -> dict[str, tuple[Array, Array]]:
-    """Errors and their masks: energy per atom (eV), forces (eV/Å), stress (eV/Å³), charges (e).
+def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], Float[Array, "b 3 3"]]:
+    """Dipoles (e Å) and traceless quadrupoles (e Å²) of stacked open systems, about their origins."""
 
-    Energies are compared without the reference energies of the elements. Charges are summed over channels.
+    def one(
+        positions: Array, charges: Array, dipoles: Array | None, quadrupoles: Array | None, origin: Array
+    ) -> tuple[Array, Array]:
+        dipole = dipole_moment(positions, charges, dipoles=dipoles, origin=origin)
+        quadrupole = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
+        return dipole, traceless(quadrupole)
+
+    latent = (prediction.charges, prediction.dipoles, prediction.quadrupoles)
+    return jax.vmap(one)(batch.system.positions, *latent, batch.origins)
+
+
+def residuals(
+    prediction: Prediction, batch: Batch, born_charges: Float[Array, "b n 3 3"] | None = None
+) -> dict[str, tuple[Array, Array]]:
+    """Errors and their masks, by the names of `Weights`.
+
+    Energy per atom (eV), forces (eV/Å), stress (eV/Å³), charges (e), for open systems dipole (e Å) and traceless
+    quadrupole (e Å²), and Born effective charges (e) where they are given. Energies are compared without the reference
+    energies of the elements. Charges are summed over channels.
     """
     real = batch.system_mask
     atoms = batch.system.atom_mask & real[:, None]
@@ -42,6 +72,12 @@ def residuals(prediction: Prediction, batch: Batch) -> dict[str, tuple[Array, Ar
         pairs["stress"] = (prediction.stress, labels.stress, real[:, None, None])
     if prediction.charges is not None:
         pairs["charges"] = (jnp.sum(prediction.charges, axis=2), labels.charges, atoms)
+        if not any(batch.system.pbc):
+            dipole, quadrupole = moments(prediction, batch)
+            pairs["dipole"] = (dipole, labels.dipole, real[:, None])
+            pairs["quadrupole"] = (quadrupole, labels.quadrupole, real[:, None, None])
+    if born_charges is not None:
+        pairs["born_effective_charges"] = (born_charges, labels.born_effective_charges, atoms[:, :, None, None])
     result = {}
     for name, (value, label, mask) in pairs.items():
         known = mask & jnp.isfinite(label)
@@ -49,10 +85,12 @@ def residuals(prediction: Prediction, batch: Batch) -> dict[str, tuple[Array, Ar
     return result
 
 
-def loss(prediction: Prediction, batch: Batch, weights: Weights) -> Float[Array, ""]:
+def loss(
+    prediction: Prediction, batch: Batch, weights: Weights, born_charges: Float[Array, "b n 3 3"] | None = None
+) -> Float[Array, ""]:
     """Weighted sum of the mean squared residuals."""
     total = jnp.zeros((), prediction.energy.dtype)
-    for name, (error, known) in residuals(prediction, batch).items():
+    for name, (error, known) in residuals(prediction, batch, born_charges).items():
         weight = getattr(weights, name)
         if weight is not None:
             count = jnp.maximum(jnp.sum(known), 1).astype(total.dtype)
@@ -60,9 +98,11 @@ def loss(prediction: Prediction, batch: Batch, weights: Weights) -> Float[Array,
     return total
 
 
-def error_sums(prediction: Prediction, batch: Batch) -> dict[str, Float[Array, "3"]]:
+def error_sums(
+    prediction: Prediction, batch: Batch, born_charges: Float[Array, "b n 3 3"] | None = None
+) -> dict[str, Float[Array, "3"]]:
     """For each kind of label: sums of squares and of magnitudes of the errors, and their number."""
     return {
         name: jnp.stack([jnp.sum(e * e), jnp.sum(jnp.abs(e)), jnp.sum(known).astype(e.dtype)])
-        for name, (e, known) in residuals(prediction, batch).items()
+        for name, (e, known) in residuals(prediction, batch, born_charges).items()
     }

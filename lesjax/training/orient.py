@@ -31,6 +31,10 @@ PAULING = (
 )  # fmt: skip
 
 
+# groups of parameters that hold those with a sign
+SIGNED = {"charge_readout", "fixed_charges", "heads"}
+
+
 def orient(
     potential: Potential, dataset: Dataset, evaluation: Callable, weights: Weights, batch_size: int
 ) -> Potential | None:
@@ -63,7 +67,7 @@ def orient(
 def flip(potential: Potential, signs: np.ndarray) -> Potential:
     """Multiply the latent charges, dipoles and quadrupoles of each channel by its sign."""
     params = dict(potential.params["params"])
-    parts = {name: params[name] for name in ("charge_readout", "fixed_charges", "heads") if name in params}
+    parts = {name: params[name] for name in SIGNED if name in params}
 
     def flipped(path: Any, leaf: Array) -> Array:
         return leaf * jnp.asarray(sign_factors(potential.config, jax.tree_util.keystr(path), signs, leaf), leaf.dtype)

@@ -20,13 +20,17 @@ KINDS = {
     "forces": ("forces", "eV/Å", 1.0),
     "stress": ("stress", "eV/Å³", 1.0),
     "charges": ("charges", "e", 1.0),
+    "dipole": ("dipole", "e Å", 1.0),
+    "quadrupole": ("traceless quadrupole", "e Å²", 1.0),
+    "bec": ("Born effective charges", "e", 1.0),
 }
 COLORS = ("#1f6f8b", "#d1495b", "#edae49", "#6a994e")
 
 
 def learning_curve(axes: "Axes", records: Sequence[Mapping[str, Any]], label: str = "", color: str = COLORS[0]) -> None:
     """Validation errors of the forces, or of the first kind that there is, against the epoch."""
-    units = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3), "stress": ("eV/Å³", 1.0), "charges": ("e", 1.0)}
+    units = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3)}
+    units |= {kind: (unit, factor) for kind, (_, unit, factor) in KINDS.items() if kind not in units}
     kind = next(kind for kind in units if f"{kind}_rmse" in records[-1])
     unit, factor = units[kind]
     epochs = [record["epoch"] for record in records]
@@ -75,10 +79,16 @@ def save_parity(path: str | pathlib.Path, pairs: Mapping[str, Parity]) -> None:
 
 
 def _subplots(n: int) -> tuple[Any, Any]:
+    """A figure with `n` axes, at most four in a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.2 * n, 3.8), layout="constrained")
-    return figure, figure.subplots(1, n, squeeze=False)[0]
+    n_columns = min(n, 4)
+    n_rows = -(-n // n_columns)
+    figure = Figure(figsize=(4.2 * n_columns, 3.8 * n_rows), layout="constrained")
+    axes = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for empty in axes[n:]:
+        empty.set_axis_off()
+    return figure, axes[:n]
 
 
 def save(figure: Any, path: str | pathlib.Path) -> None:

@@ -17,9 +17,10 @@ from lesjax.training.data import (
     make_dataset,
     reference_energies,
 )
+from lesjax.training.losses import RESPONSE
 
 
-LABELS = ("energy", "forces", "stress", "charges")
+LABELS = ("energy", "forces", "stress", *RESPONSE)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class _Source:
     labels: list[io.Labels]
     indices: list[int]
     pbc: bool | tuple[bool, bool, bool] | None
+    epsilon_infinity: float = 1.0
 
     def take(self, members: list[int]) -> "_Source":
         """Some of the structures."""
@@ -95,10 +97,16 @@ class _Source:
         """Whether any structure is periodic in all directions."""
         return any(all(atoms.pbc if self.pbc is None else np.broadcast_to(self.pbc, 3)) for atoms in self.frames)
 
+    def is_open(self) -> bool:
+        """Whether any structure has no periodic direction."""
+        return any(not any(atoms.pbc if self.pbc is None else np.broadcast_to(self.pbc, 3)) for atoms in self.frames)
+
     def dataset(self, model: ModelConfig) -> Dataset:
         """The structures as the model wants them."""
         with self.named():
-            return make_dataset(model, self.frames, self.labels, self.pbc, self.indices)
+            return make_dataset(
+                model, self.frames, self.labels, self.pbc, self.indices, epsilon_infinity=self.epsilon_infinity
+            )
 
     @contextmanager
     def named(self) -> Iterator[None]:
@@ -114,7 +122,7 @@ def _read(name: str, path: str, data: DataConfig) -> _Source:
     if name == "train":
         frames = frames[: data.max_frames]
     pbc = None if isinstance(data.pbc, str) else data.pbc
-    source = _Source(f"`data.{name}` = {path!r}", frames, [], list(range(len(frames))), pbc)
+    source = _Source(f"`data.{name}` = {path!r}", frames, [], list(range(len(frames))), pbc, data.epsilon_infinity)
     with source.named():
         return dataclasses.replace(source, labels=io.all_labels(frames, data.keys))
 
@@ -126,14 +134,20 @@ def check_labels(config: RunConfig, train: _Source, valid: _Source) -> None:
         for name in weighed:
             key = f"`training.phases[{i}].{name}_weight`"
             if not train.has(name):
+                order = ", their order in `data.keys.born_effective_charges_order`," if "born" in name else ""
                 raise ValueError(
                     f"{key} is positive, but no structure of {train.name} has {name}; "
                     f"looked for {', '.join(getattr(config.data.keys, name))}. Name the key in "
-                    f"`data.keys.{name}` or set the weight to 0."
+                    f"`data.keys.{name}`{order} or set the weight to 0."
                 )
             if name == "stress" and not train.is_periodic():
                 raise ValueError(f"{key} is positive, but no structure is periodic in all directions. Set it to 0.")
-            if name == "charges" and config.model.long_range is None:
+            if name in ("dipole", "quadrupole") and not train.is_open():
+                raise ValueError(
+                    f"{key} is positive, but all structures are periodic, and a cell has no moments of its own. "
+                    "Set it to 0, or `data.pbc` = false for molecules in a box."
+                )
+            if name in RESPONSE and config.model.long_range is None:
                 raise ValueError(f"{key} is positive, but `model.long_range` = false leaves no charges. Set it to 0.")
         if valid.frames and not any(valid.has(name) for name in weighed):
             raise ValueError(

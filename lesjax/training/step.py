@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Prediction, predict
+from lesjax.models.potential import Prediction, predict, predict_born_charges
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Batch, take
 from lesjax.training.losses import Weights, error_sums, loss
@@ -84,7 +84,25 @@ def make_lbfgs_step(config: ModelConfig) -> Callable:
 def batch_loss(config: ModelConfig, batch: Batch, weights: Weights, params: PyTree) -> Float[Array, ""]:
     """Loss of one batch as a function of the parameters."""
     with_stress = weights.stress is not None and all(batch.system.pbc)
-    return loss(predict_batch(config, params, batch, with_stress=with_stress), batch, weights)
+    prediction = predict_batch(config, params, batch, with_stress=with_stress)
+    return loss(prediction, batch, weights, wanted_born_charges(config, params, batch, weights))
+
+
+def born_charges(config: ModelConfig, params: PyTree, batch: Batch) -> Float[Array, "b n 3 3"]:
+    """Born effective charges of stacked systems, e."""
+    assert config.long_range is not None
+    # without it no sum is computed
+    solver = batch.solver if config.long_range.responds else None
+    one = partial(predict_born_charges, config, params)
+    return jax.vmap(one)(batch.system, solver, batch.epsilon_infinity)[0]
+
+
+def wanted_born_charges(
+    config: ModelConfig, params: PyTree, batch: Batch, weights: Weights
+) -> Float[Array, "b n 3 3"] | None:
+    """Born effective charges if they weigh in, which costs up to seven passes through the model; else None."""
+    wanted = weights.born_effective_charges is not None and config.long_range is not None
+    return born_charges(config, params, batch) if wanted else None
 
 
 def make_evaluation(config: ModelConfig, *, with_stress: bool) -> Callable:
@@ -97,6 +115,12 @@ def make_evaluation(config: ModelConfig, *, with_stress: bool) -> Callable:
         batch = take(bucket, rows, mask)
         wanted = with_stress and all(batch.system.pbc)
         prediction = predict_batch(config, params, batch, with_stress=wanted)
-        return loss(prediction, batch, weights), error_sums(prediction, batch), prediction
+        born = wanted_born_charges(config, params, batch, weights)
+        return loss(prediction, batch, weights, born), error_sums(prediction, batch, born), prediction
 
     return evaluation
+
+
+def make_born_charges(config: ModelConfig) -> Callable:
+    """Compile-on-first-use Born effective charges (params, bucket, rows, mask) -> [b, n, 3, 3], e."""
+    return jax.jit(lambda params, bucket, rows, mask: born_charges(config, params, take(bucket, rows, mask)))

@@ -35,6 +35,7 @@ def make_inputs():
         "charges": rng.normal(size=N),
         "kappa": rng.uniform(0.005, 0.02, N),
         "alpha": roots @ roots.transpose(0, 2, 1),
+        "external_potential": np.array([0.3, -0.5, 0.2, 0.4]),
         "external_field": np.array([0.1, 0.2, -0.3]),
     }
     return {name: jnp.asarray(array, float) for name, array in arrays.items()}
@@ -50,7 +51,7 @@ def induce(solver, inputs, atom_mask=None, max_iterations=100):
 @pytest.mark.parametrize("periodic", [True, False], ids=["periodic", "open"])
 def test_solution_is_that_of_the_dense_equations(periodic):
     solver, inputs = make_solver(periodic), make_inputs()
-    positions, charges, kappa, alpha, external_field = inputs.values()
+    positions, charges, kappa, alpha, external_potential, external_field = inputs.values()
 
     @jax.jit
     def energy(x):
@@ -58,7 +59,7 @@ def test_solution_is_that_of_the_dense_equations(periodic):
         return ewald.energy(solver, positions, jnp.asarray(CELL, float), charges + x[:N], dipoles=dipoles)
 
     zero = jnp.zeros(4 * N)
-    external = jnp.concatenate([zero[:N], jnp.tile(external_field, N)])
+    external = jnp.concatenate([-external_potential, jnp.tile(external_field, N)])
     source, hessian = external - jax.grad(energy)(zero), jax.hessian(energy)(zero)
     chi = jax.scipy.linalg.block_diag(jnp.diag(kappa), *alpha)
     delta = jnp.linalg.solve(jnp.eye(4 * N) + chi @ hessian, chi @ source)
@@ -206,6 +207,11 @@ def test_too_few_iterations():
         ({"kappa": jnp.ones((N, 1))}, r"`kappa` must have the shape \(4,\).*got \(4, 1\)"),
         ({"alpha": jnp.ones((N, 3))}, r"`alpha` must have the shape \(4,\).*or \(4, 3, 3\), got \(4, 3\)"),
         ({"alpha": None}, r"`external_field` acts on induced dipoles only"),
+        (
+            {"kappa": None, "external_potential": jnp.ones(N)},
+            r"`external_potential` acts on induced charges only: give `kappa`",
+        ),
+        ({"external_potential": jnp.ones((N, 1))}, r"`external_potential` must have the shape \(4,\).*got \(4, 1\)"),
     ],
 )
 @pytest.mark.parametrize("function", [ewald.one_shot_induction, ewald.self_consistent_induction])

@@ -1,6 +1,7 @@
-"""Born effective charges: reference values, finite differences of the polarization, invariances."""
+"""Born effective charges: finite differences of the polarization, invariances, cost; work of a field.
 
-import json
+The values of the published code are in tests/ewald/test_reference.py.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 
 from lesjax import properties
+from lesjax.units import AMU
 
 
 pytestmark = pytest.mark.skipif(not jax.config.jax_enable_x64, reason="compares at 1e-6 and below: float64")
-
 
 
 def on_device(function):
@@ -39,6 +40,7 @@ CELLS = {
 BOUNDARIES = [
     *((name, (True, True, True)) for name in CELLS),
     ("triclinic", (True, True, False)),
+    ("left-handed", (True, False, True)),
     ("open", (False, False, False)),
 ]
 IDS = [f"{name}-{''.join('FT'[p] for p in pbc)}" for name, pbc in BOUNDARIES]
@@ -46,12 +48,12 @@ IDS = [f"{name}-{''.join('FT'[p] for p in pbc)}" for name, pbc in BOUNDARIES]
 
 def model(cell, pbc, q0, strength, u0=None):
     """Charges (and dipoles) that follow the neighbours smoothly and know the periodic images."""
-    lattice = cell if any(pbc) else np.eye(3)
-    inverse = np.linalg.inv(lattice)
+    lattice = jnp.asarray(cell if any(pbc) else np.eye(3))
+    inverse = jnp.linalg.inv(lattice)
 
     def moments(positions):
         s = (positions[None, :, :] - positions[:, None, :]) @ inverse
-        ways = [(1.0 - jnp.cos(2 * np.pi * s[..., a])) if pbc[a] else (s[..., a] * np.linalg.norm(lattice[a])) ** 2 / 4
+        ways = [(1.0 - jnp.cos(2 * np.pi * s[..., a])) if pbc[a] else (s[..., a] * jnp.linalg.norm(lattice[a])) ** 2 / 4
                 for a in range(3)]  # fmt: skip
         w = jnp.exp(-sum(ways[1:], ways[0])) * (1.0 - jnp.eye(len(q0)))
         q = q0 + 0.05 * w @ strength
@@ -119,8 +121,57 @@ def test_fixed_charges_are_their_own_born_charges():
 
     born = born_effective_charges(shifted, positions, cell, (True, True, True), epsilon_infinity=4.0)
     np.testing.assert_allclose(born, 2.0 * q0[:, None, None] * np.eye(3), atol=1e-12)
-    kept = born_effective_charges(shifted, positions, cell, (True, True, True), remove_mean=False)
-    np.testing.assert_allclose(kept, (q0 + 0.3)[:, None, None] * np.eye(3), atol=1e-12)
+    kept = born_effective_charges(lambda _: jnp.asarray(q0), positions, cell, (True, True, True), remove_mean=False)
+    np.testing.assert_allclose(kept, q0[:, None, None] * np.eye(3), atol=1e-12)
+    message = r"charges that sum to 1\.8 e: the polarization of a charged periodic cell depends on the origin.*Keep"
+    with pytest.raises(ValueError, match=message):
+        born_effective_charges(shifted, positions, cell, (True, True, False), remove_mean=False)
+
+
+@pytest.mark.parametrize("cell", [np.zeros((3, 3)), np.ones((3, 3)), np.diag([8.0, 8.0, 0.0])])
+def test_cell_without_volume(cell):
+    positions, _, q0, _, _ = setting("cubic")
+    with pytest.raises(ValueError, match=r"`cell` has no volume, got \[\[.*set `pbc` to False for a molecule"):
+        born_effective_charges(lambda _: jnp.asarray(q0), positions, cell, (True, True, False))
+
+
+@pytest.mark.parametrize(
+    ("pbc", "with_dipoles", "passes"),
+    [
+        ((True, True, True), False, 6),
+        ((True, True, False), False, 5),
+        ((False, False, False), False, 3),
+        ((False, False, False), True, 3),
+        ((True, True, False), True, 7),
+        # 2 waves and 1 sum for each direction: nothing less holds what is asked for
+        ((True, True, True), True, 9),
+    ],
+)
+def test_number_of_reverse_passes(pbc, with_dipoles, passes):
+    positions, cell, q0, strength, u0 = setting("triclinic")
+    moments = model(cell, pbc, q0, strength, u0 if with_dipoles else None)
+    sizes = []
+
+    @jax.custom_batching.custom_vmap
+    def counted(cotangent):
+        return cotangent
+
+    @counted.def_vmap
+    def _(size, batched, cotangent):
+        sizes.append(size)
+        return cotangent, batched[0]
+
+    @jax.custom_vjp
+    def watched(positions):
+        return moments(positions)
+
+    def backward(pullback, cotangent):
+        (gradient,) = pullback(cotangent)
+        return (counted(gradient),)
+
+    watched.defvjp(lambda positions: jax.vjp(moments, positions), backward)
+    born_effective_charges(watched, positions, cell, pbc)
+    assert sizes == [passes]
 
 
 def test_sum_rule_channels_padding_and_one_direction():
@@ -174,24 +225,53 @@ def test_moments_of_known_arrangements():
     np.testing.assert_allclose(moment, expected, atol=1e-8)
 
 
-def reference_cases(shared_path):
-    """With charges and dipoles that follow the positions or are fixed; those of one σ, on which nothing depends."""
-    cases = json.loads(shared_path("reference/les_ewald.json").read_text())["cases"]
-    return [c for c in cases if c["outputs"].get("bec") and c["name"][0] in "abcdej" and "s1.0_dl2.0_rsi1" in c["name"]]
+@pytest.mark.parametrize(
+    ("name", "pbc"),
+    [("left-handed", (True, True, True)), ("triclinic", (True, True, False)), ("open", (False, False, False))],
+    ids=["periodic", "slab", "open"],
+)
+def test_energy_is_conserved_in_a_field(name, pbc):
+    """Kinetic and potential energy minus the work of the field, to the second order of velocity Verlet."""
+    positions, cell, q0, strength, u0 = setting(name, n=4)
+    moments = model(cell, pbc, q0, strength, u0)
+    repulsion = model(cell, pbc, np.zeros(4), np.ones(4))
+    field, lattice = jnp.asarray([0.3, -0.2, 0.4]), jnp.asarray(cell)
+    mass = AMU * jnp.asarray([12.0, 16.0, 14.0, 10.0])[:, None]
+    velocities = 0.01 * jnp.asarray(np.random.default_rng(2).normal(size=(4, 3)))
 
+    def energy(r):
+        return 20.0 * jnp.sum(repulsion(r))
 
-def test_reference_values(shared_path):
-    cases = reference_cases(shared_path)
-    assert len(cases) == 14
-    for case in cases:
-        given = {k: np.array(v, float) for k, v in case["inputs"].items() if v is not None and k != "atomic_numbers"}
-        periodic = case["settings"]["branch"] != "realspace"
-        pbc = (periodic,) * 3
-        cell = given["cell"] if periodic else np.zeros((3, 3))
-        q0, n = given["q"].reshape(len(given["positions"]), -1)[:, 0], len(given["positions"])
-        strength = given.get("qmodel_c", np.zeros(n))
-        moments = model(cell, pbc, q0, strength, given["u"] if case["name"].startswith("e_") else None)
-        expected = np.array(case["outputs"]["bec"])
-        born = born_effective_charges(moments, given["positions"], cell, pbc)
-        total = expected.sum(axis=1) if expected.ndim == 4 else expected
-        np.testing.assert_allclose(born, total, atol=1e-8, err_msg=case["name"])
+    def respond(r):
+        born = properties.born_effective_charges(moments, r, lattice, pbc)
+        return born, properties.field_forces(born, field) - jax.grad(energy)(r)
+
+    @jax.jit
+    def run(time_step):
+        def step(state, _):
+            r, v, (_, forces) = state
+            half = v + 0.5 * time_step * forces / mass
+            r = r + time_step * half
+            response = respond(r)
+            v = half + 0.5 * time_step * response[1] / mass
+            return (r, v, response), (r, v, response[0])
+
+        start = jnp.asarray(positions)
+        return jax.lax.scan(step, (start, velocities, respond(start)), None, length=400)[1]
+
+    errors = []
+    for time_step, stride in ((0.5, 1), (0.25, 2)):
+        r, v, born = (x[: 200 * stride] for x in run(time_step))
+        dipole = properties.integrate_dipole(properties.dipole_rate(born, v), time_step)
+        kinetic = 0.5 * jnp.sum(mass[None] * v * v, axis=(1, 2))
+        potential, work = jax.vmap(energy)(r), dipole @ field
+        total = kinetic + potential - work
+        errors.append(float(jnp.max(jnp.abs(total - total[0]))))
+        # they change by much more than their sum does
+        assert float(jnp.ptp(work)) > 0.1
+        assert errors[-1] < 0.01 * float(jnp.ptp(work))
+        if not any(pbc):
+            q, u = jax.vmap(moments)(r)
+            of_positions = jax.vmap(lambda r, q, u: properties.dipole_moment(r, q - jnp.mean(q), dipoles=u))(r, q, u)
+            np.testing.assert_allclose(dipole, of_positions - of_positions[:1], rtol=0, atol=1e-3 * time_step**2)
+    assert 3.5 < errors[0] / errors[1] < 4.5

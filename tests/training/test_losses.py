@@ -19,26 +19,28 @@ SIZES = (4, 2, 3)
 DTYPE = jax.dtypes.canonicalize_dtype(float)
 
 
-def make_batch(**labels):
+def make_batch(pbc=(True, True, True), **labels):
     """Three systems of 4, 2 and 3 atoms, padded to 4, with random labels of all kinds."""
     rng = np.random.default_rng(0)
     mask = np.arange(N) < np.array(SIZES)[:, None]
     system = System(
-        positions=np.zeros((B, N, 3), DTYPE),
+        positions=rng.normal(size=(B, N, 3)).astype(DTYPE),
         cell=np.zeros((B, 3, 3), DTYPE),
         atomic_numbers=mask.astype(np.int32),
         atom_mask=mask,
         neighbors=np.zeros((B, N, 1), np.int32),
         cell_shifts=np.zeros((B, N, 1, 3), np.int32),
         neighbor_mask=np.zeros((B, N, 1), bool),
-        pbc=(True, True, True),
+        pbc=pbc,
     )
     shapes = {"energy": (B,), "forces": (B, N, 3), "stress": (B, 3, 3), "charges": (B, N)}
+    shapes |= {"dipole": (B, 3), "quadrupole": (B, 3, 3), "born_effective_charges": (B, N, 3, 3)}
     values = {name: labels.get(name, rng.normal(size=shape)) for name, shape in shapes.items()}
     values["forces"] = np.where(mask[:, :, None], values["forces"], np.nan)
     values["charges"] = np.where(mask, values["charges"], np.nan)
     values = {name: value.astype(DTYPE) for name, value in values.items()}
-    return jax.tree.map(jnp.asarray, Batch(system, None, io.Labels(**values), np.ones(B, bool)))
+    origins, epsilon = rng.normal(size=(B, 3)).astype(DTYPE), np.ones(B, DTYPE)
+    return jax.tree.map(jnp.asarray, Batch(system, None, io.Labels(**values), origins, epsilon, np.ones(B, bool)))
 
 
 def make_prediction():
@@ -57,24 +59,33 @@ def make_prediction():
     return Prediction(**{name: jnp.asarray(value, DTYPE) for name, value in values.items()})
 
 
+OPEN = (False, False, False)
 PREDICTION = make_prediction()
+BORN = jnp.asarray(np.random.default_rng(3).normal(size=(B, N, 3, 3)), DTYPE)
 ALL = Weights(energy=2.0, forces=3.0, stress=5.0, charges=7.0)
 
 
 def expected(prediction, batch, weights, systems=range(B)):
     """The same in numpy, with the labels that are there written out one by one."""
     total = 0.0
-    for name in ("energy", "forces", "stress", "charges"):
+    for field in dataclasses.fields(Weights):
+        name = field.name
         if getattr(weights, name) is None:
             continue
         squares = []
         for i in systems:
             n = SIZES[i]
+            q = np.asarray(prediction.charges[i, :n].sum(axis=1), float)
+            x = np.asarray(batch.system.positions[i, :n] - batch.origins[i], float)
+            second = np.einsum("n,na,nb->ab", q, x, x)
             label, value = {
                 "energy": (batch.labels.energy[i] / n, prediction.interaction_energy[i] / n),
                 "forces": (batch.labels.forces[i, :n], prediction.forces[i, :n]),
                 "stress": (batch.labels.stress[i], prediction.stress[i]),
-                "charges": (batch.labels.charges[i, :n], prediction.charges[i, :n].sum(axis=1)),
+                "charges": (batch.labels.charges[i, :n], q),
+                "dipole": (batch.labels.dipole[i], q @ x),
+                "quadrupole": (batch.labels.quadrupole[i], second - np.trace(second) / 3.0 * np.eye(3)),
+                "born_effective_charges": (batch.labels.born_effective_charges[i, :n], BORN[i, :n]),
             }[name]
             error = np.ravel(np.asarray(value, float) - np.asarray(label, float))
             squares += (error[np.isfinite(error)] ** 2).tolist()
@@ -90,6 +101,20 @@ def expected(prediction, batch, weights, systems=range(B)):
 def test_loss_is_the_weighted_mean_square(weights):
     batch = make_batch()
     np.testing.assert_allclose(loss(PREDICTION, batch, weights), expected(PREDICTION, batch, weights), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dipole", "quadrupole", "born_effective_charges"])
+def test_loss_of_the_response(name):
+    """With labels missing of one structure and in a single component of another."""
+    value = np.random.default_rng(4).normal(size=getattr(make_batch().labels, name).shape)
+    value[1] = np.nan
+    value[2].flat[0] = np.nan
+    batch, weights = make_batch(OPEN, **{name: value}), Weights(0.0, 0.0, **{name: 2.0})
+    found, gradient = jax.value_and_grad(loss)(PREDICTION, batch, weights, BORN)
+    np.testing.assert_allclose(found, expected(PREDICTION, batch, weights), rtol=1e-5)
+    assert np.isfinite(gradient.charges).all()
+    if name != "born_effective_charges":  # of cells that are periodic there are no moments
+        assert loss(PREDICTION, make_batch(**{name: value}), weights) == 0.0
 
 
 def partly_labelled():

@@ -13,7 +13,7 @@ from lesjax.models.potential import Potential
 from lesjax.training.config import DataConfig, Phase, TrainingSection
 from lesjax.training.data import make_dataset
 from lesjax.training.initialize import initial_state, scaled_parameters
-from lesjax.training.loop import labels_set_sign, phase_weights
+from lesjax.training.loop import phase_weights
 from lesjax.training.orient import flip, orient
 from lesjax.training.prepare import model_config
 from lesjax.training.step import make_evaluation, make_step
@@ -99,11 +99,6 @@ def test_charged_systems_have_a_sign():
     config, dataset = make_model(charge=1.0, charges="equilibration")
     evaluation = make_evaluation(config, with_stress=False)
     assert orient(Potential.create(config), dataset, evaluation, WEIGHTS, batch_size=2) is None
-
-
-def test_labels_of_charges_set_the_sign():
-    assert not labels_set_sign((Phase(epochs=1, stress_weight=1.0), Phase(epochs=1)))
-    assert labels_set_sign((Phase(epochs=1), Phase(epochs=1, charges_weight=1.0)))
 
 
 def test_structure_without_its_charge_is_named():

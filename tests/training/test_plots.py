@@ -17,7 +17,7 @@ def make_records(kind):
     ]
 
 
-@pytest.mark.parametrize("kind", ["energy", "forces", "stress", "charges"])
+@pytest.mark.parametrize("kind", ["energy", "forces", "stress", "charges", "bec"])
 def test_learning_curve(tmp_path, kind):
     plots.save_learning_curve(tmp_path / "curve.png", make_records(kind))
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)

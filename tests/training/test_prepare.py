@@ -94,6 +94,11 @@ def test_weight_on_what_cannot_be_computed(tmp_path):
     short_range = dataclasses.replace(MODEL, long_range=None)
     with pytest.raises(ValueError, match=r"charges_weight` is positive, but `model\.long_range` = false"):
         prepare(make_config(tmp_path, phases=phases(1, charges_weight=1.0), model=short_range))
+    frames = make_frames(4)
+    for atoms in frames:
+        atoms.info["REF_dipole"] = np.ones(3)
+    with pytest.raises(ValueError, match=r"dipole_weight` is positive, but all structures are periodic.* `data\.pbc`"):
+        prepare(make_config(tmp_path, frames, phases=phases(1, dipole_weight=1.0)))
 
 
 def test_validation_without_labels(tmp_path):

@@ -1,0 +1,103 @@
+"""Train shipped configurations on the published sets and compare with the published errors.
+
+    python benchmarks/real_data.py dipeptides superionic_water --json benchmarks/results/real_data.json
+
+Each run can be stopped and started again; what is in the folder `--work` and in the result file is kept. The dimers
+have a command of their own (benchmarks/dimers.py).
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+from common import shared, write_json
+
+from lesjax.training.loop import read_log
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a configuration of lesjax/configs, its data below the shared folder, and what it is held against.
+
+    `published` has the names of the metrics, in eV, eV/Å and e.
+    """
+
+    config: str
+    files: dict[str, str]
+    settings: tuple[str, ...] = ()
+    published: dict[str, float] = field(default_factory=dict)
+
+
+DIPEPTIDES = {"train": "data/dipeptides/train.xyz", "valid": "data/dipeptides/valid.xyz"}
+SUPERIONIC = {"train": "data/superionic_water/S-4cc-T1000K.xyz"}
+RUNS = {
+    # King et al., Nat. Commun. 16, 8763 (2025)
+    "dipeptides": Run(
+        "dipeptides",
+        DIPEPTIDES,
+        published={
+            "energy_rmse": 1.29e-3, "forces_rmse": 53.1e-3, "charges_r2": 0.859, "dipole_r2": 0.987,
+            "quadrupole_r2": 0.910, "bec_r2": 0.943, "bec_diagonal_r2": 0.968, "bec_off_diagonal_r2": 0.823,
+        },
+    ),
+    "dipeptides_short_range": Run(
+        "dipeptides",
+        DIPEPTIDES,
+        ("model.long_range=false",),
+        {"energy_rmse": 1.97e-3, "forces_rmse": 58.8e-3},
+    ),
+    # Zhong et al., arXiv 2504.05169 (2025): another density, 2 g/cm³
+    "superionic_water": Run("superionic_water", SUPERIONIC, published={"bec_rmse": 0.136}),
+    "superionic_water_bec": Run("superionic_water_bec", SUPERIONIC, published={"bec_rmse": 0.09}),
+    "water": Run("water", {"train": "data/water/rpbe_d3_40.xyz"}),
+}  # fmt: skip
+
+
+def train(name: str, work: pathlib.Path, extra: list[str]) -> dict:
+    """Train, or go on with what is there; the metrics that `lesjax train` wrote."""
+    run, folder = RUNS[name], work / name
+    settings = [f"data.{key}={shared(path)}" for key, path in run.files.items()]
+    settings += [*run.settings, *extra, f"output={folder}"]
+    command = [sys.executable, "-m", "lesjax.cli", "train", run.config]
+    start = time.monotonic()
+    subprocess.run([*command, *(part for setting in settings for part in ("--set", setting))], check=True)
+    print(f"{name}: {time.monotonic() - start:.0f} s in this call", flush=True)
+    log = read_log(folder / "log.jsonl")
+    return {
+        "config": run.config,
+        "settings": [*run.settings, *extra],
+        "epochs": log[-1]["epoch"],
+        # of all calls, evaluations included; of a machine that does other things as well
+        "seconds": round(log[-1]["seconds"]),
+        "published": run.published,
+        "metrics": json.loads((folder / "metrics.json").read_text()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=list(RUNS), help=f"runs, of {', '.join(RUNS)}; all by default")
+    parser.add_argument("--json", default=None, help="results; those of other runs that it has are kept")
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path("runs/real_data"))
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as for lesjax train")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(RUNS))
+    if unknown:
+        sys.exit(f"There is no run {', '.join(unknown)}; there are {', '.join(RUNS)}.")
+    path = pathlib.Path(arguments.json) if arguments.json else None
+    runs = json.loads(path.read_text())["runs"] if path is not None and path.exists() else {}
+    for name in arguments.names:
+        runs[name] = train(name, arguments.work, arguments.set)
+        validation = runs[name]["metrics"]["validation"]
+        for key, value in runs[name]["published"].items():
+            print(f"{name:24} {key:20} {validation[key]:8.4f}   published {value:8.4f}")
+        if path is not None:
+            write_json(path, {"dtype": "float32", "runs": {key: runs[key] for key in RUNS if key in runs}})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Time series of a simulation: the error of an average by blocks, and checks of what is handed in."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+
+def _mean(series: Array) -> Array:
+    return jnp.mean(series, axis=0)
+
+
+def block_error(
+    series: Float[np.ndarray | Array, "t ..."],
+    statistic: Callable[[Array], Array] = _mean,
+    *,
+    n_blocks: int = 10,
+) -> Float[Array, "..."]:
+    r"""Standard error of a statistic of a correlated series, by the jackknife over blocks.
+
+    .. math:: \sqrt{\frac{B - 1}{B} \sum_b (\theta_b - \bar\theta)^2}
+
+    with :math:`\theta_b` the statistic of all but block b; for the mean this is the standard error of the block means.
+    It holds where a block is much longer than the correlation time, and is too small otherwise: the error should not
+    grow when `n_blocks` is halved. With B blocks the error itself is known to a part :math:`1 / \sqrt{2 (B - 1)}`.
+
+    Args:
+        series: samples along the first axis; the oldest ones that fill no block are left out.
+        statistic: of a series, the mean by default.
+        n_blocks: number of blocks, 2 or more.
+
+    Raises:
+        ValueError: for a series that is shorter than `n_blocks`, or not finite (where it has values).
+
+    References:
+        Flyvbjerg, Petersen, J. Chem. Phys. 91, 461 (1989); Künsch, Ann. Statist. 17, 1217 (1989).
+    """
+    blocks = split_blocks("series", series, n_blocks, 1)
+    others = jnp.asarray([[c for c in range(n_blocks) if c != b] for b in range(n_blocks)])
+    left_out = jax.lax.map(lambda kept: statistic(blocks[kept].reshape(-1, *blocks.shape[2:])), others)
+    deviations = left_out - jnp.mean(left_out, axis=0, keepdims=True)
+    return jnp.sqrt((n_blocks - 1) / n_blocks * jnp.sum(deviations * deviations, axis=0))
+
+
+def split_blocks(
+    name: str, series: Float[np.ndarray | Array, "t ..."], n_blocks: int, shortest: int, *, advice: str = ""
+) -> Float[Array, "b l ..."]:
+    """The last samples as `n_blocks` blocks along a new leading axis; `advice` ends the message for a short series.
+
+    Raises:
+        ValueError: for a series that is not finite, or blocks of fewer than `shortest` samples.
+    """
+    if n_blocks < 2:
+        raise ValueError(f"`n_blocks` must be 2 or more, got {n_blocks}: one block has no error.")
+    length = len(series) // n_blocks
+    if length < shortest:
+        raise ValueError(
+            f"`{name}` is too short: its {len(series)} samples give {n_blocks} blocks of {length}, and a block needs "
+            f"at least {shortest}. Give a longer run, or fewer `n_blocks`{advice}."
+        )
+    check_finite(name, series)
+    values = jnp.asarray(series)[len(series) - n_blocks * length :]
+    return values.reshape(n_blocks, length, *values.shape[1:])
+
+
+def check_finite(name: str, series: Float[np.ndarray | Array, "t ..."]) -> None:
+    """Refuse NaN and infinity, naming the first sample; nothing where the series is traced."""
+    if isinstance(series, Tracer):
+        return
+    bad = ~np.isfinite(series).reshape(len(series), -1).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"`{name}` is not finite in {int(bad.sum())} of {len(bad)} samples, first in sample {int(bad.argmax())}. "
+            "Did the simulation blow up?"
+        )
+
+
+def check_positive(name: str, value: float | Float[np.ndarray | Array, ""]) -> None:
+    """Refuse what is not a positive number; nothing where it is traced."""
+    if not isinstance(value, Tracer) and not 0.0 < float(value) < np.inf:
+        raise ValueError(f"`{name}` must be positive, got {float(value)}.")

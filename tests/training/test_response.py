@@ -1,0 +1,180 @@
+"""Charges, moments and Born effective charges: evaluation, the gradient of their losses, the sign of the charges."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax import io
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models.potential import Potential
+from lesjax.system import System
+from lesjax.training import evaluate, loop
+from lesjax.training.config import TrainingSection
+from lesjax.training.data import make_dataset
+from lesjax.training.initialize import flip_charges, initial_state
+from lesjax.training.losses import Weights
+from lesjax.training.prepare import Prepared
+from lesjax.training.step import batch_loss, born_charges, make_step
+from toy import make_config, make_frame
+
+
+X64 = jax.config.jax_enable_x64
+SMALL = {"elements": (11, 17), "cutoff": 3.6, "n_bessel": 3, "n_radial": 2, "n_embedding": 1, "max_l": 1, "max_nu": 1}
+CONFIG = ModelConfig(
+    CACEConfig(**SMALL), LongRangeConfig(hidden=(4,), n_channels=2, k_cutoff=2.0, charge_scale=1.0), hidden=(4,)
+)
+ORDER = io.Keys(born_effective_charges_order="displacement-first")
+KINDS = ("charges", "dipole", "quadrupole", "bec")
+
+
+@pytest.fixture(scope="module")
+def potential():
+    return Potential.create(CONFIG, seed=2)
+
+
+def label(potential, frames, pbc, sign):
+    """Labels that the potential agrees with, with its sign or the other one."""
+    for atoms in frames:
+        system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc)
+        charges = sign * np.asarray(potential(system).charges, float).sum(axis=1)
+        born = sign * np.asarray(potential.born_effective_charges(system), float)
+        x = atoms.positions - atoms.get_center_of_mass()
+        atoms.arrays["REF_charges"] = charges
+        atoms.info["REF_dipole"] = charges @ x
+        # the trace says nothing of the charges
+        atoms.info["REF_quadrupole"] = np.einsum("n,na,nb->ab", charges, x, x) - 30.0 * np.eye(3)
+        atoms.arrays["bec"] = born.swapaxes(1, 2).reshape(len(atoms), 9)
+    return frames
+
+
+def make_frames(n=3):
+    """Frames of four atoms, one of which lacks its last."""
+    frames = [make_frame(np.random.default_rng(seed)) for seed in range(n)]
+    del frames[1][3]
+    return frames
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("pbc", [True, False])
+def test_evaluation_finds_what_labels_agree_with(potential, pbc, sign):
+    frames = label(potential, make_frames(), pbc, sign)
+    frames[2].arrays["bec"][1] = np.nan
+    result = evaluate(potential, frames, keys=ORDER, pbc=pbc, batch_size=2)
+    kinds = ("charges", "bec") if pbc else KINDS
+    assert {name for name in KINDS if f"{name}_rmse" in result.metrics} == set(kinds)
+    for name in kinds:
+        assert result.metrics[f"{name}_rmse"] < (1e-7 if X64 else 1e-3)
+    for name in (*kinds, "bec_diagonal", "bec_off_diagonal"):
+        assert result.metrics[f"{name}_r2"] > 0.999
+    assert len(result.parity["bec"].reference) == 9 * (4 + 3 + 3)
+
+
+def test_one_sign_for_all(potential):
+    """Dipoles that contradict the charges do not get a sign of their own: the better statement wins."""
+    frames = label(potential, make_frames(), False, -1.0)
+    for atoms in frames:
+        atoms.info["REF_dipole"] = -atoms.info["REF_dipole"] + 0.3
+        del atoms.arrays["bec"]
+    metrics = evaluate(potential, frames, pbc=False).metrics
+    assert metrics["charges_r2"] > 0.999
+    assert metrics["dipole_r2"] < 0.0
+
+
+def test_epsilon_infinity(potential):
+    frames = label(potential, make_frames(), True, -1.0)
+    for atoms in frames:
+        atoms.arrays["bec"] *= 1.5
+    metrics = evaluate(potential, frames, keys=ORDER, epsilon_infinity="fit").metrics
+    assert metrics["epsilon_infinity"] == pytest.approx(2.25, rel=1e-4)
+    assert metrics["bec_r2"] > 0.999
+    given = evaluate(potential, frames, keys=ORDER, epsilon_infinity=2.25).metrics
+    assert given["bec_r2"] > 0.999
+    assert "epsilon_infinity" not in given
+    for value in (0.0, "many"):
+        with pytest.raises(ValueError, match=rf"`epsilon_infinity` must be a positive number or 'fit', got {value!r}"):
+            evaluate(potential, frames, epsilon_infinity=value)
+    for atoms in frames:  # the charges decide, and the Born charges contradict them
+        atoms.arrays["bec"] = np.sin(np.arange(9.0 * len(atoms))).reshape(-1, 9) - 0.1 * atoms.arrays["bec"]
+    with pytest.raises(ValueError, match="finds no positive factor"):
+        evaluate(potential, frames, keys=ORDER, epsilon_infinity="fit")
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["periodic", "open"])
+def batch(request, potential):
+    """Two structures of four and three atoms with random Born effective charges, some of which are missing."""
+    frames, rng = make_frames(2), np.random.default_rng(5)
+    for atoms in frames:
+        atoms.arrays["bec"] = rng.normal(size=(len(atoms), 9))
+    frames[0].arrays["bec"][2, 4] = np.nan
+    labels = io.all_labels(frames, ORDER)
+    (bucket,) = make_dataset(CONFIG, frames, labels, request.param, max_buckets=1, epsilon_infinity=2.0).buckets
+    return frames, request.param, bucket
+
+
+def test_born_charges_of_a_padded_batch_are_those_of_the_structures(potential, batch):
+    frames, pbc, bucket = batch
+    found = jax.jit(lambda p: born_charges(CONFIG, p, bucket))(potential.params)
+    for atoms, own in zip(frames, found, strict=True):
+        system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc)
+        expected = potential.born_effective_charges(system, epsilon_infinity=2.0)
+        np.testing.assert_allclose(own[: len(atoms)], expected, atol=1e-10 if X64 else 1e-4)
+        np.testing.assert_array_equal(own[len(atoms) :], 0.0)
+
+
+@pytest.mark.skipif(not X64, reason="finite differences")
+def test_gradient_of_the_loss_of_born_charges(potential, batch):
+    """In random directions of all parameters, against central differences."""
+    bucket, weights = batch[2], Weights(0.0, 0.0, born_effective_charges=1.0)
+    value_and_grad = jax.jit(jax.value_and_grad(lambda p: batch_loss(CONFIG, bucket, weights, p)))
+    value, gradient = value_and_grad(potential.params)
+    assert value > 0.1
+    rng, h = np.random.default_rng(6), 1e-5
+    for _ in range(2):
+        direction = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), potential.params)
+        sides = [
+            float(value_and_grad(jax.tree.map(lambda p, d, s=s: p + s * d, potential.params, direction))[0])
+            for s in (h, -h)
+        ]
+        products = jax.tree.map(lambda g, d: float(jnp.sum(g * d)), gradient, direction)
+        assert sum(jax.tree.leaves(products)) == pytest.approx((sides[0] - sides[1]) / (2 * h), rel=1e-6, abs=1e-7)
+
+
+def test_flipped_state_has_the_energy_of_the_other(potential):
+    system = System.from_ase(make_frames(1)[0], cutoff=potential.cutoff)
+    before = potential(system)
+    after = dataclasses.replace(potential, params=flip_charges(CONFIG, {"params": potential.params})["params"])(system)
+    np.testing.assert_array_equal(after.charges, -before.charges)
+    np.testing.assert_array_equal(after.energy, before.energy)
+
+
+def test_flipped_memory_of_adam_flips_the_next_step(potential):
+    """A step from the flipped state, without what sees the sign, is the flipped step."""
+    frames = make_frames(1)
+    (bucket,) = make_dataset(CONFIG, frames, io.all_labels(frames)).buckets
+    section = TrainingSection(batch_size=1)
+    step = make_step(CONFIG, section)
+    arguments = (bucket, np.arange(1), np.ones(1, bool), jnp.asarray(1e-2), Weights(0.0, 1.0))
+    state, _ = step(initial_state(section, potential.params), *arguments)
+    other, _ = step(flip_charges(CONFIG, state), *arguments)
+    expected = flip_charges(CONFIG, step(state, *arguments)[0])
+    readouts = [x["params"]["params"]["charge_readout"]["output"]["kernel"] for x in (state, expected)]
+    assert not np.allclose(*readouts)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), other, expected)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_phase_starts_with_the_sign_of_the_labels(potential, tmp_path, sign):
+    frames = label(potential, make_frames(), False, sign)
+    for atoms in frames:
+        atoms.arrays["REF_charges"][0] = np.nan
+    config = make_config(tmp_path, frames)
+    dataset = make_dataset(CONFIG, frames, io.all_labels(frames), False, max_buckets=1)
+    prepared = Prepared(CONFIG, dataset, None, frames, [])
+    state = initial_state(config.training, potential.params)
+    run = loop._Run(config, prepared, tmp_path, state, loop.Progressed())
+    run.choose_sign(Weights(0.0, 0.0, charges=1.0, dipole=1.0, quadrupole=1.0))
+    bias = [s["params"]["params"]["charge_readout"]["output"]["kernel"] for s in (run.state, state)]
+    np.testing.assert_array_equal(bias[0], sign * bias[1])
