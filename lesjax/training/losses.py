@@ -44,7 +44,8 @@ def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], 
         quadrupole = quadrupole_moment(positions, charges, origin=origin)
         return dipole_moment(positions, charges, origin=origin), traceless(quadrupole)
 
-    return jax.vmap(one)(batch.system.positions, prediction.charges, batch.origins)
+    assert prediction.charges is not None
+    return jax.vmap(one)(jnp.asarray(batch.system.positions), prediction.charges, jnp.asarray(batch.origins))
 
 
 def residuals(

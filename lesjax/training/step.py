@@ -91,7 +91,7 @@ def batch_loss(config: ModelConfig, batch: Batch, weights: Weights, params: PyTr
 def born_charges(config: ModelConfig, params: PyTree, batch: Batch) -> Float[Array, "b n 3 3"]:
     """Born effective charges of stacked systems, e."""
     one = partial(predict_born_charges, config, params)
-    return jax.vmap(one)(batch.system, batch.epsilon_infinity)
+    return jax.vmap(one)(batch.system, jnp.asarray(batch.epsilon_infinity))
 
 
 def wanted_born_charges(
