@@ -42,7 +42,7 @@ def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], 
 
     def one(positions: Array, charges: Array, origin: Array) -> tuple[Array, Array]:
         quadrupole = quadrupole_moment(positions, charges, origin=origin)
-        return dipole_moment(positions, charges, origin=origin), traceless(quadrupole)
+        return dipole_moment(positions, charges, origin=origin), jnp.asarray(traceless(quadrupole))
 
     assert prediction.charges is not None
     return jax.vmap(one)(jnp.asarray(batch.system.positions), prediction.charges, jnp.asarray(batch.origins))
