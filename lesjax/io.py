@@ -204,8 +204,9 @@ def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None
             if place.get(name) is not None:
                 value = place[name]
                 try:
-                    is_json = isinstance(value, str) and value.lstrip().startswith("[")
-                    return name, np.asarray(json.loads(value) if is_json else value, dtype=np.float64)
+                    if isinstance(value, str) and value.lstrip().startswith("["):
+                        value = json.loads(value)
+                    return name, np.asarray(value, dtype=np.float64)
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"`{name}` must hold numbers, got {str(value)[:60]!r}.") from error
     return None
