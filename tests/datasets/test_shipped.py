@@ -14,7 +14,7 @@ from lesjax.datasets.point_charges import ewald
 from lesjax.units import COULOMB
 
 
-load = functools.cache(datasets.load)  # ase takes 25 ms for a frame of water
+load = functools.cache(datasets.load)
 KCAL_PER_MOL = 0.0433641043  # eV
 SETS = {
     "charge_transfer": ["train", "test", "path"],
