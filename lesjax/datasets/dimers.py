@@ -17,7 +17,7 @@ Molecules are rigid, each at its own minimum, with open boundaries. A frame has 
 """
 
 import numpy as np
-from ase import Atom, Atoms
+from ase import Atoms
 from ase.build import molecule
 from ase.optimize import BFGS
 
@@ -25,8 +25,10 @@ from lesjax.datasets import storage
 from lesjax.datasets.xtb import GFN2, NotConverged, label
 
 
+# Opposite ions are such that no charge moves between them: the highest level of the anion stays below the lowest
+# empty one of the cation out to 15 Å. With carboxylates, 0.14 e move to the ammonium ion at 15 Å.
 PAIRS = {
-    "CC": (("NH4+", "HCOO-"), ("CH3NH3+", "CH3COO-"), ("NH4+", "CH3NH3+"), ("HCOO-", "CH3COO-")),
+    "CC": (("NH4+", "BF4-"), ("CH3NH3+", "ClO4-"), ("NH4+", "CH3NH3+"), ("HCOO-", "CH3COO-")),
     "CP": (("NH4+", "H2O"), ("HCOO-", "CH3OH"), ("CH3NH3+", "H2CO")),
     "PP": (("H2O", "H2CO"), ("CH3OH", "CH3CN"), ("H2O", "HCOOH")),
     "CA": (("NH4+", "C2H4"), ("HCOO-", "CH4"), ("CH3NH3+", "CO2")),
@@ -35,7 +37,7 @@ PAIRS = {
 }
 ORIENTATIONS = 3  # of each pair
 DISTANCES = {"train": np.arange(3.0, 9.01, 0.5), "test": np.arange(9.5, 15.01, 0.5)}  # Å
-CONTACT = 1.6  # Å, smallest distance between atoms of the two molecules; nearer pairs are left out
+CONTACT = 2.0  # Å, smallest distance between atoms of the two molecules; nearer pairs are left out
 MAX_FORCE = 0.002  # eV/Å, of a relaxed molecule
 
 
@@ -52,15 +54,13 @@ def monomer(name: str) -> Atoms:
     """
     if name not in {n for pairs in PAIRS.values() for pair in pairs for n in pair}:
         raise ValueError(f"`name` must be a molecule of `PAIRS`, got {name!r}.")
-    if name == "NH4+":
-        atoms = molecule("CH4")
+    if name in ("NH4+", "CH3NH3+"):  # as many electrons as methane and ethane
+        atoms = molecule({"NH4+": "CH4", "CH3NH3+": "C2H6"}[name])
         atoms.symbols[0] = "N"
-    elif name == "CH3NH3+":
-        atoms = molecule("CH3NH2")
-        nitrogen = atoms.symbols.search("N")[0]
-        bonded = [i for i in range(len(atoms)) if 0 < atoms.get_distance(i, nitrogen) < 1.7]
-        outwards = -sum((atoms.positions[i] - atoms.positions[nitrogen]) for i in bonded)
-        atoms.append(Atom("H", atoms.positions[nitrogen] + outwards / np.linalg.norm(outwards)))
+    elif name in ("BF4-", "ClO4-"):  # methane, enlarged
+        atoms = molecule("CH4")
+        atoms.symbols = ["B", "F", "F", "F", "F"] if name == "BF4-" else ["Cl", "O", "O", "O", "O"]
+        atoms.positions *= 1.3
     elif name in ("HCOO-", "CH3COO-"):
         atoms = molecule({"HCOO-": "HCOOH", "CH3COO-": "CH3COOH"}[name])
         distances = atoms.get_all_distances()[:, atoms.symbols == "O"].min(axis=1)

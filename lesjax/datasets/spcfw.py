@@ -152,7 +152,7 @@ def wrap_molecules(atoms: Atoms) -> Atoms:
     """A copy with the centre of mass in the middle of the cell and each oxygen and ion inside it."""
     result = atoms.copy()
     n = n_waters(atoms)
-    positions = atoms.positions + atoms.cell.sum(axis=0) / 2 - atoms.get_center_of_mass()
+    positions = atoms.positions + atoms.cell.array.sum(axis=0) / 2 - atoms.get_center_of_mass()
     heads = np.r_[np.arange(0, 3 * n, 3), np.arange(3 * n, len(atoms))]
     shifts = wrap_positions(positions[heads], atoms.cell, pbc=True, eps=0) - positions[heads]
     result.positions = positions + np.repeat(shifts, np.r_[np.full(n, 3), np.ones(len(heads) - n, int)], axis=0)
@@ -161,7 +161,7 @@ def wrap_molecules(atoms: Atoms) -> Atoms:
 
 def _openmm() -> Any:
     try:
-        import openmm
+        import openmm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ImportError("Sampling and labels of water need OpenMM: pip install 'lesjax[datasets]'.") from error
     return openmm

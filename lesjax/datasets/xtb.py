@@ -30,7 +30,7 @@ class GFN2(Calculator):
         unpaired: number of unpaired electrons.
     """
 
-    implemented_properties = ("energy", "forces", "charges")
+    implemented_properties = ["energy", "forces", "charges"]  # noqa: RUF012, as ase declares it
 
     def __init__(self, charge: int, unpaired: int) -> None:
         super().__init__()
@@ -39,23 +39,37 @@ class GFN2(Calculator):
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         """Compute all three; raises `NotConverged`."""
         super().calculate(atoms, properties, system_changes)
-        try:
-            from tblite import interface
-        except ImportError as error:
-            raise ImportError("GFN2-xTB needs tblite: pip install 'lesjax[datasets]'.") from error
-        positions = self.atoms.positions / units.Bohr
-        method = interface.Calculator("GFN2-xTB", self.atoms.numbers, positions, charge=self.charge, uhf=self.unpaired)
-        method.set("verbosity", 0)
-        method.set("accuracy", ACCURACY)
-        try:
-            result = method.singlepoint()
-        except interface.TBLiteRuntimeError as error:
-            raise NotConverged(str(error)) from error
-        self.results = {
-            "energy": result.get("energy") * units.Hartree,
-            "forces": -result.get("gradient") * (units.Hartree / units.Bohr),
-            "charges": result.get("charges"),
-        }
+        assert self.atoms is not None
+        self.results = singlepoint(self.atoms, self.charge, self.unpaired)
+
+
+def singlepoint(atoms: Atoms, charge: int, unpaired: int) -> dict:
+    """Energy, eV, forces, eV/Å, and Mulliken charges, e.
+
+    Raises:
+        NotConverged: if the self-consistent field does not converge.
+        ImportError: without tblite.
+    """
+    try:
+        from tblite import interface  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError("GFN2-xTB needs tblite: pip install 'lesjax[datasets]'.") from error
+    positions = atoms.positions / units.Bohr
+    method = interface.Calculator("GFN2-xTB", atoms.numbers, positions, charge=charge, uhf=unpaired)
+    method.set("verbosity", 0)
+    method.set("accuracy", ACCURACY)
+    try:
+        result = method.singlepoint()
+    except interface.TBLiteRuntimeError as error:
+        raise NotConverged(str(error)) from error
+    labels = {
+        "energy": result.get("energy") * units.Hartree,
+        "forces": -result.get("gradient") * (units.Hartree / units.Bohr),
+        "charges": result.get("charges"),
+    }
+    if not all(np.isfinite(value).all() for value in labels.values()):
+        raise NotConverged("The results are not finite.")
+    return labels
 
 
 def label(atoms: Atoms, charge: int, unpaired: int) -> Atoms:
@@ -67,9 +81,4 @@ def label(atoms: Atoms, charge: int, unpaired: int) -> Atoms:
     """
     result = round_positions(atoms)
     result.info |= {"charge": charge, "unpaired_electrons": unpaired}
-    method = GFN2(charge, unpaired)
-    method.calculate(result)
-    labels = method.results
-    if not np.isfinite(labels["forces"]).all():
-        raise NotConverged("The forces are not finite.")
-    return attach(result, **labels)
+    return attach(result, **singlepoint(result, charge, unpaired))

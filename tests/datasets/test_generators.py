@@ -41,7 +41,7 @@ def test_unknown_cluster():
 
 
 def test_monomers():
-    composition = {"NH4+": "H4N", "CH3NH3+": "CH6N", "HCOO-": "CHO2", "CH3COO-": "C2H3O2", "H2O": "H2O"}
+    composition = {"NH4+": "H4N", "CH3NH3+": "CH6N", "HCOO-": "CHO2", "CH3COO-": "C2H3O2", "BF4-": "BF4", "H2O": "H2O"}
     for name, formula in composition.items():
         atoms = dimers.monomer(name)
         assert atoms.get_chemical_formula() == formula
