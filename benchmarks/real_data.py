@@ -1,4 +1,4 @@
-"""Train shipped configurations on the published sets and compare with the published errors.
+"""Train shipped configurations on the published sets and on those of lesjax, beside the published errors.
 
     python benchmarks/real_data.py dipeptides superionic_water --json benchmarks/results/real_data.json
 
@@ -16,14 +16,16 @@ from dataclasses import dataclass, field
 
 from common import shared, write_json
 
+from lesjax import datasets
 from lesjax.training.loop import read_log
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a configuration of lesjax/configs, its data below the shared folder, and what it is held against.
+    """One training: a configuration of lesjax/configs, its data, and what it is held against.
 
-    `published` has the names of the metrics, in eV, eV/Å and e.
+    A file is one of the shared folder, or the name of one that comes with lesjax. `published` has the names of the
+    metrics, in eV, eV/Å and e.
     """
 
     config: str
@@ -34,6 +36,7 @@ class Run:
 
 DIPEPTIDES = {"train": "data/dipeptides/train.xyz", "valid": "data/dipeptides/valid.xyz"}
 SUPERIONIC = {"train": "data/superionic_water/S-4cc-T1000K.xyz"}
+CLUSTERS = {"train": "charge_transfer_train", "test": "charge_transfer_test"}
 RUNS = {
     # King et al., Nat. Commun. 16, 8763 (2025)
     "dipeptides": Run(
@@ -54,13 +57,19 @@ RUNS = {
     "superionic_water": Run("superionic_water", SUPERIONIC, published={"bec_rmse": 0.136}),
     "superionic_water_bec": Run("superionic_water_bec", SUPERIONIC, published={"bec_rmse": 0.09}),
     "water": Run("water", {"train": "data/water/rpbe_d3_40.xyz"}),
+    "charge_transfer_short_range": Run("charge_transfer", CLUSTERS, ("model.long_range=false",)),
+    "charge_transfer": Run("charge_transfer", CLUSTERS),
+    "charge_transfer_equilibration": Run(
+        "charge_transfer", CLUSTERS, ("model.long_range.charges=equilibration",)
+    ),
 }  # fmt: skip
 
 
 def train(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     """Train, or go on with what is there; the metrics that `lesjax train` wrote."""
     run, folder = RUNS[name], work / name
-    settings = [f"data.{key}={shared(path)}" for key, path in run.files.items()]
+    files = {key: shared(name) if "/" in name else datasets.path(name) for key, name in run.files.items()}
+    settings = [f"data.{key}={file}" for key, file in files.items()]
     settings += [*run.settings, *extra, f"output={folder}"]
     command = [sys.executable, "-m", "lesjax.cli", "train", run.config]
     start = time.monotonic()
@@ -92,9 +101,11 @@ def main() -> None:
     runs = json.loads(path.read_text())["runs"] if path is not None and path.exists() else {}
     for name in arguments.names:
         runs[name] = train(name, arguments.work, arguments.set)
-        validation = runs[name]["metrics"]["validation"]
-        for key, value in runs[name]["published"].items():
-            print(f"{name:24} {key:20} {validation[key]:8.4f}   published {value:8.4f}")
+        metrics = runs[name]["metrics"]
+        held_out = metrics.get("test", metrics["validation"])
+        for key, value in held_out.items():
+            beside = f"   published {published[key]:8.4f}" if key in (published := runs[name]["published"]) else ""
+            print(f"{name:30} {key:20} {value:8.4f}{beside}")
         if path is not None:
             write_json(path, {"dtype": "float32", "runs": {key: runs[key] for key in RUNS if key in runs}})
 
