@@ -165,7 +165,7 @@ def test_breakdown_keeps_the_last_good_frame(ions, small_potential, tmp_path):
 
 
 def test_external_field_and_what_is_written(ions, small_potential, tmp_path):
-    field = (0.0, 0.2, 0.1)
+    field = (0.0, 2.0, 1.0)
     settings = dataclasses.replace(
         SHORT,
         steps=5,
