@@ -151,14 +151,14 @@ class Output:
     def write(self, frame: ase.Atoms) -> None:
         """Append a frame to the trajectory."""
         if self.settings.format == "xyz":
-            ase.io.write(self.trajectory, frame, format="extxyz", append=True)
+            ase.io.write(self.trajectory, as_columns(frame), format="extxyz", append=True)
         else:
             with TrajectoryWriter(self.trajectory, "a") as file:
                 file.write(frame)
 
     def finish(self, frame: ase.Atoms) -> None:
         """The last frame and the plot."""
-        io.write(self.folder / "final.xyz", [frame])
+        io.write(self.folder / "final.xyz", [as_columns(frame)])
         save_plot(self.folder / "md.png", read_log(self.log_file))
 
 
@@ -183,10 +183,20 @@ def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | N
         if settings.polarization:
             atoms.info |= polarization(charges, position, cell, template.pbc)
     if born is not None:
-        # nine columns: polarization by displacement
-        atoms.set_array("born_effective_charges", np.asarray(born, float).reshape(len(atoms), 9))
+        results["born_effective_charges"] = np.asarray(born, float)
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
+
+
+def as_columns(frame: ase.Atoms) -> ase.Atoms:
+    """The frame with Born effective charges as nine columns `bec`, polarization by displacement, for a text file."""
+    results = dict(frame.calc.results) if frame.calc is not None else {}
+    if "born_effective_charges" not in results:
+        return frame
+    copy = frame.copy()
+    copy.set_array("bec", results.pop("born_effective_charges").reshape(len(frame), 9))
+    copy.calc = SinglePointCalculator(copy, **results)
+    return copy
 
 
 def polarization(
