@@ -20,12 +20,12 @@ import ase.units
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.md.verlet import VelocityVerlet
 from common import interleaved, shared, write_json
 
 from lesjax import io
 from lesjax.dynamics import LesCalculator, Settings
+from lesjax.dynamics.ensembles import maxwell_boltzmann
 from lesjax.dynamics.simulation import Simulation
 from lesjax.models.convert import convert_weights
 from lesjax.models.potential import Potential, predict
@@ -49,7 +49,7 @@ def water_model() -> Potential:
 def measure(potential: Potential, repeat: int, steps: int, rounds: int) -> dict:
     """One size."""
     atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[0] * (repeat, repeat, repeat)
-    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    atoms.set_momenta(maxwell_boltzmann(atoms.get_masses(), 300.0, np.random.default_rng(0)))
     steps = max(LOG_EVERY, steps // LOG_EVERY * LOG_EVERY)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(steps=10**9, log_every=LOG_EVERY)

@@ -79,20 +79,17 @@ def make_ensemble(settings: Settings, n_atoms: int, force_virial: Callable[..., 
     def shift(position: Array, displacement: Array, **_: Any) -> Array:
         return position + displacement  # not wrapped: the mean squared displacement needs the way
 
-    extra: Callable[[Any], Array] | None = None
+    extra: Callable[[Any], Array] | None
     if settings.ensemble == "nve":
         init, step = simulate.nve(force, shift, dt)
-
-        def extra(state: Any) -> Array:
-            return jnp.zeros((), state.position.dtype)
+        extra = lambda state: jnp.zeros((), state.position.dtype)  # noqa: E731
     elif settings.ensemble == "nvt":
         counted = kT * dof / (3 * n_atoms)
         init, step = simulate.nvt_nose_hoover(force, shift, dt, counted, tau=thermostat_time)
-
-        def extra(state: Any) -> Array:
-            return chain_energy(state.chain, counted)
+        extra = lambda state: chain_energy(state.chain, counted)  # noqa: E731
     else:
         init, step = simulate.nvt_langevin(force, shift, dt, kT, gamma=1.0 / thermostat_time)
+        extra = None
     key = jax.random.PRNGKey(settings.seed)
 
     def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **given: Any) -> Any:

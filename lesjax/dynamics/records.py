@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.trajectory import Trajectory
+from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Array, Float
 from safetensors import SafetensorError, safe_open
@@ -79,7 +79,7 @@ class Output:
             raise ValueError(
                 f"The checkpoint {str(self.checkpoint_file)!r} is damaged: {error}. Delete it to start again."
             ) from error
-        plan = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["plan"].items()}
+        plan: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["plan"].items()}
         pairs = dataclasses.replace(simulation.pairs, plan=NeighborPlan(**plan))
         tree = jax.tree.structure((simulation.state, pairs))
         simulation.state, simulation.pairs = jax.tree.unflatten(tree, arrays)
@@ -112,10 +112,10 @@ class Output:
             with open(self.trajectory, "rb+") as file:
                 file.truncate(host.trajectory_size)
             return
-        with Trajectory(self.trajectory) as old:
+        with TrajectoryReader(self.trajectory) as old:
             if len(old) == host.trajectory_size:
                 return
-            with io.atomic_path(self.trajectory) as temporary, Trajectory(temporary, "w") as new:
+            with io.atomic_path(self.trajectory) as temporary, TrajectoryWriter(temporary, "w") as new:
                 for i in range(host.trajectory_size):
                     new.write(old[i])
 
@@ -126,7 +126,7 @@ class Output:
         if self.settings.format == "xyz":
             host.trajectory_size = self.trajectory.stat().st_size
         else:
-            with Trajectory(self.trajectory) as written:
+            with TrajectoryReader(self.trajectory) as written:
                 host.trajectory_size = len(written)
         leaves = jax.device_get(jax.tree.leaves((simulation.state, simulation.pairs)))
         planned = None if simulation.solver is None else simulation.solver.planned_cell
@@ -136,7 +136,7 @@ class Output:
             "planned_cell": None if planned is None else np.asarray(planned, float).tolist(),
             "leaves": len(leaves),
         }
-        arrays = {f"{i:03d}": np.ascontiguousarray(leaf) for i, leaf in enumerate(leaves)}
+        arrays = {f"{i:03d}": np.asarray(leaf, order="C") for i, leaf in enumerate(leaves)}
         with io.atomic_path(self.checkpoint_file) as temporary:
             temporary.write_bytes(save(arrays, metadata={"host": json.dumps(kept)}))
 
@@ -151,14 +151,14 @@ class Output:
     def write(self, frame: ase.Atoms) -> None:
         """Append a frame to the trajectory."""
         if self.settings.format == "xyz":
-            ase.io.write(self.trajectory, frame, format="extxyz", append=True)
+            ase.io.write(self.trajectory, as_columns(frame), format="extxyz", append=True)
         else:
-            with Trajectory(self.trajectory, "a") as file:
+            with TrajectoryWriter(self.trajectory, "a") as file:
                 file.write(frame)
 
     def finish(self, frame: ase.Atoms) -> None:
         """The last frame and the plot."""
-        io.write(self.folder / "final.xyz", [frame])
+        io.write(self.folder / "final.xyz", [as_columns(frame)])
         save_plot(self.folder / "md.png", read_log(self.log_file))
 
 
@@ -169,7 +169,7 @@ def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | N
         np.asarray(x, float) for x in jax.device_get((state.position, simulation.current_cell, state.momentum))
     )
     atoms = ase.Atoms(np.asarray(template.atomic_numbers), position, cell=cell, pbc=template.pbc)
-    atoms.set_masses(simulation.masses)
+    atoms.set_array("masses", simulation.masses)
     atoms.set_momenta(momentum)
     energy = float(prediction.interaction_energy) + simulation.reference_energy
     results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": np.asarray(prediction.forces, float)}
@@ -183,10 +183,20 @@ def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | N
         if settings.polarization:
             atoms.info |= polarization(charges, position, cell, template.pbc)
     if born is not None:
-        # nine columns: polarization by displacement
-        atoms.set_array("born_effective_charges", np.asarray(born, float).reshape(len(atoms), 9))
+        results["born_effective_charges"] = np.asarray(born, float)
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
+
+
+def as_columns(frame: ase.Atoms) -> ase.Atoms:
+    """The frame with Born effective charges as nine columns `bec`, polarization by displacement, for a text file."""
+    results = dict(frame.calc.results) if frame.calc is not None else {}
+    if "born_effective_charges" not in results:
+        return frame
+    copy = frame.copy()
+    copy.set_array("bec", results.pop("born_effective_charges").reshape(len(frame), 9))
+    copy.calc = SinglePointCalculator(copy, **results)
+    return copy
 
 
 def polarization(
@@ -206,7 +216,7 @@ def polarization(
     fractional = positions @ np.linalg.inv(complete_cell(cell, pbc))
     phase = np.exp(2j * np.pi * fractional) / (2j * np.pi)
     total = charges @ np.where(pbc, phase, fractional)
-    return {"polarization_real": total.real, "polarization_imag": total.imag}
+    return {"polarization_real": np.real(total), "polarization_imag": np.imag(total)}
 
 
 def read_log(path: pathlib.Path) -> dict[str, Float[np.ndarray, " t"]]:

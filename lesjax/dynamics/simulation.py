@@ -286,7 +286,8 @@ class Simulation:
                 raise SimulationError(f"The neighbour list keeps overflowing at step {self.host.step}. Raise `skin`.")
             # sizes that suffice at both ends of the step that failed
             old = self.pairs.plan
-            plan = self.allocate(*result.attempted, grown(old) if growths > 1 else old).plan
+            positions, cell = result.attempted
+            plan = self.allocate(positions, cell, grown(old) if growths > 1 else old).plan
             self.pairs = self.allocate(self.state.position, self.current_cell, plan)
 
     def replan_if_drifted(self) -> None:
