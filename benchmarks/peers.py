@@ -42,7 +42,7 @@ BATCH = (32, 200)
 LONGEST = 30e3  # ms in all, after which an engine has had its turns
 WORKER = pathlib.Path(__file__).with_name("peer_engines.py")
 COLUMNS = ["n_atoms", "batch", "engine", "ms", "ms_min", "first_call_s", "forces_error", "energy_error"]
-COLUMNS += ["peak_mb", "above_start_mb", "settings", "date", "note"]
+COLUMNS += ["peak_mb", "above_start_mb", "settings", "date", "load_average", "note"]
 
 
 def main() -> None:
@@ -86,7 +86,8 @@ def measure(n_atoms: int, batch: int, engines: list[str], turns: int, scratch: p
     rows, workers = [], {}
     today = datetime.date.today().isoformat()
     for name in engines:
-        row = {"n_atoms": n_atoms, "batch": batch, "engine": name, "date": today}
+        load = round(os.getloadavg()[0], 1)  # of this machine, before
+        row = {"n_atoms": n_atoms, "batch": batch, "engine": name, "date": today, "load_average": load}
         rows.append(row)
         tuned = Worker("tune", name, system).close()
         if "error" in tuned:
@@ -187,8 +188,7 @@ def write(path: pathlib.Path, cases: list[dict], arguments: argparse.Namespace) 
     settings["turns"] = arguments.turns
     versions = {name: _version(name) for name in ("jax-pme", "torch-pme", "torch", "jax-finufft")}
     versions["lesjax"] = lesjax.__version__  # run from a checkout, too
-    load = round(os.getloadavg()[0], 1)
-    head = {"dtype": "float32", "load_average": load, "settings": settings, "versions": versions}
+    head = {"dtype": "float32", "settings": settings, "versions": versions}
     write_json(path, {**head, "cases": cases})
     with path.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="")
