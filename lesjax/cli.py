@@ -1,4 +1,4 @@
-"""The command ``lesjax``: train, evaluate, info, demo."""
+"""The command ``lesjax``: train, evaluate, md, info, demo."""
 
 import argparse
 import pathlib
@@ -81,6 +81,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.set_defaults(run=_evaluate)
 
+    md = commands.add_parser("md", help="molecular dynamics, or go on with a run that was stopped")
+    md.add_argument("model", help="folder of a potential")
+    md.add_argument("structure", help="file that ase reads; the last frame is used")
+    md.add_argument("--ensemble", default="nve", help="nve, nvt, langevin, npt or npt-flexible (default: nve)")
+    md.add_argument("--steps", type=int, default=1000, help="length of the run (default: 1000)")
+    md.add_argument("--timestep", type=float, default=0.5, help="fs (default: 0.5)")
+    md.add_argument("--temperature", type=float, help="K")
+    md.add_argument("--pressure", type=float, default=0.0, help="bar (default: 0)")
+    md.add_argument("--thermostat-time", type=float, default=100.0, help="fs (default: 100)")
+    md.add_argument("--barostat-time", type=float, default=1000.0, help="fs (default: 1000)")
+    md.add_argument("--seed", type=int, default=0)
+    md.add_argument("--out", default="md", help="folder of the results (default: md)")
+    md.add_argument("--log-every", type=int, default=20, metavar="STEPS")
+    md.add_argument("--frame-every", type=int, default=100, metavar="STEPS")
+    md.add_argument("--checkpoint-every", type=int, default=1000, metavar="STEPS")
+    md.add_argument("--format", default="xyz", help="of the trajectory: xyz or traj (default: xyz)")
+    md.add_argument("--polarization", action="store_true", help="write the polarization of each frame")
+    md.add_argument("--born-effective-charges", action="store_true", help="write them for each frame")
+    md.add_argument("--electric-field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="V/Å")
+    md.add_argument("--epsilon-infinity", type=float, default=1.0, help="electronic dielectric constant (default: 1)")
+    md.add_argument("--quiet", action="store_true", help="no progress bar")
+    md.set_defaults(run=_md)
+
     info = commands.add_parser("info", help="describe a potential")
     info.add_argument("model", help="folder of a potential")
     info.set_defaults(run=_info)
@@ -141,6 +164,27 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, result.metrics)
     if arguments.plot:
         plots.save_parity(arguments.plot, result.parity)
+    return 0
+
+
+def _md(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    from lesjax import io
+    from lesjax.dynamics import Settings, simulate
+    from lesjax.models import load
+
+    given = vars(arguments)
+    chosen = {f.name: given[f.name] for f in dataclasses.fields(Settings) if f.name in given}
+    field = chosen.pop("electric_field")
+    settings = Settings(**chosen, electric_field=None if field is None else tuple(field))
+    folder = pathlib.Path(arguments.out)
+    final = simulate(
+        load(arguments.model), io.read(arguments.structure)[-1], folder, settings, quiet=arguments.quiet or None
+    )
+    print(
+        f"{settings.steps} steps of {len(final)} atoms, {final.get_temperature():.0f} K at the end; see {folder}/md.png"
+    )
     return 0
 
 

@@ -1,12 +1,15 @@
 """Extended-xyz files: structures and their labels under configurable keys."""
 
 import dataclasses
+import gzip
 import json
+import lzma
 import os
 import pathlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import StringIO
 
 import ase.io
 import jax
@@ -116,12 +119,25 @@ def read(path: str | os.PathLike) -> list[Atoms]:
     frames: list[Atoms] = []
     try:
         # frame by frame, so that the message can say which one is broken
-        frames.extend(ase.io.iread(path, index=":", do_not_split_by_at_sign=True))
+        source, kind = _decompressed(path)
+        frames.extend(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True))
     except Exception as error:
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {error!r}") from error
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
     return frames
+
+
+def _decompressed(path: pathlib.Path) -> tuple[pathlib.Path | StringIO, str | None]:
+    """Source and format for ase: compressed extended xyz in memory, all else as it is.
+
+    ase goes back and forth in the file, which decompresses it from its start for each frame.
+    """
+    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix)
+    if opener is None or pathlib.Path(path.stem).suffix not in (".xyz", ".extxyz"):
+        return path, None
+    with opener(path, "rt", encoding="utf-8") as file:
+        return StringIO(file.read()), "extxyz"
 
 
 def write_json(path: str | os.PathLike, content: object) -> None:
@@ -204,8 +220,9 @@ def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None
             if place.get(name) is not None:
                 value = place[name]
                 try:
-                    is_json = isinstance(value, str) and value.lstrip().startswith("[")
-                    return name, np.asarray(json.loads(value) if is_json else value, dtype=np.float64)
+                    if isinstance(value, str) and value.lstrip().startswith("["):
+                        value = json.loads(value)
+                    return name, np.asarray(value, dtype=np.float64)
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"`{name}` must hold numbers, got {str(value)[:60]!r}.") from error
     return None

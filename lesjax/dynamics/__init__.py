@@ -1,3 +1,6 @@
-"""Simulation with a potential: the ASE calculator."""
+"""Simulation with a potential: jax-md's interface, molecular dynamics, the ASE calculator."""
 
+from lesjax.dynamics.adapter import energy_neighbor_list as energy_neighbor_list
 from lesjax.dynamics.calculator import LesCalculator as LesCalculator
+from lesjax.dynamics.settings import Settings as Settings
+from lesjax.dynamics.simulation import SimulationError as SimulationError, simulate as simulate

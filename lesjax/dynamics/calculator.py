@@ -15,25 +15,42 @@ from lesjax.system import System, electronic_state
 
 
 class LesCalculator(Calculator):
-    """Energy, forces, stress and latent charges of a potential for ASE.
+    """Energy, forces, stress and latent charges of a potential for ASE; dipole and Born effective charges.
 
-    The width of the neighbour arrays has some slack and only grows, so that a simulation compiles once; the
-    plan of the long-range sum stays while it is valid for the cell, so that energies stay smooth. A total charge
-    and spin multiplicity are taken from ``atoms.info``, see `System.from_ase`.
+    ``dipole`` is there without periodic directions (with one it has no meaning of its own), ``stress`` with three.
+    ``born_effective_charges`` [atom, polarization, displacement], in e, are computed when asked for, as with
+    ``calculator.get_property("born_effective_charges", atoms)``.
+
+    The width of the neighbour arrays has some slack and only grows, so that a simulation compiles once; where the
+    number of atoms changes, they are padded likewise. The plan of the long-range sum stays while it is valid for the
+    cell, so that energies stay smooth. A total charge and spin multiplicity are taken from ``atoms.info``, see
+    `System.from_ase`.
 
     Args:
         potential: the model.
         pbc: overrides the periodicity of the atoms.
+        epsilon_infinity: electronic dielectric constant for the Born effective charges.
     """
 
-    implemented_properties = ["energy", "free_energy", "forces", "stress", "charges"]  # noqa: RUF012 (as ASE has it)
+    implemented_properties = [  # noqa: RUF012 (as ASE has it)
+        "energy", "free_energy", "forces", "stress", "charges", "dipole", "born_effective_charges",
+    ]  # fmt: skip
     slack = 1.05
+    atom_slack = 1.1
 
-    def __init__(self, potential: Potential, pbc: bool | tuple[bool, bool, bool] | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        pbc: bool | tuple[bool, bool, bool] | None = None,
+        epsilon_infinity: float = 1.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.potential = potential
         self.pbc = pbc
+        self.epsilon_infinity = epsilon_infinity
         self._capacity = 0
+        self._rows = 0
         self._plan: tuple[tuple[bool, bool, bool], ewald.Solver | None] | None = None
 
     def calculate(
@@ -42,7 +59,7 @@ class LesCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute everything at once into `results`; called by ASE."""
+        """Compute into `results` all but the Born effective charges, and these if asked for; called by ASE."""
         super().calculate(atoms, properties, system_changes)
         atoms = self.atoms
         if atoms is None:
@@ -51,15 +68,31 @@ class LesCalculator(Calculator):
         n, m = system.shape
         if m > self._capacity:
             self._capacity = 4 * int(np.ceil(self.slack * m / 4))
-        prediction = self.potential(system.pad_to(n, self._capacity), self._solver(system))
+        solver = self._solver(system)
+        padded = system.pad_to(self._padded_atoms(n), self._capacity)
+        prediction = self.potential(padded, solver)
         found = jax.device_get(vars(prediction))
         # the sum of the reference energies would cost float32 its digits
         energy = float(found["interaction_energy"]) + self.potential.config.reference_energy(atoms.numbers)
-        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(found["forces"], float)}
+        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(found["forces"], float)[:n]}
         if found["stress"] is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(found["stress"], float))
         if found["charges"] is not None:
-            self.results["charges"] = np.asarray(found["charges"], float).sum(axis=1)
+            self.results["charges"] = np.asarray(found["charges"], float)[:n].sum(axis=1)
+            if not any(system.pbc):
+                own = 0.0 if found["dipoles"] is None else np.asarray(found["dipoles"], float)[:n].sum(axis=(0, 1))
+                self.results["dipole"] = self.results["charges"] @ atoms.positions + own
+        if "born_effective_charges" in properties:
+            born = self.potential.born_effective_charges(padded, epsilon_infinity=self.epsilon_infinity)
+            self.results["born_effective_charges"] = np.asarray(born, float)[:n]
+
+    def _padded_atoms(self, n: int) -> int:
+        """Exactly as many rows as atoms at first, with room once their number has changed, until it falls by half."""
+        if self._rows == 0:
+            self._rows = n
+        elif n > self._rows or 2 * n < self._rows:
+            self._rows = int(np.ceil(self.atom_slack * n))
+        return self._rows
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation; total charge and spin multiplicity too, which ASE leaves out."""

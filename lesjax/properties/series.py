@@ -70,10 +70,11 @@ def check_finite(name: str, series: Float[np.ndarray | Array, "t ..."]) -> None:
     """Refuse NaN and infinity, naming the first sample; nothing where the series is traced."""
     if isinstance(series, Tracer):
         return
-    bad = ~np.isfinite(series).reshape(len(series), -1).all(axis=1)
-    if bad.any():
+    finite = np.isfinite(np.asarray(series)).reshape(len(series), -1)
+    bad = np.flatnonzero(~finite.all(axis=1))
+    if len(bad):
         raise ValueError(
-            f"`{name}` is not finite in {int(bad.sum())} of {len(bad)} samples, first in sample {int(bad.argmax())}. "
+            f"`{name}` is not finite in {len(bad)} of {len(series)} samples, first in sample {bad[0]}. "
             "Did the simulation blow up?"
         )
 

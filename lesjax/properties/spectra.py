@@ -14,8 +14,8 @@ The autocorrelation is multiplied by the Hann window :math:`\cos^2 (\pi t / 2 T)
 line to a full width at half maximum of :math:`1 / T` and leaves its integral; T follows from the width that is asked
 for. Frequencies are wavenumbers :math:`\tilde\nu = \omega / 2 \pi c`, cm⁻¹.
 
-Source: McQuarrie, Statistical Mechanics, ch. 21; Ramírez et al., J. Chem. Phys. 121, 3973 (2004), eqs. 1 to 4 for the
-correction factors.
+Source: McQuarrie, Statistical Mechanics, ch. 21; Ramírez et al., J. Chem. Phys. 121, 3973 (2004) for the
+correction factor.
 """
 
 import math

@@ -76,11 +76,10 @@ def evaluate(
     charges, dipole, quadrupole and Born effective charges whose predictions p and references r have the largest
     :math:`|r \cdot p| / (|r| |p|)`, and used for all four. Channels are summed.
 
-    Moments are those of systems without a periodic direction, about the mean position of the atoms. The dipole and the
-    traceless quadrupole of a neutral molecule with labels about another origin: the dipole depends on none, and the
-    quadrupole is moved by the reference dipole, see `Labels` for its origin. Quadrupoles are compared as the traceless
-    part :math:`M - \operatorname{tr}(M) / 3` of the second moment :math:`M = \sum_i q_i x_i x_i^T`. Born effective
-    charges are those of the charges minus their mean.
+    Moments are those of systems without a periodic direction, about the centre of mass, see `lesjax.io.Labels`; that of
+    a net charge that the model may leave depends on it. Quadrupoles are compared as the traceless part
+    :math:`M - \operatorname{tr}(M) / 3` of the second moment :math:`M = \sum_i q_i x_i x_i^T`. Born effective charges
+    are those of the charges minus their mean.
 
     Args:
         potential: the model.

@@ -45,10 +45,11 @@ def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], 
     ) -> tuple[Array, Array]:
         dipole = dipole_moment(positions, charges, dipoles=dipoles, origin=origin)
         quadrupole = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
-        return dipole, traceless(quadrupole)
+        return dipole, jnp.asarray(traceless(quadrupole))
 
+    assert prediction.charges is not None
     latent = (prediction.charges, prediction.dipoles, prediction.quadrupoles)
-    return jax.vmap(one)(batch.system.positions, *latent, batch.origins)
+    return jax.vmap(one)(jnp.asarray(batch.system.positions), *latent, jnp.asarray(batch.origins))
 
 
 def residuals(

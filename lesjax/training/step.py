@@ -94,7 +94,7 @@ def born_charges(config: ModelConfig, params: PyTree, batch: Batch) -> Float[Arr
     # without it no sum is computed
     solver = batch.solver if config.long_range.responds else None
     one = partial(predict_born_charges, config, params)
-    return jax.vmap(one)(batch.system, solver, batch.epsilon_infinity)[0]
+    return jax.vmap(one)(batch.system, solver, jnp.asarray(batch.epsilon_infinity))[0]
 
 
 def wanted_born_charges(

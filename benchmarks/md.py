@@ -1,0 +1,135 @@
+"""Steps per second of molecular dynamics of water, and what they consist of, against the same potential through ASE.
+
+    python benchmarks/md.py --json benchmarks/results/md.json
+
+Boxes of 192, 1536 and 12288 atoms with the published water model (converted), NVE at 0.5 fs and 300 K. `driver` is
+`lesjax.dynamics.simulate` with its log (every 20 steps) and everything on the host; `energy_and_forces` the compiled
+model alone on a neighbour list that is there already; `neighbours` the update of the list and its filter at each step,
+with the share of new lists in it; `ase` ase's VelocityVerlet on `LesCalculator`. Stretches of the driver and calls of
+the others are interleaved, so that noise hits all alike.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import tempfile
+import time
+
+import ase.units
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+from ase.md.verlet import VelocityVerlet
+from common import interleaved, shared, write_json
+
+from lesjax import io
+from lesjax.dynamics import LesCalculator, Settings
+from lesjax.dynamics.simulation import Simulation
+from lesjax.models.convert import convert_weights
+from lesjax.models.potential import Potential, predict
+from lesjax.neighbor_list import update, within_cutoff
+
+
+# published PyTorch code through ASE on 2 cores, steps/s, given with the reference data
+REFERENCE = {192: 14.7, 1536: 1.9, 12288: 0.065}
+LOG_EVERY = 20
+
+
+def water_model() -> Potential:
+    """The published water model in JAX's default dtype."""
+    with np.load(shared("reference/cace_water.npz")) as file:
+        data = dict(file)
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    weights = {key[2:]: value.astype(dtype) for key, value in data.items() if key.startswith("w/")}
+    return convert_weights(json.loads(str(data["info"])), weights)
+
+
+def measure(potential: Potential, repeat: int, steps: int, rounds: int) -> dict:
+    """One size."""
+    atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[0] * (repeat, repeat, repeat)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=np.random.default_rng(0))
+    steps = max(LOG_EVERY, steps // LOG_EVERY * LOG_EVERY)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(steps=10**9, log_every=LOG_EVERY)
+        start = time.perf_counter()
+        simulation = Simulation(potential, atoms, pathlib.Path(folder), settings)
+        simulation.log(simulation.advance(LOG_EVERY))
+        compile_s = time.perf_counter() - start
+        # the velocities of a structure at rest take a while to reach all modes
+        for _ in range(2):
+            simulation.log(simulation.advance(simulation.host.step + LOG_EVERY))
+
+        def driver() -> None:
+            for _ in range(steps // LOG_EVERY):
+                simulation.log(simulation.advance(simulation.host.step + LOG_EVERY))
+
+        calculator = atoms.copy()
+        calculator.set_momenta(atoms.get_momenta())
+        calculator.calc = LesCalculator(potential)
+        verlet = VelocityVerlet(calculator, 0.5 * ase.units.fs)
+
+        functions = parts(simulation)
+        functions["driver"] = driver
+        functions["ase"] = lambda: verlet.run(1)
+        times, _ = interleaved(functions, rounds)
+    short_range = times.pop("short_range")
+    model = times.pop("energy_and_forces")
+    step = times.pop("driver") / steps
+    return {
+        "n_atoms": len(atoms),
+        "steps_per_second": round(1e3 / step, 3),
+        "step_ms": round(step, 4),
+        "energy_and_forces_ms": model,
+        "driver_overhead": round(step / model - 1.0, 3),
+        "long_range_share": round((model - short_range) / model, 3),
+        "neighbours_ms": times["neighbours"],
+        "new_list_ms": times["new_list"],
+        "ase_steps_per_second": round(1e3 / times["ase"], 3),
+        "reference_torch_steps_per_second": REFERENCE.get(len(atoms)),
+        "neighbours_per_atom": simulation.pairs.plan.capacity,
+        "compile_s": round(compile_s, 2),
+    }
+
+
+def parts(simulation: Simulation) -> dict:
+    """The parts of a step, each compiled by itself on what the simulation holds now."""
+    potential, solver, pairs = simulation.potential, simulation.solver, simulation.pairs
+    position, cell = simulation.state.position, simulation.cell
+    system = jax.jit(lambda: within_cutoff(pairs, simulation.template, position, cell))()
+    config = dataclasses.replace(potential.config, long_range=None)
+    both = jax.jit(lambda p, s, k: predict(potential.config, p, s, k, with_stress=False).forces)
+    short = jax.jit(lambda p, s: predict(config, p, s, None, with_stress=False).forces)
+
+    @jax.jit
+    def neighbours(pairs, position):
+        new = update(pairs, position, cell)
+        return new.overflow, within_cutoff(new, simulation.template, position, cell).neighbor_mask
+
+    far = position + jnp.asarray(simulation.settings.skin, position.dtype)
+    return {
+        "energy_and_forces": lambda: both(potential.params, system, solver),
+        "short_range": lambda: short(potential.params, system),
+        "neighbours": lambda: neighbours(pairs, position),
+        "new_list": lambda: neighbours(pairs, far),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", default=None)
+    parser.add_argument("--repeats", type=int, nargs="+", default=[1, 2, 4], help="of the box with 192 atoms")
+    parser.add_argument("--steps", type=int, default=60, help="of the driver in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    potential, rows = water_model(), []
+    for repeat in arguments.repeats:
+        rows.append(measure(potential, repeat, arguments.steps, arguments.rounds))
+        print(rows[-1], flush=True)
+    if arguments.json:
+        write_json(arguments.json, {"dtype": str(jnp.zeros(()).dtype), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""A potential in jax-md's convention: `energy_neighbor_list`.
+
+jax-md keeps lattice vectors as the columns of `box`, this package as the rows of `cell`: they are transposed here and
+nowhere else. Its `quantity.stress` has the opposite of ASE's sign.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax_md import space
+from jaxtyping import Array, Bool, Float, Int
+
+from lesjax import ewald
+from lesjax.ewald.solver import MAX_STRETCH, MIN_STRETCH
+from lesjax.models.potential import Potential, check_elements
+from lesjax.neighbor_list import DEFAULT_SKIN, NeighborList, NeighborPlan, allocate, update, within_cutoff
+from lesjax.system import System
+
+
+# a number, one for each direction, or a matrix
+Box = float | np.ndarray | Array
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Neighbors:
+    """What the energy needs besides positions and box, as jax-md hands it on: neighbours and the plan of the Ewald sum.
+
+    Attributes:
+        pairs: the neighbour list.
+        solver: the plan of the long-range sum; None for a short-range model.
+        drifted: the cell has left the range of that plan (`Solver.still_valid`). It stays set.
+        update_fn: what `update` calls; static.
+    """
+
+    pairs: NeighborList
+    solver: ewald.Solver | None
+    drifted: Bool[Array, "*b"]
+    update_fn: Callable[..., "Neighbors"] = field(metadata={"static": True})
+
+    def update(self, position: Float[Array, "n 3"], **kwargs: Any) -> "Neighbors":
+        """The list for these positions; can be compiled."""
+        return self.update_fn(position, self, **kwargs)
+
+    @property
+    def idx(self) -> Int[Array, "*b n w"]:
+        """Neighbours within cutoff + skin of each atom, [n, w]; the number of atoms in empty places."""
+        columns = jnp.arange(self.pairs.neighbors.shape[-1], dtype=jnp.int32)
+        n = self.pairs.neighbors.shape[-2]
+        return jnp.where(columns < self.pairs.counts[..., None], self.pairs.neighbors, n)
+
+    @property
+    def did_buffer_overflow(self) -> Bool[Array, "*b"]:
+        """Allocate a new list on the host."""
+        return self.pairs.overflow
+
+    @property
+    def cell_size_too_small(self) -> Bool[Array, "*b"]:
+        """The box has changed more than what the plans hold for. Allocate a new list on the host."""
+        return self.pairs.cell_too_small | self.drifted
+
+
+@dataclass(frozen=True)
+class NeighborFns:
+    """As jax-md's `NeighborListFns`: `allocate` on the host, `update` anywhere."""
+
+    allocate: Callable[..., Neighbors]
+    update: Callable[..., Neighbors]
+
+    def __iter__(self):
+        return iter((self.allocate, self.update))
+
+
+def energy_neighbor_list(
+    potential: Potential,
+    atoms: ase.Atoms,
+    *,
+    skin: float = DEFAULT_SKIN,
+    fractional_coordinates: bool = False,
+    pbc: bool | tuple[bool, bool, bool] | None = None,
+) -> tuple[NeighborFns, Callable[..., Float[Array, ""]]]:
+    """Neighbour and energy functions of a potential for jax-md's integrators, minimizers and quantities.
+
+        neighbor_fn, energy_fn = energy_neighbor_list(potential, atoms)
+        neighbors = neighbor_fn.allocate(positions)
+        init, step = jax_md.simulate.nve(energy_fn, shift_fn, dt)
+        state = init(key, positions, kT, mass=masses, neighbor=neighbors)
+        state = step(state, neighbor=neighbors)
+        neighbors = neighbors.update(state.position)       # and check neighbors.did_buffer_overflow now and then
+
+    ``energy_fn(R, neighbor, box=None, perturbation=None)`` is the total energy without the reference energies of the
+    elements, eV, which keeps its digits in float32. Atoms may be wrapped into the box or not. `box` is that of `atoms`
+    unless given; where it changes, pass it to `update`, too.
+
+    Args:
+        potential: the model.
+        atoms: elements, cell and periodicity.
+        skin: see `lesjax.neighbor_list.allocate`.
+        fractional_coordinates: positions are fractional coordinates of the box; forces stay Cartesian, as in
+            `jax_md.space.periodic_general`.
+        pbc: overrides the periodicity of `atoms`.
+
+    Raises:
+        ValueError: for elements that the model does not know, a singular cell, or fractional coordinates without a
+            cell.
+    """
+    template = make_template(potential, atoms, pbc)
+    cell_of_atoms = np.asarray(template.cell)
+    if fractional_coordinates and abs(np.linalg.det(cell_of_atoms)) == 0.0:
+        raise ValueError(f"`fractional_coordinates` need a cell, got {cell_of_atoms.tolist()}.")
+
+    def cartesian(position: Float[Array, "n 3"], box: Box | None) -> tuple[Array, Array]:
+        matrix = cell_of_atoms.T if box is None else _matrix(box)
+        matrix = jnp.asarray(matrix, position.dtype)
+        return (space.transform(matrix, position) if fractional_coordinates else position), matrix.T
+
+    def allocate_fn(
+        position: Float[Array, "n 3"], extra_capacity: int = 0, *, box: Box | None = None,
+        at_least: NeighborPlan | None = None, **_: Any,
+    ) -> Neighbors:  # fmt: skip
+        positions, cell = cartesian(jnp.asarray(position), box)
+        pairs = allocate_pairs(potential, template, positions, cell, skin, at_least)
+        if extra_capacity:
+            larger = dataclasses.replace(
+                pairs.plan,
+                capacity=pairs.plan.capacity + extra_capacity,
+                wide_capacity=pairs.plan.wide_capacity + extra_capacity,
+            )
+            pairs = allocate_pairs(potential, template, positions, cell, skin, larger)
+        solver = plan_solver(potential, template, positions, cell)
+        return Neighbors(pairs, solver, jnp.zeros((), bool), update_fn)
+
+    def update_fn(position: Float[Array, "n 3"], neighbors: Neighbors, *, box: Box | None = None, **_: Any):
+        positions, cell = cartesian(position, box)
+        drifted = neighbors.drifted if box is None else neighbors.drifted | has_drifted(neighbors.solver, cell)
+        return dataclasses.replace(neighbors, pairs=update(neighbors.pairs, positions, cell), drifted=drifted)
+
+    def energy_fn(
+        R: Float[Array, "n 3"], neighbor: Neighbors, *, box: Box | None = None,
+        perturbation: Float[Array, "..."] | None = None, **_: Any,
+    ) -> Float[Array, ""]:  # fmt: skip
+        positions, cell = cartesian(R, box)
+        if perturbation is not None:
+            deform = jnp.asarray(_matrix(perturbation), positions.dtype).T
+            positions, cell = positions @ deform, cell @ deform
+        return energy(potential, template, neighbor.pairs, neighbor.solver, positions, cell)
+
+    return NeighborFns(allocate_fn, update_fn), energy_fn
+
+
+def make_template(potential: Potential, atoms: ase.Atoms, pbc: bool | tuple[bool, bool, bool] | None) -> System:
+    """The system of `atoms` whose positions, cell and neighbours change; host only."""
+    system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc)
+    check_elements(potential.config.representation.elements, np.asarray(system.atomic_numbers))
+    return system
+
+
+def allocate_pairs(
+    potential: Potential, template: System, positions: Array, cell: Array, skin: float, at_least: NeighborPlan | None
+) -> NeighborList:
+    """A neighbour list for the potential; host only."""
+    return allocate(positions, cell, template.pbc, cutoff=potential.cutoff, skin=skin, at_least=at_least)
+
+
+def plan_solver(potential: Potential, template: System, positions: Array, cell: Array) -> ewald.Solver | None:
+    """Plan of the long-range sum with its arrays on the device; host only."""
+    system = dataclasses.replace(template, positions=np.asarray(positions), cell=np.asarray(cell))
+    return jax.tree.map(jnp.asarray, potential.make_solver(system))
+
+
+def energy(
+    potential: Potential,
+    template: System,
+    pairs: NeighborList,
+    solver: ewald.Solver | None,
+    positions: Array,
+    cell: Array,
+) -> Float[Array, ""]:
+    """Energy without the reference energies, eV: a pure function."""
+    return potential.interaction_energy(within_cutoff(pairs, template, positions, cell), solver)
+
+
+def has_drifted(solver: ewald.Solver | None, cell: Float[Array, "3 3"]) -> Bool[Array, ""]:
+    """The opposite of `Solver.still_valid`, where the cell is traced."""
+    if solver is None or solver.planned_cell is None:
+        return jnp.zeros((), bool)
+    strained = jnp.linalg.inv(jnp.asarray(solver.planned_cell, cell.dtype)) @ cell
+    stretches = jnp.linalg.svd(strained, compute_uv=False)
+    return ~jnp.all((stretches <= MAX_STRETCH) & (stretches >= MIN_STRETCH))
+
+
+def _matrix(box: Any) -> Array:
+    box = jnp.asarray(box)
+    if box.ndim == 0:
+        return box * jnp.eye(3, dtype=box.dtype)
+    return jnp.diag(box) if box.ndim == 1 else box

@@ -1,0 +1,176 @@
+"""What one reads off a trajectory, where ase and MDAnalysis have no single call for it.
+
+All functions take frames of ase (`ase.io.read(path, ":")`) and numpy arrays come out. Positions of `lesjax.dynamics`
+trajectories are not wrapped, as the mean squared displacement needs them.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import ase
+import ase.units
+import numpy as np
+from jaxtyping import Float
+
+from lesjax.io import atomic_path
+from lesjax.neighbors import neighbor_arrays
+
+
+def radial_distribution(
+    frames: Sequence[ase.Atoms], first: str, second: str, *, cutoff: float = 6.0, width: float = 0.05
+) -> tuple[Float[np.ndarray, " r"], Float[np.ndarray, " r"]]:
+    """Radial distribution function g(r) of two elements, mean over the frames; any cell, and any number of images.
+
+    Args:
+        frames: periodic structures.
+        first: element at the centre.
+        second: element around it.
+        cutoff: largest distance, Å; may exceed half of the cell.
+        width: of the bins, Å.
+
+    Returns:
+        Middles of the bins, Å, and g.
+
+    Raises:
+        ValueError: for frames without three periodic directions, or an element that is not there.
+    """
+    edges = np.arange(0.0, cutoff + 0.5 * width, width)
+    total = np.zeros(len(edges) - 1)
+    for atoms in _some(frames):
+        if not atoms.pbc.all():
+            raise ValueError(f"`frames` must be periodic in three directions for a density, got pbc {atoms.pbc}.")
+        at, around = _select(atoms, first), _select(atoms, second)
+        pbc = (True, True, True)
+        neighbors, shifts, real = neighbor_arrays(atoms.positions, atoms.cell.array, pbc, float(edges[-1]))
+        real &= at[:, None] & around[neighbors]
+        vectors = atoms.positions[neighbors] - atoms.positions[:, None] + shifts @ atoms.cell.array
+        counts, _ = np.histogram(np.linalg.norm(vectors[real], axis=1), edges)
+        # an atom has itself as no neighbour
+        density = (around.sum() - (first == second)) / atoms.get_volume()
+        total += counts / (at.sum() * density)
+    shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
+    return 0.5 * (edges[1:] + edges[:-1]), total / (shells * len(frames))
+
+
+def mean_squared_displacement(
+    positions: Float[np.ndarray, "t n 3"], masses: Float[np.ndarray, " n"] | None = None
+) -> Float[np.ndarray, " t"]:
+    """Mean over atoms and time origins of the squared displacement after each number of frames, Å².
+
+    By Fourier transform, in O(t log t).
+
+    Args:
+        positions: not wrapped, Å.
+        masses: of the same atoms; the drift of their centre of mass is taken off if they are given.
+    """
+    if masses is not None:
+        positions = positions - np.average(positions, axis=1, weights=masses)[:, None]
+    t = len(positions)
+    spectrum = np.fft.rfft(positions, n=2 * t, axis=0)
+    products = np.fft.irfft(np.abs(spectrum) ** 2, axis=0)[:t].sum(axis=2)
+    squares = np.sum(positions**2, axis=2)
+    # Σ over origins of r(τ)² + r(τ + m)², from both ends
+    sums = 2.0 * squares.sum(axis=0) - np.concatenate(
+        [np.zeros((1, squares.shape[1])), np.cumsum(squares[:-1] + squares[:0:-1], axis=0)]
+    )
+    return np.mean((sums - 2.0 * products) / (t - np.arange(t))[:, None], axis=1)
+
+
+def diffusion(msd: Float[np.ndarray, " t"], interval: float, *, start: float = 0.2, stop: float = 0.6) -> float:
+    """Diffusion coefficient from the slope of the mean squared displacement, Å²/ps.
+
+    Args:
+        msd: from `mean_squared_displacement`, Å².
+        interval: time between frames, fs.
+        start: beginning of the fit as a fraction of the longest time.
+        stop: its end; long times have few origins.
+
+    Raises:
+        ValueError: if the fit has fewer than two points.
+    """
+    low, high = int(start * len(msd)), int(stop * len(msd))
+    if high - low < 2:
+        raise ValueError(f"`msd` has {len(msd)} points, of which {high - low} lie between `start` and `stop`: too few.")
+    times = 1e-3 * interval * np.arange(len(msd))
+    return float(np.polyfit(times[low:high], msd[low:high], 1)[0] / 6.0)
+
+
+def density_profile(
+    frames: Sequence[ase.Atoms], *, axis: int = 2, width: float = 0.5, element: str | None = None
+) -> tuple[Float[np.ndarray, " z"], Float[np.ndarray, " z"]]:
+    """Mass density along the normal of two lattice vectors, g/cm³, mean over the frames.
+
+    Args:
+        frames: structures with a cell, of a fixed one along this direction.
+        axis: the other lattice vector.
+        width: of the bins, Å.
+        element: of these atoms alone; all by default.
+
+    Returns:
+        Middles of the bins, Å, from 0 to the height of the cell, and the density.
+    """
+    height = _height(_some(frames)[0], axis)
+    n_bins = max(1, round(height / width))
+    total = np.zeros(n_bins)
+    for atoms in frames:
+        masses = atoms.get_masses() * (True if element is None else _select(atoms, element))
+        fractional = atoms.get_scaled_positions(wrap=True)[:, axis] % 1.0
+        total += np.histogram(fractional, n_bins, (0.0, 1.0), weights=masses)[0] / (atoms.get_volume() / n_bins)
+    gram_per_cm3 = ase.units.kg * 1e-3 / (1e-2 * ase.units.m) ** 3
+    return (np.arange(n_bins) + 0.5) * height / n_bins, total / (len(frames) * gram_per_cm3)
+
+
+def pressure(frames: Sequence[ase.Atoms]) -> Float[np.ndarray, " t"]:
+    """Pressure of each frame with its kinetic part, bar, from the stress and the velocities in it."""
+    stresses = np.array([atoms.get_stress(voigt=False, include_ideal_gas=True) for atoms in _some(frames)])
+    return -np.trace(stresses, axis1=1, axis2=2) / 3.0 / (1e-4 * ase.units.GPa)
+
+
+def temperature(frames: Sequence[ase.Atoms]) -> Float[np.ndarray, " t"]:
+    """Temperature of each frame, K, of 3n - 3 degrees of freedom."""
+    atoms = _some(frames)[0]
+    factor = 3 * len(atoms) / max(1, 3 * len(atoms) - 3)
+    return np.array([factor * 2.0 * a.get_kinetic_energy() / (3 * len(a) * ase.units.kB) for a in frames])
+
+
+def save_curves(
+    path: str | pathlib.Path,
+    x: Float[np.ndarray, " t"],
+    curves: dict[str, Float[np.ndarray, " t"]],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """Draw curves over one axis, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for label, values in curves.items():
+        axes.plot(x, values, label=label, linewidth=1.2)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend(frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+def _some(frames: Sequence[ase.Atoms]) -> Sequence[ase.Atoms]:
+    if len(frames) == 0:
+        raise ValueError("`frames` is empty.")
+    return frames
+
+
+def _select(atoms: ase.Atoms, element: str) -> np.ndarray:
+    selected = np.array(atoms.symbols) == element
+    if not selected.any():
+        raise ValueError(f"There is no {element!r} in {atoms.symbols}.")
+    return selected
+
+
+def _height(atoms: ase.Atoms, axis: int) -> float:
+    area = np.linalg.norm(np.cross(*np.delete(atoms.cell.array, axis, axis=0)))
+    if not area > 0 or not atoms.get_volume() > 0:
+        raise ValueError(f"`frames` need a cell, got {atoms.cell.array.tolist()}.")
+    return float(atoms.get_volume() / area)

@@ -1,0 +1,264 @@
+"""What a simulation writes: settings, log, trajectory, checkpoint, plot; and its progress bar.
+
+A checkpoint names how much of the log and of the trajectory belongs to it. A run that goes on cuts off what was written
+after it, and writes the same again.
+"""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import ase
+import ase.io
+import ase.units
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.trajectory import Trajectory
+from ase.stress import full_3x3_to_voigt_6_stress
+from jaxtyping import Array, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lesjax import io
+from lesjax.dynamics.settings import Settings
+from lesjax.models.potential import Potential, Prediction
+from lesjax.neighbor_list import NeighborPlan
+from lesjax.system import System
+
+
+if TYPE_CHECKING:
+    from lesjax.dynamics.simulation import Simulation
+
+
+class Output:
+    """Files of one run."""
+
+    def __init__(self, folder: pathlib.Path, settings: Settings, template: System, potential: Potential) -> None:
+        self.folder, self.settings = folder, settings
+        self.trajectory = folder / f"trajectory.{settings.format}"
+        self.log_file = folder / "log.csv"
+        self.checkpoint_file = folder / "checkpoint.safetensors"
+        self.description = {
+            "settings": dataclasses.asdict(settings),
+            "structure": {
+                "numbers": np.asarray(template.atomic_numbers).tolist(),
+                "pbc": list(template.pbc),
+                "dtype": str(template.positions.dtype),
+            },
+            "cutoff": potential.cutoff,
+        }
+
+    def resume(self, simulation: "Simulation") -> Any:
+        """Put `simulation` where the checkpoint in the folder is; None and an empty folder where there is none.
+
+        Raises:
+            ValueError: for another run in the folder, or a damaged checkpoint.
+        """
+        from lesjax.dynamics.simulation import Progressed
+
+        there = self.folder / "settings.json"
+        if there.exists():
+            self.check_description(json.loads(there.read_text()))
+        io.write_json(there, self.description)
+        if not self.checkpoint_file.exists():
+            for path in (self.log_file, self.trajectory):
+                path.unlink(missing_ok=True)
+            return None
+        try:
+            with safe_open(self.checkpoint_file, framework="numpy") as file:
+                kept = json.loads((file.metadata() or {})["host"])
+                arrays = [jnp.asarray(file.get_tensor(f"{i:03d}")) for i in range(kept["leaves"])]
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise ValueError(
+                f"The checkpoint {str(self.checkpoint_file)!r} is damaged: {error}. Delete it to start again."
+            ) from error
+        plan = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["plan"].items()}
+        pairs = dataclasses.replace(simulation.pairs, plan=NeighborPlan(**plan))
+        tree = jax.tree.structure((simulation.state, pairs))
+        simulation.state, simulation.pairs = jax.tree.unflatten(tree, arrays)
+        solver = simulation.solver
+        if solver is not None and kept["planned_cell"] is not None:
+            cell = jnp.asarray(kept["planned_cell"], simulation.cell.dtype)
+            from lesjax.dynamics.adapter import plan_solver
+
+            simulation.solver = plan_solver(simulation.potential, simulation.template, simulation.state.position, cell)
+        host = Progressed(**kept["progressed"])
+        self.cut(host)
+        return host
+
+    def check_description(self, there: dict[str, Any]) -> None:
+        """Raise ValueError where the folder holds another run."""
+        different = self.settings.differences(there.get("settings", {}))
+        here = json.loads(json.dumps(self.description))
+        different += [key for key in ("structure", "cutoff") if here[key] != there.get(key)]
+        if different:
+            raise ValueError(
+                f"{str(self.folder)!r} holds a run with other settings ({', '.join(different[:4])}). Choose another "
+                "folder, or delete it."
+            )
+
+    def cut(self, host: Any) -> None:
+        """Drop what was written after the checkpoint."""
+        with open(self.log_file, "rb+") as file:
+            file.truncate(host.log_size)
+        if self.settings.format == "xyz":
+            with open(self.trajectory, "rb+") as file:
+                file.truncate(host.trajectory_size)
+            return
+        with Trajectory(self.trajectory) as old:
+            if len(old) == host.trajectory_size:
+                return
+            with io.atomic_path(self.trajectory) as temporary, Trajectory(temporary, "w") as new:
+                for i in range(host.trajectory_size):
+                    new.write(old[i])
+
+    def checkpoint(self, simulation: "Simulation") -> None:
+        """Write a checkpoint; an earlier one is replaced in one move."""
+        host = simulation.host
+        host.log_size = self.log_file.stat().st_size
+        if self.settings.format == "xyz":
+            host.trajectory_size = self.trajectory.stat().st_size
+        else:
+            with Trajectory(self.trajectory) as written:
+                host.trajectory_size = len(written)
+        leaves = jax.device_get(jax.tree.leaves((simulation.state, simulation.pairs)))
+        planned = None if simulation.solver is None else simulation.solver.planned_cell
+        kept = {
+            "progressed": dataclasses.asdict(host),
+            "plan": dataclasses.asdict(simulation.pairs.plan),
+            "planned_cell": None if planned is None else np.asarray(planned, float).tolist(),
+            "leaves": len(leaves),
+        }
+        arrays = {f"{i:03d}": np.ascontiguousarray(leaf) for i, leaf in enumerate(leaves)}
+        with io.atomic_path(self.checkpoint_file) as temporary:
+            temporary.write_bytes(save(arrays, metadata={"host": json.dumps(kept)}))
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a line; the first one is preceded by the names."""
+        new = not self.log_file.exists()
+        with open(self.log_file, "a") as file:
+            if new:
+                file.write(",".join(row) + "\n")
+            file.write(",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values()) + "\n")
+
+    def write(self, frame: ase.Atoms) -> None:
+        """Append a frame to the trajectory."""
+        if self.settings.format == "xyz":
+            ase.io.write(self.trajectory, frame, format="extxyz", append=True)
+        else:
+            with Trajectory(self.trajectory, "a") as file:
+                file.write(frame)
+
+    def finish(self, frame: ase.Atoms) -> None:
+        """The last frame and the plot."""
+        io.write(self.folder / "final.xyz", [frame])
+        save_plot(self.folder / "md.png", read_log(self.log_file))
+
+
+def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | None) -> ase.Atoms:
+    """Atoms with momenta, and what the potential says of them."""
+    settings, template, state = simulation.settings, simulation.template, simulation.state
+    position, cell, momentum = (
+        np.asarray(x, float) for x in jax.device_get((state.position, simulation.current_cell, state.momentum))
+    )
+    atoms = ase.Atoms(np.asarray(template.atomic_numbers), position, cell=cell, pbc=template.pbc)
+    atoms.set_masses(simulation.masses)
+    atoms.set_momenta(momentum)
+    energy = float(prediction.interaction_energy) + simulation.reference_energy
+    results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": np.asarray(prediction.forces, float)}
+    if prediction.stress is not None:
+        results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress, float))
+    atoms.info["step"] = simulation.host.step
+    atoms.info["time_fs"] = simulation.host.step * settings.timestep
+    if prediction.charges is not None:
+        charges = np.asarray(prediction.charges, float).sum(axis=1)
+        results["charges"] = charges
+        if settings.polarization:
+            atoms.info |= polarization(charges, position, cell, template.pbc)
+    if born is not None:
+        # nine columns: polarization by displacement
+        atoms.set_array("born_effective_charges", np.asarray(born, float).reshape(len(atoms), 9))
+    atoms.calc = SinglePointCalculator(atoms, **results)
+    return atoms
+
+
+def polarization(
+    charges: Float[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"],
+    pbc: tuple[bool, bool, bool],
+) -> dict[str, np.ndarray]:  # fmt: skip
+    r"""Polarization of a frame under the names of its comment line.
+
+    ``dipole``, e Å, without periodic directions. With one, ``polarization_real`` and ``polarization_imag``: the phase
+    :math:`P_a = \sum_i q_i e^{2 \pi i s_{ia}} / (2 \pi i)` along each periodic lattice direction, in e, and
+    :math:`\sum_i q_i s_{ia}` along others.
+    """
+    if not any(pbc):
+        return {"dipole": charges @ positions}
+    from lesjax.neighbor_list import complete_cell
+
+    fractional = positions @ np.linalg.inv(complete_cell(cell, pbc))
+    phase = np.exp(2j * np.pi * fractional) / (2j * np.pi)
+    total = charges @ np.where(pbc, phase, fractional)
+    return {"polarization_real": total.real, "polarization_imag": total.imag}
+
+
+def read_log(path: pathlib.Path) -> dict[str, Float[np.ndarray, " t"]]:
+    """Columns of a log.
+
+    Raises:
+        ValueError: for a file without a line.
+    """
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise ValueError(f"{str(path)!r} has no line.")
+    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+
+
+def save_plot(path: pathlib.Path, log: dict[str, Float[np.ndarray, " t"]]) -> None:
+    """Temperature, potential and conserved energy over time, and the pressure where it is there."""
+    from matplotlib.figure import Figure
+
+    panels = [("temperature_K", "temperature (K)"), ("potential_energy_eV", "potential energy (eV)")]
+    panels += [(name, label) for name, label in MORE_PANELS if name in log]
+    figure = Figure(figsize=(4.0 * len(panels), 3.2), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        values = log[name]
+        if name == "conserved_energy_eV":
+            values, label = 1e3 * (values - values[0]), "change of the conserved energy (meV)"
+        axes.plot(1e-3 * log["time_fs"], values, color="#1f6f8b", linewidth=1)
+        axes.set(xlabel="time (ps)", ylabel=label)
+        axes.grid(alpha=0.3)
+    with io.atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+
+
+MORE_PANELS = (("conserved_energy_eV", ""), ("pressure_bar", "pressure (bar)"), ("volume_A3", "volume (Å³)"))
+
+
+@contextmanager
+def progress(steps: int, done: int, quiet: bool | None) -> Iterator[Any]:
+    """Progress bar with temperature, energy, steps per second and time left; nothing where there is no terminal."""
+    if quiet or (quiet is None and not sys.stderr.isatty()):
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("compiling", total=steps, completed=done)
+
+        def report(step: int, speed: float, observed: dict[str, Any], reference: float) -> None:
+            energy = float(observed["potential_energy"]) + reference
+            text = f"{float(observed['temperature']):.0f} K, {energy:.6g} eV, {speed:.3g} steps/s"
+            bar.update(task, completed=step, description=text)
+
+        yield report

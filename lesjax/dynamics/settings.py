@@ -1,0 +1,94 @@
+"""What a simulation is asked to do."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+
+from lesjax.neighbor_list import DEFAULT_SKIN
+
+
+ENSEMBLES = ("nve", "nvt", "langevin", "npt", "npt-flexible")
+FORMATS = ("xyz", "traj")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One run of molecular dynamics.
+
+    Attributes:
+        ensemble: "nve"; "nvt" (Nosé-Hoover chain); "langevin" (NVT); "npt" (isotropic) or "npt-flexible", both after
+            Martyna, Tobias and Klein.
+        steps: length of the run, from its very start.
+        timestep: fs.
+        temperature: K; without one, "nve" starts with the velocities of the structure.
+        pressure: bar.
+        thermostat_time: fs; period of the Nosé-Hoover chain, inverse friction of "langevin".
+        barostat_time: fs; period of the cell.
+        seed: of the initial velocities and of "langevin".
+        log_every: steps between the lines of the log.
+        frame_every: steps between the frames of the trajectory.
+        checkpoint_every: steps between checkpoints.
+        format: of the trajectory, "xyz" (extended xyz) or "traj" (ase's binary format).
+        polarization: write the polarization of each frame.
+        born_effective_charges: write Z* of each frame.
+        electric_field: homogeneous external field, V/Å; costs Z* at each step.
+        epsilon_infinity: electronic dielectric constant for Z*.
+        skin: of the neighbour list, Å.
+    """
+
+    ensemble: str = "nve"
+    steps: int = 1000
+    timestep: float = 0.5
+    temperature: float | None = None
+    pressure: float = 0.0
+    thermostat_time: float = 100.0
+    barostat_time: float = 1000.0
+    seed: int = 0
+    log_every: int = 20
+    frame_every: int = 100
+    checkpoint_every: int = 1000
+    format: str = "xyz"
+    polarization: bool = False
+    born_effective_charges: bool = False
+    electric_field: tuple[float, float, float] | None = None
+    epsilon_infinity: float = 1.0
+    skin: float = DEFAULT_SKIN
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what cannot be run."""
+        if self.ensemble not in ENSEMBLES:
+            raise ValueError(f"`ensemble` must be one of {', '.join(ENSEMBLES)}, got {self.ensemble!r}.")
+        if self.format not in FORMATS:
+            raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {self.format!r}.")
+        if self.temperature is None and self.ensemble != "nve":
+            raise ValueError(f"`temperature` is missing: ensemble {self.ensemble!r} needs one, in K.")
+        positive = ["timestep", "thermostat_time", "barostat_time", "epsilon_infinity"]
+        # an ensemble's temperature divides; velocities of zero are a legitimate start of "nve"
+        positive += ["temperature"] if self.ensemble != "nve" else []
+        for name in positive:
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
+                raise ValueError(f"`{name}` must be positive, got {value}.")
+        if self.temperature is not None and not 0 <= self.temperature < math.inf:
+            raise ValueError(f"`temperature` must not be negative, got {self.temperature}.")
+        for name in ("steps", "log_every", "frame_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        if not math.isfinite(self.pressure):
+            raise ValueError(f"`pressure` must be finite, in bar, got {self.pressure}.")
+        if self.electric_field is not None and self.constant_pressure:
+            raise ValueError("`electric_field` needs a fixed cell: use ensemble 'nve', 'nvt' or 'langevin' with it.")
+
+    @property
+    def constant_pressure(self) -> bool:
+        """Whether the cell moves."""
+        return self.ensemble.startswith("npt")
+
+    def differences(self, other: dict) -> list[str]:
+        """Names of the settings in which a run that goes on differs; its length may."""
+        mine = dataclasses.asdict(self)
+        return [
+            name
+            for name, value in mine.items()
+            if name != "steps" and (list(value) if isinstance(value, tuple) else value) != other.get(name)
+        ]

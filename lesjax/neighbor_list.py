@@ -1,0 +1,424 @@
+r"""Neighbour lists under `jit` and `vmap`: arrays of fixed size, any cell, with a skin.
+
+A list holds all pairs within cutoff + skin of its reference configuration. It stays complete while no pair can have
+come closer by more than the skin. With the fractional displacements d since then, and the strain F = h_ref⁻¹ h of
+the cell, the part of the skin that is used up is at most
+
+.. math:: \|F - 1\| (r_c + r_s) + 2 \max_i |d_i h|
+
+and `update` builds a new list, inside `lax.cond`, before the next step of the same size could exceed the skin r_s.
+`within_cutoff` picks the pairs that the potential needs at each step, in the layout of `System`: the work of the model
+grows with the width of these arrays.
+
+Small systems compare all pairs at their nearest image, and those farther images that the cutoff can reach; large ones
+sort the atoms into bins and compare neighbouring bins. In fractional coordinates a pair within r is within r / h_a
+along the lattice direction a, with h_a the height of the cell: true for any cell, however skewed, and whether it is
+left-handed or not. Along directions without periodicity a unit vector across the others takes the place of the lattice
+vector.
+"""
+
+import dataclasses
+import itertools
+import math
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from lesjax.neighbors import check_geometry, neighbor_arrays
+from lesjax.system import System
+
+
+Pbc = tuple[bool, bool, bool]
+Triple = tuple[int, int, int]
+
+DEFAULT_SKIN = 0.5
+# Number of atoms from which bins are faster than all pairs, on CPU
+BINS_FROM = 600
+# Lattice translations of one pair are kept in one integer, eight bits for each direction
+MAX_SHIFT = 127
+
+
+@dataclass(frozen=True)
+class NeighborPlan:
+    """Sizes of a list, chosen on the host; static, so that another plan is another compilation.
+
+    Attributes:
+        pbc: which directions are periodic.
+        cutoff: range of the potential, Å.
+        skin: added to the cutoff, Å.
+        capacity: neighbours per atom within the cutoff.
+        wide_capacity: neighbours per atom within cutoff + skin.
+        images: farther images of a pair than the nearest along each direction; for all pairs.
+        bins: bins along each direction; None for all pairs.
+        reach: how many bins away a neighbour can be along each direction.
+        bin_capacity: atoms per bin.
+    """
+
+    pbc: Pbc
+    cutoff: float
+    skin: float
+    capacity: int
+    wide_capacity: int
+    images: Triple = (0, 0, 0)
+    bins: Triple | None = None
+    reach: Triple = (1, 1, 1)
+    bin_capacity: int = 0
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class NeighborList:
+    """Neighbours within cutoff + skin of a reference configuration. Made by `allocate`, renewed by `update`.
+
+    Attributes:
+        neighbors: index of each neighbour; a padded entry points to the atom itself.
+        shifts: lattice translation of each neighbour as one integer, for the images of `nearest_images`.
+        counts: number of real neighbours in each row.
+        reference: fractional coordinates of the reference configuration, inside the cell, in `frame`.
+        frame: its cell with unit vectors in the place of lattice vectors without periodicity, rows, Å.
+        region: lower end and extent of the bins along each direction, in fractional coordinates.
+        used: part of the skin that was used up at the last update, Å.
+        overflow: an atom had more neighbours, or a bin more atoms, than there is room for. It stays set.
+        cell_too_small: the cell has shrunk below what the plan holds for. It stays set.
+        plan: sizes; static.
+    """
+
+    neighbors: Int[Array, "*b n w"]
+    shifts: Int[Array, "*b n w"]
+    counts: Int[Array, "*b n"]
+    reference: Float[Array, "*b n 3"]
+    frame: Float[Array, "*b 3 3"]
+    region: Float[Array, "*b 2 3"]
+    used: Float[Array, "*b"]
+    overflow: Bool[Array, "*b"]
+    cell_too_small: Bool[Array, "*b"]
+    plan: NeighborPlan = field(metadata={"static": True})
+
+
+def allocate(
+    positions: Float[np.ndarray | Array, "n 3"],
+    cell: Float[np.ndarray | Array, "3 3"],
+    pbc: Pbc,
+    *,
+    cutoff: float,
+    skin: float = DEFAULT_SKIN,
+    at_least: NeighborPlan | None = None,
+    bins: bool | None = None,
+) -> NeighborList:
+    """Plan and build a list; host only. Call it again, with the old plan as `at_least`, when a flag is set.
+
+    Args:
+        positions: Cartesian coordinates, Å; need not lie inside the cell. Their dtype is that of the list.
+        cell: lattice vectors as rows, Å; rows of directions without periodicity are not used.
+        pbc: which directions are periodic.
+        cutoff: range of the potential, Å.
+        skin: added to the cutoff, Å. With a larger one the list is built less often, and more work to filter.
+        at_least: a plan whose capacities are kept where they are larger.
+        bins: sort the atoms into bins; by default from `BINS_FROM` atoms.
+
+    Raises:
+        ValueError: for a cutoff that is not positive, a negative skin, a singular cell, coordinates that are not
+            finite, a cutoff that reaches over too many cells.
+    """
+    points, box = np.asarray(positions, float), np.asarray(cell, float)
+    if not 0 <= skin < math.inf:
+        raise ValueError(f"`skin` must be zero or positive, got {skin}.")
+    check_geometry(points, box, pbc)
+    within, wide = (int(neighbor_arrays(points, box, pbc, r)[2].sum(axis=1).max()) for r in (cutoff, cutoff + skin))
+    frame = complete_cell(box, pbc)
+    inverse = np.linalg.inv(frame)
+    fractional = points @ inverse
+    # a cell that shrinks a little must not need another plan at once
+    reachable = (cutoff + skin) * np.linalg.norm(inverse, axis=0) / 0.98
+    if np.max(reachable[list(pbc)], initial=0.0) > MAX_SHIFT - 2:
+        raise ValueError(f"`cutoff` = {cutoff} reaches over {reachable.max():.0f} cells. Repeat the cell.")
+    region = np.stack([np.zeros(3), np.ones(3)])
+    open_ = ~np.array(pbc)
+    region[:, open_] = np.stack([fractional.min(axis=0), np.ptp(fractional, axis=0) + 1e-3])[:, open_]
+    # the model's work grows with the first capacity: little slack, and the host makes room if it is not enough
+    plan = NeighborPlan(pbc, float(cutoff), float(skin), 2 * math.ceil((within + 2) / 2), _roomy(wide))
+    if bins if bins is not None else len(points) >= BINS_FROM:
+        # no more bins than atoms; each at least as wide as the reach, where the cell is
+        counts = np.clip(np.floor(region[1] / reachable), 1, math.ceil(len(points) ** (1 / 3)) + 1).astype(int)
+        reach = np.where(pbc, np.ceil(reachable * counts), 1).astype(int)
+        sizes = _triple(counts)
+        wrapped = fractional - np.where(pbc, np.floor(fractional), 0.0)
+        fullest = int(np.bincount(_bin_of(wrapped, region, sizes, np)[1], minlength=math.prod(sizes)).max())
+        plan = dataclasses.replace(plan, bins=sizes, reach=_triple(reach), bin_capacity=_roomy(fullest))
+    else:
+        plan = dataclasses.replace(plan, images=_triple(np.where(pbc, np.floor(reachable + 0.5), 0)))
+    if at_least is not None:
+        plan = _at_least(plan, at_least)
+    dtype = positions.dtype if isinstance(positions, jax.Array) else jax.dtypes.canonicalize_dtype(float)
+    built = _build_compiled(plan, *(jnp.asarray(x, dtype) for x in (points, frame, region)))
+    # counted in another precision; a pair on the cutoff may have come in
+    if bool(built.overflow):
+        return allocate(positions, cell, pbc, cutoff=cutoff, skin=skin, at_least=grown(plan), bins=bins)
+    return built
+
+
+def grown(plan: NeighborPlan) -> NeighborPlan:
+    """The same plan with more room, for `at_least` after an overflow."""
+    room = {"capacity": plan.capacity + 2, "wide_capacity": plan.wide_capacity + 4}
+    return dataclasses.replace(plan, **room, bin_capacity=plan.bin_capacity + 4)
+
+
+def update(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> NeighborList:
+    """A list that holds for these positions, and for a next step as large as the last; the same one where it does.
+
+    It can be compiled and mapped (then both branches run, so it is built each time). Check `overflow` and
+    `cell_too_small` on the host.
+    """
+    used = skin_used(neighbors, positions, cell)
+    ahead = used + 1.5 * jnp.maximum(used - neighbors.used, 0.0)
+
+    def rebuild() -> NeighborList:
+        return _build(neighbors.plan, positions, _frame(neighbors, cell), neighbors.region)
+
+    # not `ahead > skin`: positions that are not finite count as moved
+    renewed = jax.lax.cond(~(ahead <= neighbors.plan.skin), rebuild, lambda: dataclasses.replace(neighbors, used=used))
+    _, within = _filter(renewed, positions, cell)
+    crowded = jnp.max(jnp.sum(within, axis=1, dtype=jnp.int32)) > neighbors.plan.capacity
+    return dataclasses.replace(
+        renewed,
+        overflow=renewed.overflow | neighbors.overflow | crowded,
+        cell_too_small=renewed.cell_too_small | neighbors.cell_too_small,
+    )
+
+
+def within_cutoff(
+    neighbors: NeighborList, system: System, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
+) -> System:
+    """`system` at these positions with the neighbours within the cutoff; pure and differentiable.
+
+    Its positions are the images of `nearest_images`. Neighbours for which there is no room are missing: `update` at
+    the same positions sets `overflow`.
+    """
+    plan = neighbors.plan
+    frozen_positions, frozen_cell = jax.lax.stop_gradient((positions, cell))
+    _, within = _filter(neighbors, frozen_positions, frozen_cell)
+    columns, mask = compact(within, plan.capacity)
+    own = jnp.arange(len(positions), dtype=jnp.int32)[:, None]
+    senders, shifts = (jnp.take_along_axis(x, columns, axis=1) for x in (neighbors.neighbors, neighbors.shifts))
+    turns = jax.lax.stop_gradient(_turns(neighbors, frozen_positions, frozen_cell))
+    return dataclasses.replace(
+        system,
+        positions=positions - _matmul(turns, _frame(neighbors, cell)),
+        cell=cell,
+        neighbors=jnp.where(mask, senders, own),
+        cell_shifts=jnp.where(mask[..., None], _unpack(shifts), 0),
+        neighbor_mask=mask,
+    )
+
+
+def skin_used(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, ""]:
+    """How much closer than in the reference configuration any pair can be at most, Å; see the module."""
+    frame = _frame(neighbors, cell)
+    moved = _matmul(positions, _inverse(frame)) - neighbors.reference
+    moved = _matmul(moved - _whole(moved, neighbors.plan.pbc), frame)
+    furthest = jnp.sqrt(jnp.max(jnp.sum(moved * moved, axis=1)))
+    strain = _matmul(_inverse(neighbors.frame), frame) - jnp.eye(3, dtype=frame.dtype)
+    # a cell that has not changed must not use up rounding errors at each step
+    strain = jnp.where(jnp.all(frame == neighbors.frame), 0.0, jnp.sqrt(jnp.sum(strain * strain)))
+    return strain * (neighbors.plan.cutoff + neighbors.plan.skin) + 2.0 * furthest
+
+
+def nearest_images(
+    neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
+) -> Float[Array, "n 3"]:
+    """The periodic image of each atom that is nearest to its reference, which the list's translations refer to."""
+    return positions - _matmul(_turns(neighbors, positions, cell), _frame(neighbors, cell))
+
+
+def compact(mask: Bool[Array, "n w"], width: int) -> tuple[Int[Array, "n m"], Bool[Array, "n m"]]:
+    """Columns of the first `width` true entries of each row, and which of them there are."""
+    n, wide = mask.shape
+    place = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - 1
+    row = jnp.arange(n, dtype=jnp.int32)[:, None]
+    target = jnp.where(mask & (place < width), row * width + place, n * width)
+    columns = jnp.broadcast_to(jnp.arange(wide, dtype=jnp.int32)[None, :], (n, wide))
+    found = jnp.zeros(n * width, jnp.int32).at[target.ravel()].set(columns.ravel(), mode="drop")
+    return found.reshape(n, width), jnp.arange(width, dtype=jnp.int32)[None, :] <= place[:, -1:]
+
+
+def complete_cell(cell: Float[np.ndarray, "3 3"], pbc: Pbc) -> Float[np.ndarray, "3 3"]:
+    """The cell with orthogonal unit vectors in the rows that are not periodic; host only."""
+    periodic = np.array(pbc)
+    if not periodic.any():
+        return np.eye(3)
+    frame = np.where(periodic[:, None], cell, 0.0)
+    # the right singular vectors beyond the rank span what is across the periodic vectors
+    frame[~periodic] = np.linalg.svd(frame)[2][periodic.sum() :]
+    return frame
+
+
+def _build(
+    plan: NeighborPlan, positions: Float[Array, "n 3"], frame: Float[Array, "3 3"], region: Float[Array, "2 3"]
+) -> NeighborList:
+    inverse = _inverse(frame)
+    fractional = _matmul(positions, inverse)
+    wrapped = fractional - jnp.floor(fractional) * jnp.asarray(plan.pbc, fractional.dtype)[None, :]
+    reachable = (plan.cutoff + plan.skin) * jnp.sqrt(jnp.sum(inverse * inverse, axis=0))
+    if plan.bins is None:
+        too_small = jnp.floor(reachable + 0.5) > jnp.asarray(plan.images, reachable.dtype)
+        senders, shifts, counts, crowded = _all_pairs(plan, wrapped, frame)
+    else:
+        sizes, reach = (jnp.asarray(x, reachable.dtype) for x in (plan.bins, plan.reach))
+        # one bin along an open direction holds all
+        too_small = (reachable / region[1] * sizes > reach) & jnp.asarray(
+            [p or k > 1 for p, k in zip(plan.pbc, plan.bins, strict=True)]
+        )
+        senders, shifts, counts, crowded = _in_bins(plan, wrapped, frame, region)
+    if plan.bins is None:
+        too_small = too_small & jnp.asarray(plan.pbc)
+    return NeighborList(
+        neighbors=senders,
+        shifts=shifts,
+        counts=counts,
+        reference=wrapped,
+        frame=frame,
+        region=region,
+        used=jnp.zeros((), positions.dtype),
+        overflow=crowded | (jnp.max(counts) > plan.wide_capacity),
+        cell_too_small=jnp.any(too_small),
+        plan=plan,
+    )
+
+
+_build_compiled = jax.jit(_build, static_argnums=0)
+
+
+def _all_pairs(plan: NeighborPlan, wrapped: Float[Array, "n 3"], frame: Float[Array, "3 3"]) -> tuple[Array, ...]:
+    n = len(wrapped)
+    grid = np.array(list(itertools.product(*(range(-k, k + 1) for k in plan.images))), np.int32)
+    apart = wrapped[None, :, :] - wrapped[:, None, :]
+    nearest = _whole(apart, plan.pbc)
+    vectors = _matmul(apart - nearest, frame)
+    translations = _matmul(jnp.asarray(grid, frame.dtype), frame)
+    vectors = vectors[:, :, None, :] + translations[None, None, :, :]
+    within = jnp.sum(vectors * vectors, axis=-1) < (plan.cutoff + plan.skin) ** 2
+    own = jnp.eye(n, dtype=bool)[:, :, None] & jnp.asarray(~grid.any(axis=1))[None, None, :]
+    within = (within & ~own).reshape(n, -1)
+    columns, mask = compact(within, plan.wide_capacity)
+    senders = columns // len(grid)
+    turns = jnp.take_along_axis(-nearest.astype(jnp.int32), senders[:, :, None], axis=1)
+    shifts = _pack(turns + jnp.asarray(grid)[columns % len(grid)])
+    return *_padded(senders, shifts, mask), jnp.sum(within, axis=1, dtype=jnp.int32), jnp.zeros((), bool)
+
+
+def _in_bins(
+    plan: NeighborPlan, wrapped: Float[Array, "n 3"], frame: Float[Array, "3 3"], region: Float[Array, "2 3"]
+) -> tuple[Array, ...]:
+    assert plan.bins is not None
+    n, room, sizes = len(wrapped), plan.bin_capacity, jnp.asarray(plan.bins, jnp.int32)
+    along, ids = _bin_of(wrapped, region, plan.bins, jnp)
+    order = jnp.argsort(ids).astype(jnp.int32)
+    ends = jnp.searchsorted(ids[order], jnp.arange(math.prod(plan.bins) + 1, dtype=jnp.int32)).astype(jnp.int32)
+    filled = ends[1:] - ends[:-1]
+    places = jnp.arange(room, dtype=jnp.int32)[None, :]
+    table = order[jnp.minimum(ends[:-1, None] + places, n - 1)]
+    table = jnp.where(places < filled[:, None], table, n)
+
+    offsets = np.array(list(itertools.product(*(range(-k, k + 1) for k in plan.reach))), np.int32)
+    there = along[:, None, :] + offsets[None]
+    turns = jnp.floor_divide(there, sizes[None, None]) * jnp.asarray(plan.pbc, jnp.int32)[None, None]
+    inside = there - turns * sizes[None, None]
+    valid = jnp.all((inside >= 0) & (inside < sizes[None, None]), axis=-1)
+    inside = jnp.where(valid[..., None], inside, 0)
+    bins = (inside[..., 0] * sizes[1] + inside[..., 1]) * sizes[2] + inside[..., 2]
+
+    cartesian = _matmul(wrapped, frame)
+    far = jnp.full((1, 3), jnp.inf, cartesian.dtype)  # the atom with the number n fills empty places
+    x, y, z = jnp.concatenate([cartesian, far]).T
+    candidates = table[bins]
+    origin = cartesian[:, None, :] - _matmul(turns.astype(frame.dtype), frame)
+    squared = sum((c[candidates] - origin[:, :, None, a]) ** 2 for a, c in enumerate((x, y, z)))
+    own = (candidates == jnp.arange(n, dtype=jnp.int32)[:, None, None]) & ~jnp.any(turns != 0, axis=-1)[..., None]
+    within = ((squared < (plan.cutoff + plan.skin) ** 2) & valid[..., None] & ~own).reshape(n, -1)
+    columns, mask = compact(within, plan.wide_capacity)
+    senders = jnp.take_along_axis(candidates.reshape(n, -1), columns, axis=1)
+    shifts = jnp.take_along_axis(_pack(turns), columns // room, axis=1)
+    counts = jnp.sum(within, axis=1, dtype=jnp.int32)
+    return *_padded(senders, shifts, mask), counts, jnp.max(filled) > room
+
+
+def _padded(senders: Array, shifts: Array, mask: Array) -> tuple[Array, Array]:
+    own = jnp.arange(len(senders), dtype=jnp.int32)[:, None]
+    return jnp.where(mask, senders, own), jnp.where(mask, shifts, _pack(jnp.zeros(3, jnp.int32)))
+
+
+def _filter(
+    neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
+) -> tuple[Float[Array, "n w"], Bool[Array, "n w"]]:
+    """Squared distances of the list's pairs and which lie within the cutoff."""
+    frame = _frame(neighbors, cell)
+    images = nearest_images(neighbors, positions, cell)
+    turns = _unpack(neighbors.shifts)
+    squared = jnp.zeros((), positions.dtype)
+    for a in range(3):
+        coordinate = images[:, a]
+        translation = sum(turns[..., b].astype(frame.dtype) * frame[b, a] for b in range(3))
+        squared += (coordinate[neighbors.neighbors] - coordinate[:, None] + translation) ** 2
+    real = jnp.arange(neighbors.plan.wide_capacity, dtype=jnp.int32)[None, :] < neighbors.counts[:, None]
+    return squared, (squared < neighbors.plan.cutoff**2) & real
+
+
+def _turns(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, "n 3"]:
+    moved = _matmul(positions, _inverse(_frame(neighbors, cell))) - neighbors.reference
+    return _whole(moved, neighbors.plan.pbc)
+
+
+def _frame(neighbors: NeighborList, cell: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    return jnp.where(jnp.asarray(neighbors.plan.pbc)[:, None], cell, neighbors.frame)
+
+
+def _inverse(frame: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
+    # written out: a call of LAPACK takes longer than all else that is done for few atoms
+    a, b, c = frame
+    columns = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=1)
+    return columns / jnp.dot(a, columns[:, 0], precision=jax.lax.Precision.HIGHEST)
+
+
+def _matmul(a: Array, b: Array) -> Array:
+    # TF32, the default of some GPUs, would misplace atoms by 1e-3 of the cell
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _whole(fractional: Float[Array, "*n 3"], pbc: Pbc) -> Float[Array, "*n 3"]:
+    return jnp.where(jnp.asarray(pbc).reshape((1,) * (fractional.ndim - 1) + (3,)), jnp.round(fractional), 0.0)
+
+
+def _bin_of(wrapped: Any, region: Any, bins: Triple, xp: ModuleType) -> tuple[Any, Any]:
+    """Bin of each atom along each direction, [n, 3], and as one number; the last ones hold what lies beyond."""
+    sizes = np.asarray(bins, wrapped.dtype)[None]
+    scaled = xp.floor((wrapped - region[:1]) / region[1:] * sizes)
+    along = xp.clip(scaled, np.zeros_like(sizes), sizes - 1).astype(np.int32)
+    return along, (along[:, 0] * bins[1] + along[:, 1]) * bins[2] + along[:, 2]
+
+
+def _pack(shifts: Int[Array, "*n 3"]) -> Int[Array, "*n"]:
+    x, y, z = (shifts[..., a] + MAX_SHIFT + 1 for a in range(3))
+    return (x << 16) | (y << 8) | z
+
+
+def _unpack(packed: Int[Array, "*n"]) -> Int[Array, "*n 3"]:
+    return jnp.stack([(packed >> bits) & 255 for bits in (16, 8, 0)], axis=-1) - (MAX_SHIFT + 1)
+
+
+def _triple(values: np.ndarray) -> Triple:
+    x, y, z = (int(v) for v in values)
+    return x, y, z
+
+
+def _roomy(number: int) -> int:
+    return 4 * math.ceil((1.05 * number + 1) / 4)
+
+
+def _at_least(plan: NeighborPlan, other: NeighborPlan) -> NeighborPlan:
+    names = ("capacity", "wide_capacity", "bin_capacity") if plan.bins == other.bins else ("capacity", "wide_capacity")
+    return dataclasses.replace(plan, **{name: max(getattr(plan, name), getattr(other, name)) for name in names})

@@ -1,0 +1,184 @@
+"""jax-md's own integrators, minimizers and quantities on a potential, against ASE."""
+
+import ase
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax_md import minimize, quantity, simulate, space
+
+from lesjax.dynamics import LesCalculator, energy_neighbor_list
+
+
+pytestmark = pytest.mark.usefixtures("jax_md_leniency")
+X64 = jax.config.jax_enable_x64
+TOLERANCE = 1e-9 if X64 else 2e-5
+
+
+@pytest.fixture(autouse=True)
+def ranks():
+    with jax.numpy_rank_promotion("allow"):
+        yield
+
+
+@pytest.fixture
+def reference(ions, small_potential):
+    ions.calc = LesCalculator(small_potential)
+    return ions
+
+
+@pytest.mark.parametrize("left_handed", [False, True])
+def test_energy_forces_and_stress_equal_those_of_ase(reference, small_potential, left_handed):
+    if left_handed:
+        reference.cell = reference.cell.array[[1, 0, 2]]
+    neighbor_fn, energy_fn = energy_neighbor_list(small_potential, reference)
+    positions = jnp.asarray(reference.positions)
+    neighbors = neighbor_fn.allocate(positions)
+    energy = energy_fn(positions, neighbor=neighbors)
+    expected = reference.get_potential_energy() - small_potential.config.reference_energy(reference.numbers)
+    assert energy == pytest.approx(expected, rel=1e-10 if X64 else 1e-5)
+    forces = jax.jit(quantity.force(energy_fn))(positions, neighbor=neighbors)
+    np.testing.assert_allclose(forces, reference.get_forces(), atol=TOLERANCE)
+    box = jnp.asarray(reference.cell.array.T)
+    # jax-md divides by the determinant, whose sign is that of the cell
+    sign = -1.0 if left_handed else 1.0
+    stress = sign * quantity.stress(energy_fn, positions, box, neighbor=neighbors)
+    np.testing.assert_allclose(stress, -reference.get_stress(voigt=False), atol=TOLERANCE)
+    assert np.abs(stress).min() > 1e-5
+    pressure = sign * quantity.pressure(energy_fn, positions, box, neighbor=neighbors)
+    assert pressure == pytest.approx(-np.trace(reference.get_stress(voigt=False)) / 3, rel=1e-8 if X64 else 1e-3)
+
+
+def test_fractional_coordinates(reference, small_potential):
+    """Wrapped fractional coordinates and a box by keyword: the same energy and Cartesian forces."""
+    neighbor_fn, energy_fn = energy_neighbor_list(small_potential, reference, fractional_coordinates=True)
+    box = jnp.asarray(1.01 * reference.cell.array.T)
+    fractional = jnp.asarray(reference.get_scaled_positions())
+    neighbors = neighbor_fn.allocate(fractional, box=box)
+    reference.set_cell(np.asarray(box).T, scale_atoms=True)
+    energy, gradient = jax.value_and_grad(energy_fn)(fractional, neighbors, box=box)
+    assert energy == pytest.approx(
+        reference.get_potential_energy() - small_potential.config.reference_energy(reference.numbers),
+        rel=1e-10 if X64 else 1e-5,
+    )
+    np.testing.assert_allclose(-gradient, reference.get_forces(), atol=TOLERANCE)
+    stress = quantity.stress(energy_fn, fractional, box, neighbor=neighbors)
+    np.testing.assert_allclose(stress, -reference.get_stress(voigt=False), atol=TOLERANCE)
+
+
+def run(init, step, positions, neighbors, steps=30, **given):
+    state = init(jax.random.PRNGKey(0), positions, neighbor=neighbors, **given)
+
+    @jax.jit
+    def go(state, neighbors):
+        def one(_, carry):
+            state, neighbors = carry
+            state = step(state, neighbor=neighbors)
+            box = {"box": simulate.npt_box(state)} if hasattr(state, "box_position") else {}
+            return state, neighbors.update(state.position, **box)
+
+        return jax.lax.fori_loop(0, steps, one, (state, neighbors))
+
+    return state, *go(state, neighbors)
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt_nose_hoover", "nvt_langevin", "npt_nose_hoover"])
+def test_integrators(ensemble, ions, small_potential):
+    ions.positions += 2.0  # some atoms go through the walls
+    masses = jnp.asarray(ions.get_masses())
+    box = jnp.asarray(ions.cell.array.T)
+    neighbor_fn, energy_fn = energy_neighbor_list(small_potential, ions)
+    _, shift = space.periodic_general(box, fractional_coordinates=False)
+    positions = jnp.asarray(ions.positions)
+    neighbors = neighbor_fn.allocate(positions, extra_capacity=4)
+    kT, dt = 0.1, 0.1
+    given = {"mass": masses}
+    if ensemble == "nve":
+        functions = simulate.nve(energy_fn, shift, dt)
+        given["kT"] = kT
+    elif ensemble == "npt_nose_hoover":
+        functions = simulate.npt_nose_hoover(energy_fn, shift, dt, 0.01, kT)
+        given["box"] = box
+    else:
+        functions = getattr(simulate, ensemble)(energy_fn, shift, dt, kT)
+    start, end, neighbors = run(*functions, positions, neighbors, **given)
+    assert not neighbors.did_buffer_overflow
+    assert not neighbors.cell_size_too_small
+    assert float(jnp.abs(end.position - start.position).max()) > 0.05
+
+    def conserved(state):
+        if ensemble == "npt_nose_hoover":
+            return simulate.npt_nose_hoover_invariant(energy_fn, state, 0.01, kT, neighbor=neighbors)
+        if ensemble == "nvt_nose_hoover":
+            return simulate.nvt_nose_hoover_invariant(energy_fn, state, kT, neighbor=neighbors)
+        return energy_fn(state.position, neighbor=neighbors) + simulate.kinetic_energy(state)
+
+    if ensemble != "nvt_langevin":
+        # the list of the last configuration, allocated anew for the first
+        drift = conserved(end)
+        neighbors = neighbor_fn.allocate(positions)
+        assert drift == pytest.approx(float(conserved(start)), abs=2e-3)
+
+
+def test_minimizer(ions, small_potential):
+    neighbor_fn, energy_fn = energy_neighbor_list(small_potential, ions)
+    positions = jnp.asarray(ions.positions)
+    neighbors = neighbor_fn.allocate(positions)
+    _, shift = space.free()
+    init, step = minimize.fire_descent(energy_fn, shift, dt_start=0.05, dt_max=0.1)
+    state = init(positions, neighbor=neighbors)
+    step = jax.jit(step)
+    first = float(energy_fn(positions, neighbor=neighbors))
+    for _ in range(20):
+        state = step(state, neighbor=neighbors)
+        neighbors = neighbors.update(state.position)
+    assert float(energy_fn(state.position, neighbor=neighbors)) < first - 0.01
+    assert not neighbors.did_buffer_overflow
+
+
+def test_replicas(ions, small_potential):
+    neighbor_fn, energy_fn = energy_neighbor_list(small_potential, ions)
+    positions = jnp.asarray(ions.positions)
+    neighbors = neighbor_fn.allocate(positions, extra_capacity=8)
+    replicas = jnp.stack(
+        [positions, positions + 0.05 * jax.random.normal(jax.random.PRNGKey(1), positions.shape, positions.dtype)]
+    )
+    many = jax.vmap(lambda r: neighbors.update(r))(replicas)
+    energies = jax.vmap(energy_fn)(replicas, many)
+    expected = [energy_fn(r, neighbors.update(r)) for r in replicas]
+    np.testing.assert_allclose(energies, jnp.stack(expected), rtol=1e-10 if X64 else 1e-5)
+
+
+def test_flags(ions, small_potential):
+    neighbor_fn, _ = energy_neighbor_list(small_potential, ions)
+    positions, box = jnp.asarray(ions.positions), jnp.asarray(ions.cell.array.T)
+    allocate, update = neighbor_fn
+    neighbors = allocate(positions)
+    assert neighbors.idx.shape == (8, neighbors.pairs.plan.wide_capacity)
+    assert int((neighbors.idx < 8).sum()) == int(neighbors.pairs.counts.sum())
+    assert not update(positions, neighbors, box=1.02 * box).cell_size_too_small
+    drifted = update(1.05 * positions, neighbors, box=1.05 * box)
+    assert drifted.cell_size_too_small
+    assert not drifted.did_buffer_overflow
+    assert update(0.5 * positions, neighbors, box=0.5 * box).did_buffer_overflow
+    assert not allocate(1.05 * positions, box=1.05 * box).cell_size_too_small
+
+
+def test_errors(ions, small_potential):
+    cluster = ase.Atoms(ions.symbols, ions.positions)
+    with pytest.raises(ValueError, match=r"`fractional_coordinates` need a cell"):
+        energy_neighbor_list(small_potential, cluster, fractional_coordinates=True)
+    ions.symbols[0] = "K"
+    with pytest.raises(ValueError, match=r"atomic numbers \[19\]"):
+        energy_neighbor_list(small_potential, ions)
+
+
+def test_short_range_potential_and_cluster(ions, short_range_potential):
+    cluster = ase.Atoms(ions.symbols, ions.positions)
+    neighbor_fn, energy_fn = energy_neighbor_list(short_range_potential, cluster)
+    positions = jnp.asarray(ions.positions)
+    neighbors = neighbor_fn.allocate(positions)
+    assert neighbors.solver is None
+    cluster.calc = LesCalculator(short_range_potential)
+    forces = -jax.grad(energy_fn)(positions, neighbors)
+    np.testing.assert_allclose(forces, cluster.get_forces(), atol=TOLERANCE)

@@ -1,0 +1,255 @@
+"""The driver: conserved quantities, reversal, restarts, overflow, breakdown, what is written."""
+
+import dataclasses
+
+import ase.io
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+
+from lesjax import cli
+from lesjax.dynamics import Settings, SimulationError, simulate
+from lesjax.dynamics.barostat import _exponentials
+from lesjax.dynamics.records import read_log
+from lesjax.dynamics.simulation import Simulation
+
+
+X64 = jax.config.jax_enable_x64
+SHORT = Settings(
+    "nve",
+    steps=20,
+    temperature=100.0,
+    pressure=2e4,
+    thermostat_time=20.0,
+    barostat_time=2000.0,
+    log_every=5,
+    frame_every=10,
+    checkpoint_every=10,
+)
+
+
+def run(potential, atoms, folder, **changes):
+    return simulate(potential, atoms, folder, dataclasses.replace(SHORT, **changes), quiet=True)
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt", "langevin", "npt", "npt-flexible"])
+def test_ensembles(ensemble, ions, small_potential, tmp_path):
+    final = run(small_potential, ions, tmp_path, ensemble=ensemble, steps=60)
+    log = read_log(tmp_path / "log.csv")
+    np.testing.assert_array_equal(log["step"], np.arange(0, 61, 5))
+    # Langevin moves the centre of mass as well, which starts at rest
+    first = 87.5 if ensemble == "langevin" else 100.0
+    assert log["temperature_K"][0] == pytest.approx(first, rel=1e-5)
+    frames = ase.io.read(tmp_path / "trajectory.xyz", ":")
+    assert [frame.info["step"] for frame in frames] == [0, 10, 20, 30, 40, 50, 60]
+    assert frames[-1].get_potential_energy() == pytest.approx(log["potential_energy_eV"][-1], abs=1e-6 if X64 else 1e-3)
+    np.testing.assert_allclose(frames[-1].positions, final.positions, atol=1e-7)
+    assert frames[-1].get_charges().shape == (8,)
+    assert np.abs(frames[-1].positions - frames[0].positions).max() > 0.05
+    assert (tmp_path / "md.png").stat().st_size > 1000
+    if ensemble == "langevin":
+        assert "conserved_energy_eV" not in log
+        return
+    conserved = log["conserved_energy_eV"]
+    assert np.ptp(conserved) < (2e-5 if X64 else 2e-4) * 8
+    # the energy goes to and fro between its parts by much more
+    assert np.ptp(log["potential_energy_eV"]) > 100 * np.ptp(conserved)
+    np.testing.assert_allclose(final.get_momenta().sum(axis=0), 0.0, atol=1e-8 if X64 else 1e-3)
+    cell = final.cell.array @ np.linalg.inv(ions.cell.array)
+    if ensemble == "npt":
+        np.testing.assert_allclose(cell, cell[0, 0] * np.eye(3), atol=1e-5)
+        assert abs(cell[0, 0] - 1) > 1e-4
+    elif ensemble == "npt-flexible":
+        strain = np.linalg.inv(ions.cell.array) @ final.cell.array
+        np.testing.assert_allclose(strain, strain.T, atol=1e-2)
+        assert np.abs(strain - strain[0, 0] * np.eye(3)).max() > 1e-4
+        assert log["volume_A3"][-1] == pytest.approx(final.get_volume(), rel=1e-6)
+    else:
+        np.testing.assert_allclose(cell, np.eye(3), atol=1e-6)
+
+
+@pytest.mark.skipif(not X64, reason="digits")
+def test_time_reversal(ions, small_potential, tmp_path):
+    there = run(small_potential, ions, tmp_path / "there", steps=100, log_every=100)
+    start = ase.io.read(tmp_path / "there" / "trajectory.xyz", 0)
+    there.set_momenta(-there.get_momenta())
+    back = run(small_potential, there, tmp_path / "back", steps=100, log_every=100)
+    # start: as the file has it, with eight digits
+    np.testing.assert_allclose(back.positions, start.positions, atol=2e-8)
+    assert np.abs(there.positions - start.positions).max() > 0.1
+
+
+@pytest.mark.parametrize(("ensemble", "form"), [("langevin", "xyz"), ("npt", "traj")])
+def test_resumed_run_equals_an_unbroken_one(ensemble, form, ions, small_potential, tmp_path, monkeypatch):
+    changes = {"ensemble": ensemble, "format": form, "steps": 30, "frame_every": 5}
+    whole = run(small_potential, ions, tmp_path / "whole", **changes)
+    replan = Simulation.replan_if_drifted
+
+    def die(self):
+        if self.host.step == 25:
+            raise KeyboardInterrupt
+        replan(self)
+
+    monkeypatch.setattr(Simulation, "replan_if_drifted", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(small_potential, ions, tmp_path / "broken", **changes)
+    monkeypatch.undo()
+    with open(tmp_path / "broken" / "log.csv", "a") as file:
+        file.write("half a li")
+    resumed = run(small_potential, ions, tmp_path / "broken", **changes)
+    np.testing.assert_array_equal(resumed.positions, whole.positions)
+    np.testing.assert_array_equal(resumed.get_momenta(), whole.get_momenta())
+    assert (tmp_path / "broken" / "log.csv").read_bytes() == (tmp_path / "whole" / "log.csv").read_bytes()
+    both = [ase.io.read(tmp_path / name / f"trajectory.{form}", ":") for name in ("whole", "broken")]
+    assert len(both[0]) == len(both[1]) == 7
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_array_equal(a.positions, b.positions)
+        np.testing.assert_array_equal(a.get_forces(), b.get_forces())
+    # and a longer one goes on from its end
+    longer = run(small_potential, ions, tmp_path / "broken", **{**changes, "steps": 35})
+    assert longer.info["step"] == 35
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(timestep\)"):
+        run(small_potential, ions, tmp_path / "broken", **{**changes, "timestep": 0.25})
+
+
+def test_list_that_overflows_grows_without_losing_a_step(ions, small_potential, tmp_path):
+    expected = run(small_potential, ions, tmp_path / "enough")
+    simulation = Simulation(small_potential, ions, tmp_path / "crowded", SHORT)
+    wide = simulation.allocate(1.6 * simulation.state.position, 1.6 * simulation.cell, None)
+    assert wide.plan.capacity < simulation.pairs.plan.capacity
+    # as after a jump of the density: room for the thin gas, and a reference far away
+    simulation.pairs = wide
+    final = simulation.run(quiet=True)
+    assert simulation.host.step == 20
+    assert simulation.pairs.plan.capacity > wide.plan.capacity
+    np.testing.assert_allclose(final.positions, expected.positions, atol=1e-9 if X64 else 1e-4)
+
+
+def test_cell_that_shrinks(ions, small_potential, tmp_path):
+    """By 20 % in volume and more: new neighbour lists, new plans of the sum, a conserved quantity without jumps."""
+    ions.set_cell(1.06 * ions.cell.array, scale_atoms=True)
+    settings = dataclasses.replace(SHORT, ensemble="npt", pressure=4e5, steps=70)
+    simulation = Simulation(small_potential, ions, tmp_path, settings)
+    simulation.run(quiet=True)
+    log = read_log(tmp_path / "log.csv")
+    assert log["volume_A3"].min() < 0.8 * log["volume_A3"][0]
+    assert simulation.host.replanned > 0
+    jumps = np.abs(np.diff(log["conserved_energy_eV"])) / len(ions)
+    assert jumps.max() < (1e-4 if X64 else 1e-3)
+
+
+def test_new_plan_of_the_sum(ions, small_potential, tmp_path):
+    simulation = Simulation(small_potential, ions, tmp_path, dataclasses.replace(SHORT, ensemble="npt"))
+    positions, cell = 1.05 * simulation.state.position, 1.05 * simulation.cell
+    simulation.state = dataclasses.replace(simulation.state, position=positions, cell=cell)
+    simulation.pairs = simulation.allocate(positions, cell, None)
+    before = simulation.potential_energy()
+    old = simulation.solver
+    simulation.replan_if_drifted()
+    assert simulation.solver is not old
+    after = simulation.potential_energy() + simulation.host.energy_offset
+    assert after == pytest.approx(before, abs=8e-5 * 1e-1)
+    forces = simulation.predict(simulation.world, positions, cell).forces
+    np.testing.assert_allclose(simulation.state.force, forces, atol=1e-9 if X64 else 1e-5)
+    simulation.replan_if_drifted()
+    assert simulation.host.replanned == 1
+
+
+def test_breakdown_keeps_the_last_good_frame(ions, small_potential, tmp_path):
+    with pytest.raises(SimulationError, match=r"Step \d+ broke down: .*Lower `timestep`"):
+        run(small_potential, ions, tmp_path, timestep=40.0, temperature=3000.0)
+    frames = ase.io.read(tmp_path / "trajectory.xyz", ":")
+    assert all(np.isfinite(frame.positions).all() and np.isfinite(frame.get_forces()).all() for frame in frames)
+
+
+def test_external_field_and_what_is_written(ions, small_potential, tmp_path):
+    field = (0.0, 0.2, 0.1)
+    settings = dataclasses.replace(
+        SHORT,
+        steps=5,
+        format="traj",
+        polarization=True,
+        born_effective_charges=True,
+        electric_field=field,
+        frame_every=5,
+    )
+    simulation = Simulation(small_potential, ions, tmp_path, settings)
+    prediction = simulation.predict(simulation.world, simulation.state.position, simulation.cell)
+    born = np.asarray(simulation.frame().arrays["born_effective_charges"]).reshape(8, 3, 3)
+    extra = np.asarray(simulation.state.force - prediction.forces)
+    np.testing.assert_allclose(extra, np.einsum("a,nad->nd", field, born), atol=1e-9 if X64 else 1e-5)
+    assert np.abs(extra).max() > 1e-3
+    simulation.run(quiet=True)
+    frame = ase.io.read(tmp_path / "trajectory.traj")
+    assert frame.arrays["born_effective_charges"].shape == (8, 9)
+    total = np.hypot(frame.info["polarization_real"], frame.info["polarization_imag"])
+    assert total.shape == (3,)
+    assert np.all(total > 0)
+
+
+def test_command(ions, small_potential, tmp_path, capsys):
+    small_potential.save(tmp_path / "model")
+    ase.io.write(tmp_path / "ions.xyz", ions)
+    command = [
+        "md",
+        str(tmp_path / "model"),
+        str(tmp_path / "ions.xyz"),
+        "--out",
+        str(tmp_path / "out"),
+        "--steps",
+        "10",
+    ]
+    assert cli.main([*command, "--ensemble", "nvt"]) == 1
+    assert "`temperature` is missing" in capsys.readouterr().err
+    assert cli.main([*command, "--ensemble", "nvt", "--temperature", "300", "--log-every", "5"]) == 0
+    assert "10 steps of 8 atoms" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "settings.json", "log.csv", "trajectory.xyz", "checkpoint.safetensors", "final.xyz", "md.png"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ensemble": "nvp"}, r"`ensemble` must be one of nve, nvt, langevin, npt, npt-flexible, got 'nvp'"),
+        ({"ensemble": "npt", "temperature": None}, r"`temperature` is missing: ensemble 'npt' needs one, in K"),
+        ({"timestep": 0.0}, r"`timestep` must be positive, got 0\.0"),
+        ({"steps": 0}, r"`steps` must be at least 1, got 0"),
+        ({"format": "dcd"}, r"`format` must be one of xyz, traj, got 'dcd'"),
+        ({"ensemble": "npt", "electric_field": (0.0, 0.0, 1.0)}, r"`electric_field` needs a fixed cell"),
+        ({"pressure": float("nan")}, r"`pressure` must be finite"),
+        ({"temperature": -1.0}, r"`temperature` must not be negative"),
+    ],
+)
+def test_wrong_settings(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(SHORT, **changes)
+
+
+def test_structures_that_cannot_be_run(ions, small_potential, short_range_potential, tmp_path):
+    npt = dataclasses.replace(SHORT, ensemble="npt")
+    slab = ions.copy()
+    slab.pbc = (True, True, False)
+    with pytest.raises(
+        ValueError, match=r"'npt' needs a cell that is periodic in three directions, got pbc \(True, True"
+    ):
+        simulate(small_potential, slab, tmp_path, npt)
+    with pytest.raises(ValueError, match=r"`temperature` is missing: the structure has no velocities"):
+        run(small_potential, ions, tmp_path, temperature=None)
+    with pytest.raises(ValueError, match=r"short-range model"):
+        run(short_range_potential, ions, tmp_path, polarization=True)
+    close = ions.copy()
+    close.positions[3] = close.positions[0] + close.cell.array[0] + [0.1, 0.0, 0.0]
+    with pytest.raises(ValueError, match=r"overlaps: atoms 0 and 3 are 0\.1 Å apart"):
+        run(small_potential, close, tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_exponentials():
+    x = 0.03 * np.random.default_rng(0).normal(size=(3, 3))
+    exponential, average = _exponentials(jnp.asarray(x))
+    tolerance = 1e-14 if X64 else 1e-6
+    np.testing.assert_allclose(exponential, scipy.linalg.expm(x), atol=tolerance)
+    np.testing.assert_allclose(x @ average, scipy.linalg.expm(x) - np.eye(3), atol=tolerance)
