@@ -60,7 +60,9 @@ RUNS = {
     "charge_transfer_short_range": Run("charge_transfer", CLUSTERS, ("model.long_range=false",)),
     "charge_transfer": Run("charge_transfer", CLUSTERS),
     "charge_transfer_equilibration": Run(
-        "charge_transfer", CLUSTERS, ("model.long_range.charges=equilibration",)
+        "charge_transfer",
+        CLUSTERS,
+        ("model.long_range.charges=equilibration", "model.long_range.element_charges=false"),
     ),
 }  # fmt: skip
 

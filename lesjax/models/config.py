@@ -74,6 +74,9 @@ class LongRangeConfig:
         charge_constraint: "free"; "neutral": the same number is taken from all atoms of a channel, so that they add
             up to zero; "total": so that those of each of the c channels add up to one c-th of the total charge of the
             system, and all channels together to the total charge.
+        element_charges: to latent charges, add a number for each element that is learned, too. Training starts it from
+            the electronegativities: charges near zero, where the energy is stationary, may stay there for long where
+            the short-range model can explain most of the forces.
         fixed_charges: for "fixed", (symbol, charge in e) of each element; learned if there are none.
         dipoles: latent dipoles on the atoms.
         quadrupoles: latent quadrupoles, symmetric and without trace.
@@ -95,6 +98,7 @@ class LongRangeConfig:
 
     charges: str = "latent"
     charge_constraint: str = "free"
+    element_charges: bool = False
     fixed_charges: tuple[tuple[str, float], ...] = ()
     dipoles: bool = False
     quadrupoles: bool = False
@@ -125,6 +129,8 @@ class LongRangeConfig:
                 "`fixed_charges` needs `charges` = 'fixed' and one channel, "
                 f"got {self.charges!r} and {self.n_channels} channels."
             )
+        if self.element_charges and self.charges != "latent":
+            raise ValueError(f"`element_charges` needs `charges` = 'latent', got {self.charges!r}.")
         answers = self.hardness or self.polarizability != "none"
         if answers != (self.induction != "none"):
             raise ValueError(

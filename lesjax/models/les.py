@@ -54,6 +54,8 @@ class LesModel(nn.Module):
                 electronegativity=mask_atoms(electronegativity, mask), hardness=mask_atoms(hardness, mask)
             )
         charges = self._fixed_charges(system) if latent is None else long_range.charge_scale * latent
+        if long_range.element_charges:
+            charges = charges + self._of_elements("element_charges", nn.initializers.zeros, system)
         charges = _constrain(jnp.where(mask[:, None], charges, 0.0), mask, system, long_range.charge_constraint)
         if not long_range.has_multipoles and long_range.induction == "none":
             return energies, Latent(charges=charges)
@@ -79,14 +81,21 @@ class LesModel(nn.Module):
         long_range, elements = self.config.long_range, self.config.representation.elements
         assert long_range is not None
         dtype = system.positions.dtype
-        if long_range.fixed_charges:
-            table = dict(long_range.fixed_charges)
-            of_element = jnp.asarray([[table[chemical_symbols[z]]] for z in elements], dtype)
-        else:
+        if not long_range.fixed_charges:
             # not zero, where the energy is stationary
-            initializer = nn.initializers.normal(long_range.charge_scale)
-            of_element = self.param("fixed_charges", initializer, (len(elements), long_range.n_channels), dtype)
+            return self._of_elements("fixed_charges", nn.initializers.normal(long_range.charge_scale), system)
+        table = dict(long_range.fixed_charges)
+        of_element = jnp.asarray([[table[chemical_symbols[z]]] for z in elements], dtype)
         return of_element[jnp.asarray(species_index(elements))[system.atomic_numbers]]
+
+    def _of_elements(
+        self, name: str, initializer: nn.initializers.Initializer, system: System
+    ) -> Float[Array, "n c"]:
+        """Parameters of each element and channel, for each atom."""
+        elements, long_range = self.config.representation.elements, self.config.long_range
+        assert long_range is not None
+        table = self.param(name, initializer, (len(elements), long_range.n_channels), system.positions.dtype)
+        return table[jnp.asarray(species_index(elements))[system.atomic_numbers]]
 
 
 def _constrain(

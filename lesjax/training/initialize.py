@@ -10,25 +10,40 @@ from lesjax.models.config import ModelConfig
 from lesjax.models.potential import initial_parameters
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Dataset
-from lesjax.training.orient import SIGNED, sign_factors
+from lesjax.training.orient import PAULING, SIGNED, sign_factors
 from lesjax.training.step import make_lbfgs, make_optimizer
 
 
 # structures of each bucket that the size of the features is taken from
 MAX_STRUCTURES = 64
+# e per unit of Pauling's scale: charges of half the size that molecules have, which training corrects
+CHARGE_PER_ELECTRONEGATIVITY = 0.3
 
 
 def scaled_parameters(config: ModelConfig, seed: int, dataset: Dataset) -> PyTree:
     """Fresh parameters with the features scaled to a root mean square of one over the training set.
 
-    Products of two and three factors spread over three orders of magnitude, on which Adam stalls.
+    Products of two and three factors spread over three orders of magnitude, on which Adam stalls. Charges of the
+    elements (`element_charges`) start from the electronegativities.
     """
     params = dict(initial_parameters(config, seed)["params"])
     for name in ("representation", "charge_representation"):
         if name in params:
             scale = 1.0 / _root_mean_square(config, params[name], dataset)
             params[name] = {**params[name], "feature_scale": jnp.asarray(scale, params[name]["feature_scale"].dtype)}
+    if "element_charges" in params:
+        params["element_charges"] = _electronegativity_charges(config, dataset, params["element_charges"])
     return {"params": params}
+
+
+def _electronegativity_charges(config: ModelConfig, dataset: Dataset, table: Array) -> Array:
+    """Charges of the elements in the first channel, e, that add up to zero over the training set."""
+    buckets = [bucket.system for bucket in dataset.buckets]
+    numbers = np.concatenate([np.asarray(x.atomic_numbers)[np.asarray(x.atom_mask)] for x in buckets])
+    scale = dict(enumerate(PAULING, start=1))
+    mean = np.mean([scale.get(int(z), 0.0) for z in numbers])
+    charges = [CHARGE_PER_ELECTRONEGATIVITY * (mean - scale.get(z, 0.0)) for z in config.representation.elements]
+    return table.at[:, 0].set(jnp.asarray(np.array(charges), table.dtype))
 
 
 def _root_mean_square(config: ModelConfig, params: PyTree, dataset: Dataset) -> np.ndarray:

@@ -32,7 +32,7 @@ PAULING = (
 
 
 # groups of parameters that hold those with a sign
-SIGNED = {"charge_readout", "fixed_charges", "heads"}
+SIGNED = {"charge_readout", "fixed_charges", "element_charges", "heads"}
 
 
 def orient(
@@ -84,7 +84,7 @@ def sign_factors(config: ModelConfig, path: str, signs: np.ndarray, leaf: PyTree
         signs: 1 or -1 for each channel.
         leaf: the array. Its last axis runs over the channels, and within them over the gates of a head.
     """
-    last = ("['fixed_charges']", "['charge_readout']['output']", "['charge_readout']['linear']")
+    last = ("['fixed_charges']", "['element_charges']", "['charge_readout']['output']", "['charge_readout']['linear']")
     if not any(part in path for part in (*last, "['heads']['dipoles']", "['heads']['quadrupoles']")):
         return np.ones(leaf.shape)
     if config.long_range is not None and config.long_range.charges == "equilibration":

@@ -27,7 +27,7 @@ VARIANTS = {
     "self-consistent": {
         "charges": "fixed", "charge_constraint": "total", "induction": "self_consistent", "polarizability": "tensor",
     },
-    "equilibration": {"charges": "equilibration"},
+    "equilibration": {"charges": "equilibration"}, "element charges": {"element_charges": True, "n_channels": 2},
 }  # fmt: skip
 
 
@@ -62,6 +62,25 @@ def test_training_moves_all_parameters(settings):
         name = jax.tree_util.keystr(path)
         # a constant electronegativity does nothing
         assert distance > 0 or name.endswith("['bias']"), name
+
+
+def test_charges_of_the_elements_start_from_the_electronegativities():
+    """Neutral over the training set, the most electronegative one negative, and the model adds them."""
+    config, dataset = make_model(element_charges=True)
+    params = scaled_parameters(config, 0, dataset)
+    table = np.asarray(params["params"]["element_charges"])[:, 0]
+    numbers = np.asarray(dataset.buckets[0].system.atomic_numbers)[np.asarray(dataset.buckets[0].system.atom_mask)]
+    of_atoms = table[np.searchsorted(config.representation.elements, numbers)]
+    np.testing.assert_allclose(of_atoms.sum(), 0.0, atol=1e-5)
+    assert of_atoms[numbers == 17].max() < -0.1 < 0.1 < of_atoms[numbers != 17].min()
+    evaluation = make_evaluation(config, with_stress=False)
+    without = {"params": params["params"] | {"element_charges": jnp.zeros_like(params["params"]["element_charges"])}}
+    found = [
+        np.asarray(evaluation(p, dataset.buckets[0], np.arange(2), np.ones(2, bool), WEIGHTS)[2].charges)
+        for p in (params, without)
+    ]
+    added = (found[0] - found[1])[np.asarray(dataset.buckets[0].system.atom_mask)]
+    np.testing.assert_allclose(added[:, 0], of_atoms, atol=1e-6)
 
 
 @pytest.mark.parametrize("settings", [LATENT, {"charges": "equilibration"}], ids=["latent", "equilibration"])
