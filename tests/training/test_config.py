@@ -59,11 +59,12 @@ SHIPPED = sorted((Path(lesjax.__file__).parent / "configs").glob("*.toml"))
 
 @pytest.mark.parametrize("name", [path.stem for path in SHIPPED])
 def test_shipped_files(name, path):
-    config = load_config(name, [f"data.train={path.parent / 'train.xyz'}"])
-    assert config.data.train == str(path.parent / "train.xyz")
-    assert (config.model.long_range is None) == ("short_range" in name)
     # what the user is told to change
-    assert load_config(name, [f"data.train={path.parent / 'train.xyz'}", "output=runs/CC"]).output == "runs/CC"
+    files = [f"data.{part}={path.parent / 'train.xyz'}" for part in ("train", "valid")]
+    config = load_config(name, [*files, "output=runs/CC"])
+    assert config.data.train == str(path.parent / "train.xyz")
+    assert config.output == "runs/CC"
+    assert (config.model.long_range is None) == ("short_range" in name)
 
 
 @pytest.mark.parametrize(
