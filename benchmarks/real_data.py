@@ -119,9 +119,9 @@ def main() -> None:
     for name in arguments.names:
         runs[name] = train(name, arguments.work, arguments.set)
         metrics = runs[name]["metrics"]
-        held_out = metrics.get("test", metrics["validation"])
+        held_out, published = metrics.get("test", metrics["validation"]), runs[name]["published"]
         for key, value in held_out.items():
-            beside = f"   published {published[key]:8.4f}" if key in (published := runs[name]["published"]) else ""
+            beside = f"   published {published[key]:8.4f}" if key in published else ""
             print(f"{name:30} {key:20} {value:8.4f}{beside}")
         if path is not None:
             write_json(path, {"dtype": "float32", "runs": {key: runs[key] for key in RUNS if key in runs}})

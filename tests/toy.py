@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import ase
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ase.calculators.lj import LennardJones
 
 from lesjax import io
-from lesjax.models.config import LongRangeConfig
+from lesjax.models.config import LongRangeConfig, ModelConfig
+from lesjax.models.potential import Potential
 from lesjax.training.config import DataConfig, ModelSection, Phase, RunConfig, TrainingSection
 from lesjax.training.loop import read_log
 
@@ -71,3 +74,11 @@ def phases(*epochs: int, **settings: Any) -> tuple[Phase, ...]:
 def log_of(folder: str | Path) -> list[dict[str, Any]]:
     """The log of a run without what a clock says."""
     return [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(Path(folder) / "log.jsonl")]
+
+
+def moved_potential(config: ModelConfig) -> Potential:
+    """A potential with every parameter moved off its initial value."""
+    potential = Potential.create(config, seed=1)
+    rng = np.random.default_rng(3)
+    params = jax.tree.map(lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), p.dtype), potential.params)
+    return Potential(params, config)

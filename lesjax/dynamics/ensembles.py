@@ -5,6 +5,8 @@ zero, which all but Langevin keep: three degrees of freedom less, for which the 
 which counts all 3n, is corrected.
 """
 
+import functools
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -114,3 +116,16 @@ def maxwell_boltzmann(
     dof = 3 * len(masses) - (3 if len(masses) > 1 else 0)
     current = np.sum(momenta**2 / masses[:, None]) / (dof * ase.units.kB)
     return momenta * np.sqrt(temperature / current)
+
+
+def leniently(function: Any) -> Any:
+    """Run a function that calls jax-md, which mixes dtypes and asks for float64 where there is none."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **keywords: Any) -> Any:
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Explicitly requested dtype", UserWarning)
+            warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
+            return function(*arguments, **keywords)
+
+    return call

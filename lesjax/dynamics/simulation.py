@@ -7,10 +7,8 @@ on multiples of their intervals: a run that was killed goes on as if it had not 
 """
 
 import dataclasses
-import functools
 import pathlib
 import time
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +21,7 @@ from jaxtyping import Array, Float
 
 from lesjax import ewald
 from lesjax.dynamics import adapter, records
-from lesjax.dynamics.ensembles import Ensemble, make_ensemble, maxwell_boltzmann, temperature_of
+from lesjax.dynamics.ensembles import Ensemble, leniently, make_ensemble, maxwell_boltzmann, temperature_of
 from lesjax.dynamics.settings import Settings
 from lesjax.models.potential import Potential, Prediction, predict
 from lesjax.neighbor_list import NeighborList, NeighborPlan, grown, update, within_cutoff
@@ -135,11 +133,11 @@ class Simulation:
         self.cell = jnp.asarray(self.template.cell)
         self.reference_energy = potential.config.reference_energy(atoms.numbers)
         self.ensemble: Ensemble = make_ensemble(settings, len(atoms), self.force_virial)
-        self.stretch = _leniently(jax.jit(self.run_stretch))
-        self.initialize = _leniently(jax.jit(self.make_state))
+        self.stretch = leniently(jax.jit(self.run_stretch))
+        self.initialize = leniently(jax.jit(self.make_state))
         self.predict = jax.jit(self.make_prediction)
-        self.forces = _leniently(jax.jit(self.force_virial))
-        self.born = _leniently(jax.jit(self.born_effective_charges))
+        self.forces = leniently(jax.jit(self.force_virial))
+        self.born = leniently(jax.jit(self.born_effective_charges))
 
         momenta = self.first_momenta(atoms)
         positions = jnp.asarray(self.template.positions)
@@ -387,16 +385,3 @@ class Simulation:
             return momenta
         rng = np.random.default_rng(self.settings.seed)
         return maxwell_boltzmann(self.masses, self.settings.temperature, rng)
-
-
-def _leniently(function: Any) -> Any:
-    """Run a function that calls jax-md, which mixes dtypes and asks for float64 where there is none."""
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **keywords: Any) -> Any:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Explicitly requested dtype", UserWarning)
-            warnings.filterwarnings("ignore", "scatter inputs have incompatible types", FutureWarning)
-            return function(*arguments, **keywords)
-
-    return call

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax.ewald.multipoles import mask_atoms
-from lesjax.ewald.response import Response, total_field
+from lesjax.ewald.response import Response, stationary, total_field
 from lesjax.ewald.solver import Solver
 from lesjax.ewald.sums import energy
 from lesjax.units import COULOMB
@@ -131,15 +131,7 @@ def _stationary_energy(
         interaction = energy(solver, positions, cell, charges, atom_mask=atom_mask, self_interaction=True)
         return atomic + interaction + chemical_potential * (total_charge - jnp.sum(charges))
 
-    # of the leaves: the tangents of boolean ones are no valid fields of a Solver
-    stationary = jax.custom_jvp(lagrangian)
-
-    @stationary.defjvp
-    def _(primals: tuple[list[Any], Array, Array], tangents: tuple[list[Any], object, object]):
-        leaves, *response = primals
-        return jax.jvp(lambda leaves: lagrangian(leaves, *response), (leaves,), (tangents[0],))
-
-    return stationary(leaves, charges, chemical_potential)
+    return stationary(lagrangian)(leaves, charges, chemical_potential)
 
 
 def check_equilibration(equilibration: Equilibration) -> Equilibration:

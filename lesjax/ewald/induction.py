@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax.ewald.multipoles import mask_atoms
-from lesjax.ewald.response import Response, add, dot, scale, total_field
+from lesjax.ewald.response import Response, add, dot, scale, stationary, total_field
 from lesjax.ewald.solver import Solver
 from lesjax.ewald.sums import energy
 
@@ -225,15 +225,7 @@ def _stationary_energy(
         work = dot(induced, add(total, scale(-1.0, _external(problem))))
         return _energy(problem, induced, self_interaction) + work - 0.5 * dot(total, _respond(problem, total))
 
-    # of the leaves: the tangents of boolean ones are no valid fields of a Solver
-    stationary = jax.custom_jvp(saddle)
-
-    @stationary.defjvp
-    def _(primals: tuple[list[Any], Response, Response], tangents: tuple[list[Any], object, object]):
-        leaves, *response = primals
-        return jax.jvp(lambda leaves: saddle(leaves, *response), (leaves,), (tangents[0],))
-
-    return stationary(leaves, induced, total)
+    return stationary(saddle)(leaves, induced, total)
 
 
 def _interact(problem: _Problem, induced: Response, *, self_interaction: bool) -> Response:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,3 +119,18 @@ def add(left: Response, right: Response) -> Response:
 def scale(factor: Float[Array, ""] | float, values: Response) -> Response:
     """A field or an answer times a number."""
     return jax.tree.map(lambda leaf: factor * leaf, values)
+
+
+def stationary(function: Callable[..., Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:
+    """`function`, with derivatives by its first argument alone: it is stationary in the others, which solve it.
+
+    The first argument is a list of leaves: the tangents of boolean ones are no valid fields of a Solver.
+    """
+    wrapped = jax.custom_jvp(function)
+
+    @wrapped.defjvp
+    def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]):
+        leaves, *solution = primals
+        return jax.jvp(lambda leaves: function(leaves, *solution), (leaves,), (tangents[0],))
+
+    return wrapped

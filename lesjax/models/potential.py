@@ -265,6 +265,8 @@ def predict_born_charges(
         moments, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
         acoustic_sum_rule=acoustic_sum_rule, direction=direction,
     )  # fmt: skip
+    if not responds:
+        return result, (None, None)
     parts = find(positions)
     return result, (parts.induction, parts.equilibration)
 

@@ -19,6 +19,7 @@ from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig, from_
 from lesjax.models.les import LesModel
 from lesjax.models.potential import Potential, energy_parts, predict
 from lesjax.system import System
+from toy import moved_potential
 
 
 X64 = jax.config.jax_enable_x64
@@ -53,11 +54,7 @@ MODELS = {
 
 @functools.cache
 def random_potential(name):
-    """Every parameter moved off its initial value."""
-    potential = Potential.create(MODELS[name], seed=1)
-    rng = np.random.default_rng(3)
-    params = jax.tree.map(lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), p.dtype), potential.params)
-    return dataclasses.replace(potential, params=params)
+    return moved_potential(MODELS[name])
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -16,6 +16,7 @@ from lesjax.batching import stack_systems
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.models.potential import Potential, predict
 from lesjax.system import System
+from toy import moved_potential
 
 
 X64 = jax.config.jax_enable_x64
@@ -55,11 +56,7 @@ SHAPE, GRID = (12, 40), (6, 10, 6)
 
 @functools.cache
 def random_potential(name):
-    """Every parameter moved off its initial value."""
-    potential = Potential.create(MODELS[name], seed=1)
-    rng = np.random.default_rng(3)
-    params = jax.tree.map(lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), p.dtype), potential.params)
-    return dataclasses.replace(potential, params=params)
+    return moved_potential(MODELS[name])
 
 
 @pytest.fixture(scope="module", params=MODELS)
