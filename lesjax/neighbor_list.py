@@ -21,53 +21,24 @@ import dataclasses
 import itertools
 import math
 from dataclasses import dataclass, field
-from types import ModuleType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lesjax.neighbors import check_geometry, neighbor_arrays
+from lesjax.neighbor_plan import (
+    DEFAULT_SKIN,
+    MAX_SHIFT,
+    NeighborPlan,
+    Pbc,
+    at_least_as_roomy,
+    bin_of,
+    grown,
+    make_plan,
+)
+from lesjax.neighbors import check_geometry
 from lesjax.system import System
-
-
-Pbc = tuple[bool, bool, bool]
-Triple = tuple[int, int, int]
-
-DEFAULT_SKIN = 0.5
-# Number of atoms from which bins are faster than all pairs, on CPU
-BINS_FROM = 600
-# Lattice translations of one pair are kept in one integer, eight bits for each direction
-MAX_SHIFT = 127
-
-
-@dataclass(frozen=True)
-class NeighborPlan:
-    """Sizes of a list, chosen on the host; static, so that another plan is another compilation.
-
-    Attributes:
-        pbc: which directions are periodic.
-        cutoff: range of the potential, Å.
-        skin: added to the cutoff, Å.
-        capacity: neighbours per atom within the cutoff.
-        wide_capacity: neighbours per atom within cutoff + skin.
-        images: farther images of a pair than the nearest along each direction; for all pairs.
-        bins: bins along each direction; None for all pairs.
-        reach: how many bins away a neighbour can be along each direction.
-        bin_capacity: atoms per bin.
-    """
-
-    pbc: Pbc
-    cutoff: float
-    skin: float
-    capacity: int
-    wide_capacity: int
-    images: Triple = (0, 0, 0)
-    bins: Triple | None = None
-    reach: Triple = (1, 1, 1)
-    bin_capacity: int = 0
 
 
 @jax.tree_util.register_dataclass
@@ -129,31 +100,9 @@ def allocate(
     if not 0 <= skin < math.inf:
         raise ValueError(f"`skin` must be zero or positive, got {skin}.")
     check_geometry(points, box, pbc)
-    within, wide = (int(neighbor_arrays(points, box, pbc, r)[2].sum(axis=1).max()) for r in (cutoff, cutoff + skin))
-    frame = complete_cell(box, pbc)
-    inverse = np.linalg.inv(frame)
-    fractional = points @ inverse
-    # a cell that shrinks a little must not need another plan at once
-    reachable = (cutoff + skin) * np.linalg.norm(inverse, axis=0) / 0.98
-    if np.max(reachable[list(pbc)], initial=0.0) > MAX_SHIFT - 2:
-        raise ValueError(f"`cutoff` = {cutoff} reaches over {reachable.max():.0f} cells. Repeat the cell.")
-    region = np.stack([np.zeros(3), np.ones(3)])
-    open_ = ~np.array(pbc)
-    region[:, open_] = np.stack([fractional.min(axis=0), np.ptp(fractional, axis=0) + 1e-3])[:, open_]
-    # the model's work grows with the first capacity: little slack, and the host makes room if it is not enough
-    plan = NeighborPlan(pbc, float(cutoff), float(skin), 2 * math.ceil((within + 2) / 2), _roomy(wide))
-    if bins if bins is not None else len(points) >= BINS_FROM:
-        # no more bins than atoms; each at least as wide as the reach, where the cell is
-        counts = np.clip(np.floor(region[1] / reachable), 1, math.ceil(len(points) ** (1 / 3)) + 1).astype(int)
-        reach = np.where(pbc, np.ceil(reachable * counts), 1).astype(int)
-        sizes = _triple(counts)
-        wrapped = fractional - np.where(pbc, np.floor(fractional), 0.0)
-        fullest = int(np.bincount(_bin_of(wrapped, region, sizes, np)[1], minlength=math.prod(sizes)).max())
-        plan = dataclasses.replace(plan, bins=sizes, reach=_triple(reach), bin_capacity=_roomy(fullest))
-    else:
-        plan = dataclasses.replace(plan, images=_triple(np.where(pbc, np.floor(reachable + 0.5), 0)))
+    plan, frame, region = make_plan(points, box, pbc, cutoff, skin, bins)
     if at_least is not None:
-        plan = _at_least(plan, at_least)
+        plan = at_least_as_roomy(plan, at_least)
     dtype = positions.dtype if isinstance(positions, jax.Array) else jax.dtypes.canonicalize_dtype(float)
     built = _build_compiled(plan, *(jnp.asarray(x, dtype) for x in (points, frame, region)))
     # counted in another precision; a pair on the cutoff may have come in
@@ -162,17 +111,20 @@ def allocate(
     return built
 
 
-def grown(plan: NeighborPlan) -> NeighborPlan:
-    """The same plan with more room, for `at_least` after an overflow."""
-    room = {"capacity": plan.capacity + 2, "wide_capacity": plan.wide_capacity + 4}
-    return dataclasses.replace(plan, **room, bin_capacity=plan.bin_capacity + 4)
-
-
 def update(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> NeighborList:
     """A list that holds for these positions, and for a next step as large as the last; the same one where it does.
 
     It can be compiled and mapped (then both branches run, so it is built each time). Check `overflow` and
     `cell_too_small` on the host.
+    """
+    renewed = renew(neighbors, positions, cell)
+    return dataclasses.replace(renewed, overflow=renewed.overflow | crowded(renewed, positions, cell))
+
+
+def renew(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> NeighborList:
+    """`update` without the look at each pair that tells whether there is room for those within the cutoff.
+
+    `within_cutoff` at the same positions looks at them anyway, and leaves no finite position where there is not.
     """
     used = skin_used(neighbors, positions, cell)
     ahead = used + 1.5 * jnp.maximum(used - neighbors.used, 0.0)
@@ -182,13 +134,17 @@ def update(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[
 
     # not `ahead > skin`: positions that are not finite count as moved
     renewed = jax.lax.cond(~(ahead <= neighbors.plan.skin), rebuild, lambda: dataclasses.replace(neighbors, used=used))
-    _, within = _filter(renewed, positions, cell)
-    crowded = jnp.max(jnp.sum(within, axis=1, dtype=jnp.int32)) > neighbors.plan.capacity
     return dataclasses.replace(
         renewed,
-        overflow=renewed.overflow | neighbors.overflow | crowded,
+        overflow=renewed.overflow | neighbors.overflow,
         cell_too_small=renewed.cell_too_small | neighbors.cell_too_small,
     )
+
+
+def crowded(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Bool[Array, ""]:
+    """Whether an atom has more neighbours within the cutoff than there is room for."""
+    _, within = _filter(neighbors, positions, cell)
+    return jnp.max(jnp.sum(within, axis=1, dtype=jnp.int32)) > neighbors.plan.capacity
 
 
 def within_cutoff(
@@ -196,8 +152,8 @@ def within_cutoff(
 ) -> System:
     """`system` at these positions with the neighbours within the cutoff; pure and differentiable.
 
-    Its positions are the images of `nearest_images`. Neighbours for which there is no room are missing: `update` at
-    the same positions sets `overflow`.
+    Its positions are the images of `nearest_images`, or NaN where there is no room for the neighbours of an atom, so
+    that nothing is computed without them; `update` at the same positions sets `overflow`.
     """
     plan = neighbors.plan
     frozen_positions, frozen_cell = jax.lax.stop_gradient((positions, cell))
@@ -206,9 +162,12 @@ def within_cutoff(
     own = jnp.arange(len(positions), dtype=jnp.int32)[:, None]
     senders, shifts = (jnp.take_along_axis(x, columns, axis=1) for x in (neighbors.neighbors, neighbors.shifts))
     turns = jax.lax.stop_gradient(_turns(neighbors, frozen_positions, frozen_cell))
+    missing = jnp.any(jnp.sum(within, axis=1, dtype=jnp.int32) > plan.capacity)
+    # added, for derivatives that are NaN, too
+    poison = jnp.where(missing, jnp.nan, 0.0).astype(positions.dtype)
     return dataclasses.replace(
         system,
-        positions=positions - _matmul(turns, _frame(neighbors, cell)),
+        positions=positions - _matmul(turns, _frame(neighbors, cell)) + poison,
         cell=cell,
         neighbors=jnp.where(mask, senders, own),
         cell_shifts=jnp.where(mask[..., None], _unpack(shifts), 0),
@@ -244,17 +203,6 @@ def compact(mask: Bool[Array, "n w"], width: int) -> tuple[Int[Array, "n m"], Bo
     columns = jnp.broadcast_to(jnp.arange(wide, dtype=jnp.int32)[None, :], (n, wide))
     found = jnp.zeros(n * width, jnp.int32).at[target.ravel()].set(columns.ravel(), mode="drop")
     return found.reshape(n, width), jnp.arange(width, dtype=jnp.int32)[None, :] <= place[:, -1:]
-
-
-def complete_cell(cell: Float[np.ndarray, "3 3"], pbc: Pbc) -> Float[np.ndarray, "3 3"]:
-    """The cell with orthogonal unit vectors in the rows that are not periodic; host only."""
-    periodic = np.array(pbc)
-    if not periodic.any():
-        return np.eye(3)
-    frame = np.where(periodic[:, None], cell, 0.0)
-    # the right singular vectors beyond the rank span what is across the periodic vectors
-    frame[~periodic] = np.linalg.svd(frame)[2][periodic.sum() :]
-    return frame
 
 
 def _build(
@@ -316,7 +264,7 @@ def _in_bins(
 ) -> tuple[Array, ...]:
     assert plan.bins is not None
     n, room, sizes = len(wrapped), plan.bin_capacity, jnp.asarray(plan.bins, jnp.int32)
-    along, ids = _bin_of(wrapped, region, plan.bins, jnp)
+    along, ids = bin_of(wrapped, region, plan.bins, jnp)
     order = jnp.argsort(ids).astype(jnp.int32)
     ends = jnp.searchsorted(ids[order], jnp.arange(math.prod(plan.bins) + 1, dtype=jnp.int32)).astype(jnp.int32)
     filled = ends[1:] - ends[:-1]
@@ -393,14 +341,6 @@ def _whole(fractional: Float[Array, "*n 3"], pbc: Pbc) -> Float[Array, "*n 3"]:
     return jnp.where(jnp.asarray(pbc).reshape((1,) * (fractional.ndim - 1) + (3,)), jnp.round(fractional), 0.0)
 
 
-def _bin_of(wrapped: Any, region: Any, bins: Triple, xp: ModuleType) -> tuple[Any, Any]:
-    """Bin of each atom along each direction, [n, 3], and as one number; the last ones hold what lies beyond."""
-    sizes = np.asarray(bins, wrapped.dtype)[None]
-    scaled = xp.floor((wrapped - region[:1]) / region[1:] * sizes)
-    along = xp.clip(scaled, np.zeros_like(sizes), sizes - 1).astype(np.int32)
-    return along, (along[:, 0] * bins[1] + along[:, 1]) * bins[2] + along[:, 2]
-
-
 def _pack(shifts: Int[Array, "*n 3"]) -> Int[Array, "*n"]:
     x, y, z = (shifts[..., a] + MAX_SHIFT + 1 for a in range(3))
     return (x << 16) | (y << 8) | z
@@ -408,17 +348,3 @@ def _pack(shifts: Int[Array, "*n 3"]) -> Int[Array, "*n"]:
 
 def _unpack(packed: Int[Array, "*n"]) -> Int[Array, "*n 3"]:
     return jnp.stack([(packed >> bits) & 255 for bits in (16, 8, 0)], axis=-1) - (MAX_SHIFT + 1)
-
-
-def _triple(values: np.ndarray) -> Triple:
-    x, y, z = (int(v) for v in values)
-    return x, y, z
-
-
-def _roomy(number: int) -> int:
-    return 4 * math.ceil((1.05 * number + 1) / 4)
-
-
-def _at_least(plan: NeighborPlan, other: NeighborPlan) -> NeighborPlan:
-    names = ("capacity", "wide_capacity", "bin_capacity") if plan.bins == other.bins else ("capacity", "wide_capacity")
-    return dataclasses.replace(plan, **{name: max(getattr(plan, name), getattr(other, name)) for name in names})

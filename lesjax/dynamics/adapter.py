@@ -19,7 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from lesjax import ewald
 from lesjax.ewald.solver import MAX_STRETCH, MIN_STRETCH
 from lesjax.models.potential import Potential, check_elements
-from lesjax.neighbor_list import DEFAULT_SKIN, NeighborList, NeighborPlan, allocate, update, within_cutoff
+from lesjax.neighbor_list import NeighborList, allocate, update, within_cutoff
+from lesjax.neighbor_plan import DEFAULT_SKIN, NeighborPlan
 from lesjax.system import System
 
 

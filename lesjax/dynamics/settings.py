@@ -4,7 +4,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from lesjax.neighbor_list import DEFAULT_SKIN
+from lesjax.neighbor_plan import DEFAULT_SKIN
 
 
 ENSEMBLES = ("nve", "nvt", "langevin", "npt", "npt-flexible")

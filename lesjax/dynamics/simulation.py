@@ -24,7 +24,8 @@ from lesjax.dynamics import adapter, records
 from lesjax.dynamics.ensembles import Ensemble, leniently, make_ensemble, maxwell_boltzmann, temperature_of
 from lesjax.dynamics.settings import Settings
 from lesjax.models.potential import Potential, Prediction, predict
-from lesjax.neighbor_list import NeighborList, NeighborPlan, grown, update, within_cutoff
+from lesjax.neighbor_list import NeighborList, crowded, renew, within_cutoff
+from lesjax.neighbor_plan import NeighborPlan, grown
 from lesjax.neighbors import neighbor_arrays
 from lesjax.properties import energy_forces_stress, field_forces
 
@@ -136,6 +137,7 @@ class Simulation:
         self.stretch = leniently(jax.jit(self.run_stretch))
         self.initialize = leniently(jax.jit(self.make_state))
         self.predict = jax.jit(self.make_prediction)
+        self.crowded = jax.jit(crowded)
         self.forces = leniently(jax.jit(self.force_virial))
         self.born = leniently(jax.jit(self.born_effective_charges))
 
@@ -192,8 +194,7 @@ class Simulation:
             moved = jnp.max(jnp.abs(new.position - state.position))
             # not `moved >= MAX_MOVE`: what is not finite is unhealthy, too
             healthy = (moved < MAX_MOVE) & jnp.all(jnp.isfinite(new.force)) & jnp.all(jnp.isfinite(new_cell))
-            # also shows whether the step had all its neighbours
-            pairs = update(pairs, new.position, new_cell)
+            pairs = renew(pairs, new.position, new_cell)
             good = healthy & ~pairs.overflow & ~pairs.cell_too_small
             kept = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
             return kept, pairs, done + good.astype(done.dtype), (new.position, new_cell), ~healthy
@@ -274,7 +275,10 @@ class Simulation:
                 (result.done, result.unhealthy, result.pairs.overflow, result.pairs.cell_too_small, result.observed)
             )
             self.state, self.host.step = result.state, self.host.step + int(done)
-            if unhealthy or not np.isfinite(observed["potential_energy"]):
+            unhealthy = unhealthy or not np.isfinite(observed["potential_energy"])
+            # forces of atoms for whose neighbours there was no room are not finite
+            overflow = overflow or (unhealthy and self.crowded(result.pairs, *result.attempted))
+            if unhealthy and not overflow and not too_small:
                 self.stop(result)
             if not overflow and not too_small:
                 self.pairs = result.pairs
