@@ -1,0 +1,157 @@
+"""Conservation, reversibility and restarts of molecular dynamics of 64 water molecules with a trained model.
+
+    python benchmarks/real_data.py water
+    python benchmarks/conservation.py --json benchmarks/results/conservation.json
+    JAX_ENABLE_X64=1 python benchmarks/conservation.py --json benchmarks/results/conservation.json
+
+From the last frame of the shared water set, with 2000 steps of Langevin dynamics at 300 K first. `drift` is the slope
+of the conserved energy over the run (20 000 steps of 0.5 fs), in eV per atom and ps. `reversal`: 500 steps, velocities
+turned round, 500 steps: the largest distance from the start. `kill`: a process is killed (SIGKILL) at random moments
+and started again until it ends; the trajectory is compared byte by byte with that of a run that was left alone.
+`new_plan`: the cell is strained until the plan of the Ewald sum no longer holds; what a new plan at the same
+configuration changes in the energy.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import ase
+import ase.io
+import jax
+import numpy as np
+from common import shared, write_json
+
+import lesjax
+from lesjax import io
+from lesjax.dynamics import Settings, simulate
+from lesjax.dynamics.records import read_log
+from lesjax.dynamics.simulation import Simulation
+
+
+TIMESTEP = 0.5
+ENSEMBLES = {
+    "nve": {},
+    "nvt": {"temperature": 300.0},
+    "npt": {"temperature": 300.0, "pressure": 1.0},
+    "npt-flexible": {"temperature": 300.0, "pressure": 1.0},
+}
+
+
+def drift(potential: lesjax.Potential, start: ase.Atoms, ensemble: str, steps: int, folder: pathlib.Path) -> dict:
+    """Slope and scatter of the conserved energy."""
+    settings = Settings(
+        ensemble=ensemble, steps=steps, timestep=TIMESTEP, frame_every=steps, checkpoint_every=steps,
+        **ENSEMBLES[ensemble],
+    )  # fmt: skip
+    began = time.perf_counter()
+    simulate(potential, start, folder, settings, quiet=True)
+    log = read_log(folder / "log.csv")
+    column = "total_energy_eV" if ensemble == "nve" else "conserved_energy_eV"
+    ps, energy = 1e-3 * log["time_fs"], log[column] / len(start)
+    slope, level = np.polyfit(ps, energy, 1)
+    return {
+        "steps": steps,
+        "drift_eV_per_atom_and_ps": float(f"{slope:.3g}"),
+        "scatter_eV_per_atom": float(f"{np.std(energy - slope * ps - level):.3g}"),
+        "temperature_K": round(float(log["temperature_K"].mean()), 1),
+        "wall_s": round(time.perf_counter() - began, 1),
+    }
+
+
+def reversal(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path) -> float:
+    """Distance from the start after 500 steps there and back, Å."""
+    settings = Settings(steps=500, timestep=TIMESTEP, frame_every=500)
+    there = simulate(potential, start, folder / "there", settings, quiet=True)
+    there.set_momenta(-there.get_momenta())
+    back = simulate(potential, there, folder / "back", settings, quiet=True)
+    return float(f"{np.abs(back.positions - start.positions).max():.3g}")
+
+
+def killed(model: pathlib.Path, start: ase.Atoms, folder: pathlib.Path, seed: int) -> dict:
+    """Whether a run that is killed again and again writes the trajectory of one that is not."""
+    ase.io.write(folder / "start.xyz", start)
+    command = [sys.executable, "-m", "lesjax.cli", "md", str(model), str(folder / "start.xyz"), "--steps", "3000"]
+    command += ["--ensemble", "npt", "--temperature", "300", "--checkpoint-every", "100", "--frame-every", "50"]
+
+    def run(name: str, seconds: float | None) -> int:
+        process = subprocess.Popen(
+            [*command, "--out", str(folder / name)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            return process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            return process.wait()
+
+    began = time.perf_counter()
+    if run("whole", None) != 0:
+        sys.exit("The run that was left alone ended with an error.")
+    whole = time.perf_counter() - began
+    rng, kills = random.Random(seed), 0
+    # past the start and the compilation, within the run; a step of progress at least, on the whole
+    while run("killed", whole * rng.uniform(0.6, 0.95)) != 0:
+        kills += 1
+    same = all(
+        (folder / "whole" / name).read_bytes() == (folder / "killed" / name).read_bytes()
+        for name in ("trajectory.xyz", "log.csv", "final.xyz")
+    )
+    return {"kills": kills, "identical": same}
+
+
+def new_plan(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path) -> float:
+    """Largest change of the energy by a new plan of the Ewald sum at the edge of the old one, eV/atom."""
+    changes = []
+    for stretch in (0.9, 1.1):
+        settings = Settings(ensemble="npt", temperature=300.0, steps=1)
+        simulation = Simulation(potential, start, folder / str(stretch), settings)
+        cell = simulation.cell
+        # the first strain that the old plan does not hold for
+        factors = np.linspace(1.0, stretch, 200)
+        assert simulation.solver is not None
+        factor = next(f for f in factors if not simulation.solver.still_valid(f * cell))
+        position = simulation.state.position * factor
+        simulation.state = dataclasses.replace(simulation.state, position=position, cell=cell * factor)
+        simulation.pairs = simulation.allocate(position, cell * factor, None)
+        simulation.replan_if_drifted()
+        changes.append(abs(simulation.host.energy_offset) / len(start))
+    return float(f"{max(changes):.3g}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=pathlib.Path, default=pathlib.Path("runs/real_data/water/model"))
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=pathlib.Path, default=None, help="results; those of the other dtype are kept")
+    arguments = parser.parse_args()
+    potential = lesjax.load(arguments.model)
+    dtype = "float64" if jax.config.jax_enable_x64 else "float32"
+    atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[-1]
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        warm = Settings(ensemble="langevin", temperature=300.0, steps=2000, timestep=TIMESTEP)
+        start = simulate(potential, atoms, folder / "warm", warm, quiet=True)
+        found: dict = {"n_atoms": len(start)}
+        for ensemble in ENSEMBLES:
+            found[ensemble] = drift(potential, start, ensemble, arguments.steps, folder / ensemble)
+            print(dtype, ensemble, found[ensemble], flush=True)
+        found["reversal_A"] = reversal(potential, start, folder)
+        found["new_plan_eV_per_atom"] = new_plan(potential, start, folder)
+        print(dtype, "reversal", found["reversal_A"], "new plan", found["new_plan_eV_per_atom"], flush=True)
+        found["kill"] = killed(arguments.model, start, folder, arguments.seed)
+        print(dtype, "kill", found["kill"], flush=True)
+    if arguments.json:
+        runs = json.loads(arguments.json.read_text())["runs"] if arguments.json.exists() else {}
+        write_json(arguments.json, {"timestep_fs": TIMESTEP, "runs": {**runs, dtype: found}})
+
+
+if __name__ == "__main__":
+    main()
