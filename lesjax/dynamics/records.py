@@ -242,7 +242,7 @@ def save_plot(path: pathlib.Path, log: dict[str, Float[np.ndarray, " t"]]) -> No
     for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         values = log[name]
         if name == "conserved_energy_eV":
-            values, label = 1e3 * (values - values[0]), "change of the conserved energy (meV)"
+            values, label = 1e3 * (values - values[0]), "conserved energy,\nchange (meV)"
         axes.plot(1e-3 * log["time_fs"], values, color="#1f6f8b", linewidth=1)
         axes.set(xlabel="time (ps)", ylabel=label)
         axes.grid(alpha=0.3)
