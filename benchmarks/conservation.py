@@ -7,11 +7,11 @@
 From the last frame of the shared water set, with 10 000 steps of Langevin dynamics at 300 K first. Each run has
 `--parts` parts of 20 000 steps of 0.5 fs. `drift` is the slope of the conserved energy over all of it, in eV per atom
 and ps, `drift_of_parts` those of the parts: Verlet's energy differs from what it conserves by terms in the square of
-the time step, which wander with the vibrations, and their scatter says how far a slope over 10 ps can be trusted. `reversal`: 500 steps, velocities
-turned round, 500 steps: the largest distance from the start. `kill`: a process is killed (SIGKILL) at random moments
-and started again until it ends; the trajectory is compared byte by byte with that of a run that was left alone.
-`new_plan`: the cell is strained until the plan of the Ewald sum no longer holds; what a new plan at the same
-configuration changes in the energy.
+the time step, which wander with the vibrations, and their scatter says how far a slope over 10 ps can be trusted.
+`reversal`: 500 steps, velocities turned round, 500 steps: the largest distance from the start. `kill`: a process is
+killed (SIGKILL) at random moments and started again until it ends; its files are compared byte by byte with those of a
+run that was left alone. `new_plan`: the cell is strained until the plan of the Ewald sum no longer holds; what a new
+plan at the same configuration changes in the energy.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=pathlib.Path, default=pathlib.Path("runs/real_data/water/model"))
     parser.add_argument("--steps", type=int, default=20000, help="of each part")
-    parser.add_argument("--parts", type=int, default=5)
+    parser.add_argument("--parts", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=pathlib.Path, default=None, help="results; those of the other dtype are kept")
     arguments = parser.parse_args()

@@ -1,6 +1,11 @@
 """The driver: conserved quantities, reversal, restarts, overflow, breakdown, what is written."""
 
 import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import ase.io
 import jax
@@ -112,6 +117,29 @@ def test_resumed_run_equals_an_unbroken_one(ensemble, form, ions, small_potentia
     assert longer.info["step"] == 35
     with pytest.raises(ValueError, match=r"holds a run with other settings \(timestep\)"):
         run(small_potential, ions, tmp_path / "broken", **{**changes, "timestep": 0.25})
+
+
+def test_killed_run_goes_on(ions, small_potential, tmp_path):
+    """By SIGKILL, which leaves no time to tidy up, at a moment that the machine chooses."""
+    small_potential.save(tmp_path / "model")
+    ase.io.write(tmp_path / "ions.xyz", ions)
+    settings = Settings(temperature=300.0, steps=300, log_every=5, frame_every=10, checkpoint_every=10)
+    options = {key: value for key, value in dataclasses.asdict(settings).items() if value != getattr(Settings(), key)}
+    words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lesjax.cli", "md", tmp_path / "model", tmp_path / "ions.xyz", "--out", broken, *words],
+        env={**os.environ, "JAX_ENABLE_X64": str(int(X64))},
+    )
+    while process.poll() is None and not (broken / "checkpoint.safetensors").exists():
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    start = ase.io.read(tmp_path / "ions.xyz")
+    for folder in (whole, broken):
+        simulate(small_potential, start, folder, settings, quiet=True)
+    for name in ("log.csv", "trajectory.xyz", "final.xyz"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_list_that_overflows_grows_without_losing_a_step(ions, small_potential, tmp_path):
