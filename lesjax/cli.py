@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     md.add_argument("--barostat-time", type=float, default=1000.0, help="fs (default: 1000)")
     md.add_argument("--seed", type=int, default=0)
     md.add_argument("--out", default="md", help="folder of the results (default: md)")
-    md.add_argument("--log-every", type=int, default=20, metavar="STEPS")
+    md.add_argument("--log-every", type=int, default=50, metavar="STEPS")
     md.add_argument("--frame-every", type=int, default=100, metavar="STEPS")
     md.add_argument("--checkpoint-every", type=int, default=1000, metavar="STEPS")
     md.add_argument("--format", default="xyz", help="of the trajectory: xyz or traj (default: xyz)")
