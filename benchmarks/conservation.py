@@ -55,7 +55,6 @@ def drift(
         ensemble=ensemble, steps=steps * parts, timestep=TIMESTEP, frame_every=steps, checkpoint_every=steps,
         **ENSEMBLES[ensemble],
     )  # fmt: skip
-    began = time.perf_counter()
     simulate(potential, start, folder, settings, quiet=True)
     log = read_log(folder / "log.csv")
     column = "total_energy_eV" if ensemble == "nve" else "conserved_energy_eV"
@@ -68,7 +67,6 @@ def drift(
         "drift_of_parts": [float(f"{x:.3g}") for x in slopes],
         "scatter_eV_per_atom": float(f"{np.std(energy - slope * ps - level):.3g}"),
         "temperature_K": round(float(log["temperature_K"].mean()), 1),
-        "wall_s": round(time.perf_counter() - began, 1),
     }
 
 

@@ -161,7 +161,7 @@ def within_cutoff(
     columns, mask = compact(within, plan.capacity)
     own = jnp.arange(len(positions), dtype=jnp.int32)[:, None]
     wide = neighbors.neighbors, neighbors.shifts
-    senders, shifts = (x.at[own, columns].get(mode="promise_in_bounds") for x in wide)
+    senders, shifts = _padded(*(x.at[own, columns].get(mode="promise_in_bounds") for x in wide), mask)
     turns = jax.lax.stop_gradient(_turns(neighbors, frozen_positions, frozen_cell))
     missing = jnp.any(jnp.sum(within, axis=1, dtype=jnp.int32) > plan.capacity)
     # added, for derivatives that are NaN, too
@@ -170,8 +170,8 @@ def within_cutoff(
         system,
         positions=positions - _matmul(turns, _frame(neighbors, cell)) + poison,
         cell=cell,
-        neighbors=jnp.where(mask, senders, own),
-        cell_shifts=jnp.where(mask[..., None], _unpack(shifts), 0),
+        neighbors=senders,
+        cell_shifts=_unpack(shifts),
         neighbor_mask=mask,
     )
 
