@@ -4,9 +4,9 @@
     python benchmarks/conservation.py --json benchmarks/results/conservation.json
     JAX_ENABLE_X64=1 python benchmarks/conservation.py --json benchmarks/results/conservation.json
 
-From the last frame of the shared water set, with 10 000 steps of Langevin dynamics at 300 K first. Each run has
-`--parts` parts of 20 000 steps of 0.5 fs. `drift` is the slope of the conserved energy over all of it, in eV per atom
-and ps, `drift_of_parts` those of the parts: Verlet's energy differs from what it conserves by terms in the square of
+From the last frame of the shared water set, with 10 000 steps of Langevin dynamics at 300 K first. A part of a run has
+20 000 steps of 0.5 fs. `drift` is the slope of the conserved energy over all parts, in eV per atom and ps,
+`drift_of_parts` those of the parts: Verlet's energy differs from what it conserves by terms in the square of
 the time step, which wander with the vibrations, and their scatter says how far a slope over 10 ps can be trusted.
 `reversal`: 500 steps, velocities turned round, 500 steps: the largest distance from the start. `kill`: a process is
 killed (SIGKILL) at random moments and started again until it ends; its files are compared byte by byte with those of a
@@ -45,6 +45,7 @@ ENSEMBLES = {
     "npt": {"temperature": 300.0, "pressure": 1.0},
     "npt-flexible": {"temperature": 300.0, "pressure": 1.0},
 }
+PARTS = {"nve": 3, "nvt": 1, "npt": 1, "npt-flexible": 1}
 
 
 def drift(
@@ -133,7 +134,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=pathlib.Path, default=pathlib.Path("runs/real_data/water/model"))
     parser.add_argument("--steps", type=int, default=20000, help="of each part")
-    parser.add_argument("--parts", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=pathlib.Path, default=None, help="results; those of the other dtype are kept")
     arguments = parser.parse_args()
@@ -146,7 +146,7 @@ def main() -> None:
         start = simulate(potential, atoms, folder / "warm", warm, quiet=True)
         found: dict = {"n_atoms": len(start)}
         for ensemble in ENSEMBLES:
-            found[ensemble] = drift(potential, start, ensemble, arguments.steps, arguments.parts, folder / ensemble)
+            found[ensemble] = drift(potential, start, ensemble, arguments.steps, PARTS[ensemble], folder / ensemble)
             print(dtype, ensemble, found[ensemble], flush=True)
         found["reversal_A"] = reversal(potential, start, folder)
         found["new_plan_eV_per_atom"] = new_plan(potential, start, folder)
