@@ -1,7 +1,7 @@
 """Sphinx configuration; `make docs` builds the pages into docs/_build, with warnings as errors.
 
-Formulas become MathML while the pages are built: nothing is loaded from a network when they are read, and a formula that
-cannot be parsed is a warning here instead of red text there.
+Formulas become MathML while the pages are built: nothing is loaded from a network when they are read, and a formula
+that cannot be parsed is a warning here instead of red text there.
 """
 
 import pathlib

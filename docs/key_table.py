@@ -3,12 +3,12 @@
 import dataclasses
 import importlib
 import inspect
+import json
 import re
 import typing
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 
@@ -18,23 +18,21 @@ class KeyTable(SphinxDirective):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """Build the table as reStructuredText and parse it."""
+        """Write the table as Markdown, the language of the pages, and parse it."""
         classes = [_load(name) for name in " ".join(self.content).split()]
         meanings: dict[str, str] = {}
         for cls in reversed(classes):
             meanings |= _attributes(cls)
         hints = typing.get_type_hints(classes[0])
-        rows = []
+        lines = ["| key | default | meaning |", "|---|---|---|"]
         for field in dataclasses.fields(classes[0]):
-            if dataclasses.is_dataclass(hints[field.name]) or _holds_table(hints[field.name]):
+            if any(map(dataclasses.is_dataclass, (hints[field.name], *typing.get_args(hints[field.name])))):
                 continue  # a table of its own
             if field.name not in meanings:
                 raise self.error(f"`{field.name}` of {classes[0].__name__} has no description in its docstring.")
-            rows.append((f"``{field.name}``", f"``{_toml(field)}``", meanings[field.name]))
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 22 18 60", ""]
-        for row in [("key", "default", "meaning"), *rows]:
-            lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
-        return self.parse_text_to_nodes(StringList(lines, source=self.get_source_info()[0]))
+            cells = (f"`{field.name}`", _toml(field), meanings[field.name])
+            lines.append("|" + "|".join(cell.replace("|", r"\|") for cell in cells) + "|")
+        return self.parse_text_to_nodes("\n".join(lines))
 
 
 def setup(app: Any) -> dict[str, bool]:
@@ -55,19 +53,11 @@ def _attributes(cls: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
 
 
-def _holds_table(hint: Any) -> bool:
-    return any(dataclasses.is_dataclass(argument) for argument in typing.get_args(hint))
-
-
 def _toml(field: dataclasses.Field) -> str:
     """The default as it would stand in a TOML file."""
-    if field.default is dataclasses.MISSING:
-        return "required" if field.default_factory is dataclasses.MISSING else "{}"
     value = field.default
+    if value is dataclasses.MISSING:
+        return "required"
     if value is None:
         return "not given"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(list(value)) if isinstance(value, tuple) else repr(value).replace("'", '"')
+    return f"`{value:.4g}`" if isinstance(value, float) else f"`{json.dumps(value)}`"
