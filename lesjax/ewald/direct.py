@@ -4,7 +4,7 @@ r"""Direct reciprocal-space sum over Gaussian multipoles in product form.
           \quad S(k) = \sum_i q_i e^{i k \cdot r_i}
 
 With fractional coordinates s the phase of k = n · (reciprocal vectors) factorises,
-e^{ik·r} = e^{2πi n1 s1} e^{2πi n2 s2} e^{2πi n3 s3}. The trigonometric structure factor
+e^{ik·r} = e^{2πi n1 s1} e^{2πi n2 s2} e^{2πi n3 s3}. The trigonometric structure factor ::
 
     T[p1, n1, p2, n2, p3, n3] = Σ_i q_i f_p1(2π n1 s1) f_p2(2π n2 s2) f_p3(2π n3 s3),  f_0 = cos, f_1 = sin,
 
