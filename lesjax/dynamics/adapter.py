@@ -86,7 +86,9 @@ def energy_neighbor_list(
     fractional_coordinates: bool = False,
     pbc: bool | tuple[bool, bool, bool] | None = None,
 ) -> tuple[NeighborFns, Callable[..., Float[Array, ""]]]:
-    """Neighbour and energy functions of a potential for jax-md's integrators, minimizers and quantities. ::
+    """Neighbour and energy functions of a potential for jax-md's integrators, minimizers and quantities.
+
+    An integrator uses them as ::
 
         neighbor_fn, energy_fn = energy_neighbor_list(potential, atoms)
         neighbors = neighbor_fn.allocate(positions)
