@@ -12,12 +12,13 @@ ARGS ?=
 BIN := $(VENV)/bin
 CANDIDATES := $(or $(PYTHON),$(PYTHONS))
 
-.PHONY: help demo test lint
+.PHONY: help demo test lint docs
 
 help:
 	@echo "make demo   run the demonstration into demo/"
 	@echo "make test   run the tests"
 	@echo "make lint   run ruff and basedpyright"
+	@echo "make docs   build the documentation into docs/_build"
 
 demo: $(VENV)/.installed
 	$(BIN)/lesjax demo --out demo
@@ -30,6 +31,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
+# -E: also pages whose docstrings have changed. The log of jax is not the business of the pages.
+docs: $(VENV)/.installed-docs
+	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build
+	@echo "docs/_build/index.html"
+
 # Editable, so that only a change of pyproject.toml asks for a new installation.
 $(VENV)/.installed: pyproject.toml $(BIN)/python
 	@echo "Installing lesjax into $(VENV). The first time takes minutes."
@@ -39,6 +45,11 @@ $(VENV)/.installed: pyproject.toml $(BIN)/python
 $(VENV)/.installed-dev: pyproject.toml $(BIN)/python
 	@echo "Installing lesjax[dev] into $(VENV). The first time takes minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(BIN)/python
+	@echo "Installing lesjax[docs] into $(VENV). The first time takes minutes."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@ $(VENV)/.installed
 
 # A command may be there and still not run (a pyenv shim, a Debian python3 without venv): try each.

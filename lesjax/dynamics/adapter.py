@@ -88,6 +88,8 @@ def energy_neighbor_list(
 ) -> tuple[NeighborFns, Callable[..., Float[Array, ""]]]:
     """Neighbour and energy functions of a potential for jax-md's integrators, minimizers and quantities.
 
+    An integrator uses them as ::
+
         neighbor_fn, energy_fn = energy_neighbor_list(potential, atoms)
         neighbors = neighbor_fn.allocate(positions)
         init, step = jax_md.simulate.nve(energy_fn, shift_fn, dt)

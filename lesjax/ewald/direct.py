@@ -4,12 +4,12 @@ r"""Direct reciprocal-space sum over Gaussian multipoles in product form.
           \quad S(k) = \sum_i q_i e^{i k \cdot r_i}
 
 With fractional coordinates s the phase of k = n · (reciprocal vectors) factorises,
-e^{ik·r} = e^{2πi n1 s1} e^{2πi n2 s2} e^{2πi n3 s3}. The trigonometric structure factor
+e^{ik·r} = e^{2πi n1 s1} e^{2πi n2 s2} e^{2πi n3 s3}. The trigonometric structure factor ::
 
     T[p1, n1, p2, n2, p3, n3] = Σ_i q_i f_p1(2π n1 s1) f_p2(2π n2 s2) f_p3(2π n3 s3),  f_0 = cos, f_1 = sin,
 
 over n >= 0 only is one real matrix product; S for all four relative signs of (n1, n2, n3) is recombined from
-its entries, and (n1, n2, n3) and its negative have the same |S|². There is never an array of atoms times
+its entries, and (n1, n2, n3) and its negative have the same \|S\|². There is never an array of atoms times
 k-vectors, and the largest one (atoms times n1 n2) is cut into blocks of atoms that are recomputed backwards.
 Dipoles and quadrupoles replace q_i by the operator q_i + u_i·∇ + ½ Q_i:∇∇, whose terms are products as well.
 

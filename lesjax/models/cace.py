@@ -1,12 +1,12 @@
 r"""Cartesian Atomic Cluster Expansion as a Flax Linen module.
 
-The atomic basis of atom i, for radial channel r, angular function a of order l and element channel (s, q):
+The atomic basis of atom i, for radial channel r, angular function a of order l and element channel (s, q)::
 
     A_i[a, r, (s,q)] = θ_q(z_i) Σ_b W^l[b, r, (s,q)] Σ_j θ_s(z_j) R_b(r_ij) f_c(r_ij) x^lx y^ly z^lz
 
 The sum over neighbours is one small matrix product per atom; the receiver's embedding and the radial
 mixing W come after the sum (the paper has them inside: the same numbers, for a fraction of the work).
-Messages of layer t, with the same mixing W and per-order weights c, p, λ:
+Messages of layer t, with the same mixing W and per-order weights c, p, λ::
 
     memory  A^t[a, r, k] c^l[r, k]
     Ar      Σ_j A_j^t[a, r, k] p^l[r, k] e^{-λ^l[r, k] r_ij} f_c(r_ij)

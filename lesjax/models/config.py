@@ -89,7 +89,7 @@ class LongRangeConfig:
         charge_scale: factor on the output of the charge readout, e; of dipoles and quadrupoles with e Å and e Å².
         hidden: widths of the hidden layers of the readout.
         linear: add a linear readout.
-        k_cutoff: largest |k| of a periodic sum, 1/Å; exclusive with `accuracy`.
+        k_cutoff: length of the largest k-vector of a periodic sum, 1/Å; exclusive with `accuracy`.
         accuracy: relative error of the forces of the sum; 1e-4 if neither is given.
         separate_representation: give the charges a representation of their own.
         self_energies_removed: how many times the energy of each Gaussian with itself is taken away. One is LES;

@@ -1,8 +1,8 @@
-"""Published CACE-LES weights, arrays under their published names, to parameters of `LesModel`.
+r"""Published CACE-LES weights, arrays under their published names, to parameters of `LesModel`.
 
 The published features are ordered (radial, invariant, element channel, layer), ours (layer, invariant, radial,
 element channel); channel k = sender · n_embedding + receiver in both. The published sum is
-``norm_factor`` Σ … |S|² / V where ours has 1/(2ε0), so charges are scaled by √(norm_factor · 2ε0).
+``norm_factor`` Σ … \|S\|² / V where ours has 1/(2ε0), so charges are scaled by √(norm_factor · 2ε0).
 """
 
 from collections.abc import Mapping

@@ -1,0 +1,54 @@
+"""The examples in README and documentation run: every ``python`` block of a page, one after the other.
+
+A page finds data, a start and a trained model in the current folder under the names that it uses. Blocks that need what
+is not there are written as ``{code-block} python`` and are not run.
+"""
+
+import re
+from pathlib import Path
+
+import ase.io
+import jax
+import pytest
+
+import lesjax.dynamics  # noqa: F401 (the README calls lesjax.dynamics without importing it)
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.training.config import Phase, TrainingSection
+from toy import MODEL, make_frames, moved_potential
+
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+PAGES = [page for page in sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")]) if BLOCK.search(page.read_text())]
+
+CONFIG = ModelConfig(
+    CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
+    LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.6),
+    hidden=(4,),
+)
+
+
+def test_pages_are_found():
+    assert len(PAGES) > 5
+
+
+@pytest.mark.usefixtures("jax_md_leniency")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frames = make_frames(8)
+    # the same structure last, so that pages share what is compiled
+    for name, content in {"my.xyz": frames, "test.xyz": frames[1::-1], "start.xyz": frames[:1]}.items():
+        ase.io.write(name, content, format="extxyz")
+    moved_potential(CONFIG).save("runs/my/model")
+    names = {
+        "atoms": frames[0],
+        "tiny_model": MODEL,
+        "tiny_training": TrainingSection(batch_size=2, phases=(Phase(epochs=1),)),
+    }
+    text = page.read_text()
+    with jax.numpy_rank_promotion("allow"):
+        for block in BLOCK.finditer(text):
+            # lines of an error are those of the page
+            code = "\n" * text.count("\n", 0, block.start(1)) + block.group(1)
+            exec(compile(code, str(page), "exec"), names)
