@@ -1,8 +1,10 @@
 """Latent Ewald Summation in JAX: long-range electrostatics learned from energies and forces.
 
-`import lesjax` is light: Flax is imported when `Potential` or `load` is first used.
+`import lesjax` is light: Flax is imported when `Potential` or `load` is first used, jax-md with `lesjax.dynamics`, and
+so on.
 """
 
+import importlib
 from typing import TYPE_CHECKING
 
 from lesjax import ewald as ewald, units as units
@@ -10,6 +12,13 @@ from lesjax.system import System as System
 
 
 if TYPE_CHECKING:
+    from lesjax import (
+        datasets as datasets,
+        dynamics as dynamics,
+        models as models,
+        properties as properties,
+        training as training,
+    )
     from lesjax.models import Potential as Potential, load as load
 
 
@@ -21,4 +30,6 @@ def __getattr__(name: str) -> object:
         from lesjax import models
 
         return getattr(models, name)
+    if name in ("datasets", "dynamics", "models", "properties", "training"):
+        return importlib.import_module(f"lesjax.{name}")
     raise AttributeError(f"module 'lesjax' has no attribute {name!r}")

@@ -160,8 +160,9 @@ def within_cutoff(
     _, within = _filter(neighbors, frozen_positions, frozen_cell)
     columns, mask = compact(within, plan.capacity)
     own = jnp.arange(len(positions), dtype=jnp.int32)[:, None]
-    wide = neighbors.neighbors, neighbors.shifts
-    senders, shifts = _padded(*(x.at[own, columns].get(mode="promise_in_bounds") for x in wide), mask)
+    senders = neighbors.neighbors.at[own, columns].get(mode="promise_in_bounds")
+    shifts = neighbors.shifts.at[own, columns].get(mode="promise_in_bounds")
+    senders, shifts = _padded(senders, shifts, mask)
     turns = jax.lax.stop_gradient(_turns(neighbors, frozen_positions, frozen_cell))
     missing = jnp.any(jnp.sum(within, axis=1, dtype=jnp.int32) > plan.capacity)
     # added, for derivatives that are NaN, too

@@ -11,7 +11,6 @@ import ase.io
 import jax
 import pytest
 
-import lesjax.dynamics  # noqa: F401 (the README calls lesjax.dynamics without importing it)
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.training.config import Phase, TrainingSection
 from toy import MODEL, make_frames, moved_potential
