@@ -14,7 +14,7 @@ from toy import CELL, FRACTIONAL
 
 
 CONFIG = ModelConfig(
-    CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=1),
+    CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
     LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.6),
     hidden=(4,),
     reference_energies=(-5.0, -7.0),
