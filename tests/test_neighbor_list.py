@@ -140,11 +140,13 @@ def test_overflow_within_the_cutoff_alone():
     # and nothing is computed without the neighbours that are missing, derivatives included
     system = make_template(8, NONE)
 
-    def spread(positions):
+    @jax.jit
+    @jax.grad
+    def gradient(positions):
         return jnp.sum(within_cutoff(neighbors, system, positions, jnp.zeros((3, 3))).positions ** 2)
 
-    assert jnp.isfinite(jax.grad(spread)(jnp.asarray(positions))).all()
-    assert jnp.isnan(jax.grad(spread)(jnp.asarray(positions * 0.95))).all()
+    assert jnp.isfinite(gradient(jnp.asarray(positions))).all()
+    assert jnp.isnan(gradient(jnp.asarray(positions * 0.95))).all()
 
 
 def test_bins_overflow_and_cell_too_small():
@@ -166,7 +168,7 @@ def test_vmap():
     moved = np.stack(
         [positions, positions + 0.02, positions + 0.1 * np.random.default_rng(2).normal(size=positions.shape)]
     )
-    many = jax.vmap(update, (None, 0, None))(neighbors, jnp.asarray(moved), jnp.asarray(cell))
+    many = jax.jit(jax.vmap(update, (None, 0, None)))(neighbors, jnp.asarray(moved), jnp.asarray(cell))
     assert not many.overflow.any()
     for i, place in enumerate(moved):
         assert_complete(jax.tree.map(lambda x, i=i: x[i], many), place, cell, pbc, cutoff)

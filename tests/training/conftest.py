@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 
 import jax.numpy as jnp
 import pytest
@@ -25,6 +26,11 @@ def _lbfgs_step(model, predict):
 @functools.cache
 def _evaluation(model, with_stress, predict):
     return step.make_evaluation(model, with_stress=with_stress)
+
+
+_born_charges = functools.cache(step.make_born_charges)
+# the package has the function under the name of the module
+_evaluate = importlib.import_module("lesjax.training.evaluate")
 
 
 _scaled_parameters = loop.scaled_parameters
@@ -52,6 +58,8 @@ def compiled_once(monkeypatch):
     monkeypatch.setattr(loop, "make_step", make_step)
     monkeypatch.setattr(loop, "make_lbfgs_step", lambda model: _lbfgs_step(model, step.predict))
     monkeypatch.setattr(loop, "make_evaluation", make_evaluation)
+    monkeypatch.setattr(_evaluate, "make_evaluation", make_evaluation)
+    monkeypatch.setattr(_evaluate, "make_born_charges", _born_charges)
     monkeypatch.setattr(loop, "scaled_parameters", _parameters)
 
 

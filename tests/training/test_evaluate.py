@@ -16,6 +16,7 @@ from lesjax.training.evaluate import Parity
 from toy import make_frames
 
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 SMALL = {"elements": (11, 17), "cutoff": 3.6, "n_bessel": 3, "n_radial": 2, "n_embedding": 1, "max_l": 1, "max_nu": 1}
 CONFIG = ModelConfig(
     CACEConfig(**SMALL),

@@ -39,7 +39,7 @@ def make_model(charge=0.0, **settings):
         atoms.info["charge"] = charge
     labels = io.all_labels(frames)
     needed = 2 if "quadrupoles" in settings or "polarizability" in settings else 1
-    section = dataclasses.replace(MODEL, max_l=needed, long_range=LongRangeConfig(hidden=(4,), **settings))
+    section = dataclasses.replace(MODEL, max_l=needed, max_nu=1, long_range=LongRangeConfig(hidden=(4,), **settings))
     config = model_config(section, DataConfig(train=""), frames, labels)
     return config, make_dataset(config, frames, labels)
 

@@ -21,6 +21,7 @@ from lesjax.training.step import batch_loss, born_charges, make_step
 from toy import make_config, make_frame
 
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 X64 = jax.config.jax_enable_x64
 SMALL = {"elements": (11, 17), "cutoff": 3.6, "n_bessel": 3, "n_radial": 2, "n_embedding": 1, "max_l": 1, "max_nu": 1}
 CONFIG = ModelConfig(
