@@ -45,6 +45,8 @@ ENSEMBLES = {
     "npt": {"temperature": 300.0, "pressure": 1.0},
     "npt-flexible": {"temperature": 300.0, "pressure": 1.0},
 }
+CHECKS = (*ENSEMBLES, "reversal_A", "new_plan_eV_per_atom", "kill")
+KILLS = 4
 PARTS = {"nve": 3, "nvt": 1, "npt": 1, "npt-flexible": 1}
 
 
@@ -86,29 +88,33 @@ def killed(model: pathlib.Path, start: ase.Atoms, folder: pathlib.Path, seed: in
     command = [sys.executable, "-m", "lesjax.cli", "md", str(model), str(folder / "start.xyz"), "--steps", "3000"]
     command += ["--ensemble", "npt", "--temperature", "300", "--checkpoint-every", "100", "--frame-every", "50"]
 
-    def run(name: str, seconds: float | None) -> int:
-        process = subprocess.Popen(
+    def start_run(name: str) -> subprocess.Popen:
+        return subprocess.Popen(
             [*command, "--out", str(folder / name)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            return process.wait()
 
-    began = time.perf_counter()
-    if run("whole", None) != 0:
+    def lines() -> int:
+        log = folder / "killed" / "log.csv"
+        return len(log.read_bytes().splitlines()) if log.exists() else 0
+
+    if start_run("whole").wait() != 0:
         sys.exit("The run that was left alone ended with an error.")
-    whole = time.perf_counter() - began
-    rng, kills = random.Random(seed), 0
-    # past the start and the compilation, within the run; a step of progress at least, on the whole
-    while run("killed", whole * rng.uniform(0.6, 0.95)) != 0:
-        kills += 1
+    rng = random.Random(seed)
+    for _ in range(KILLS):
+        # of 60 lines that the log has at its end
+        target, process = lines() + rng.randint(2, 15), start_run("killed")
+        while process.poll() is None and lines() < target:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        if process.wait() != -signal.SIGKILL:
+            sys.exit("A run ended before it was killed.")
+    if start_run("killed").wait() != 0:
+        sys.exit("The run that was killed did not go on.")
     same = all(
         (folder / "whole" / name).read_bytes() == (folder / "killed" / name).read_bytes()
         for name in ("trajectory.xyz", "log.csv", "final.xyz")
     )
-    return {"kills": kills, "identical": same}
+    return {"kills": KILLS, "identical": same}
 
 
 def new_plan(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path) -> float:
@@ -132,30 +138,37 @@ def new_plan(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checks", nargs="*", default=CHECKS, help=f"of {', '.join(CHECKS)}; all by default")
     parser.add_argument("--model", type=pathlib.Path, default=pathlib.Path("runs/real_data/water/model"))
     parser.add_argument("--steps", type=int, default=20000, help="of each part")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=pathlib.Path, default=None, help="results; those of the other dtype are kept")
+    parser.add_argument("--json", type=pathlib.Path, default=None, help="results; others that it has are kept")
     arguments = parser.parse_args()
+    unknown = sorted(set(arguments.checks) - set(CHECKS))
+    if unknown:
+        parser.error(f"there is no check {', '.join(unknown)}; there are {', '.join(CHECKS)}")
     potential = lesjax.load(arguments.model)
     dtype = "float64" if jax.config.jax_enable_x64 else "float32"
     atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[-1]
+    found: dict = {"n_atoms": len(atoms)}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         warm = Settings(ensemble="langevin", temperature=300.0, steps=10000, timestep=TIMESTEP)
         start = simulate(potential, atoms, folder / "warm", warm, quiet=True)
-        found: dict = {"n_atoms": len(start)}
-        for ensemble in ENSEMBLES:
-            found[ensemble] = drift(potential, start, ensemble, arguments.steps, PARTS[ensemble], folder / ensemble)
-            print(dtype, ensemble, found[ensemble], flush=True)
-        found["reversal_A"] = reversal(potential, start, folder)
-        found["new_plan_eV_per_atom"] = new_plan(potential, start, folder)
-        print(dtype, "reversal", found["reversal_A"], "new plan", found["new_plan_eV_per_atom"], flush=True)
-        found["kill"] = killed(arguments.model, start, folder, arguments.seed)
-        print(dtype, "kill", found["kill"], flush=True)
+        checks = {
+            "reversal_A": lambda: reversal(potential, start, folder),
+            "new_plan_eV_per_atom": lambda: new_plan(potential, start, folder),
+            "kill": lambda: killed(arguments.model, start, folder, arguments.seed),
+        }
+        for check in arguments.checks:
+            if check in ENSEMBLES:
+                found[check] = drift(potential, start, check, arguments.steps, PARTS[check], folder / check)
+            else:
+                found[check] = checks[check]()
+            print(dtype, check, found[check], flush=True)
     if arguments.json:
         runs = json.loads(arguments.json.read_text())["runs"] if arguments.json.exists() else {}
-        write_json(arguments.json, {"timestep_fs": TIMESTEP, "runs": {**runs, dtype: found}})
+        write_json(arguments.json, {"timestep_fs": TIMESTEP, "runs": {**runs, dtype: {**runs.get(dtype, {}), **found}}})
 
 
 if __name__ == "__main__":
