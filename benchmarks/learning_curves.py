@@ -59,7 +59,7 @@ PUBLISHED = {
 QUICK_MODELS = ("short_range", "les")
 QUICK = ("model.n_radial=2", "model.n_embedding=1", "model.max_l=1", "model.max_nu=2", "model.hidden=[4]")
 N_VALID, N_TEST = 48, 102
-QUICK_SIZE, QUICK_STEPS, QUICK_HELD_OUT = 10, 10, 6
+QUICK_SIZE, QUICK_STEPS, QUICK_HELD_OUT = 10, 10, 4
 
 
 def gas(n_train: int, n_valid: int, n_test: int) -> dict[str, list[Atoms]]:
@@ -135,7 +135,7 @@ def write_parts(study: Study, system: str, size: int, held_out: tuple[int, int],
     if not all(file.exists() for file in files.values()):
         for part, frames in study.parts(size, *held_out).items():
             for atoms in frames:
-                atoms.info["charge"] = 0
+                atoms.info["total_charge"] = 0
             io.write(files[part], frames)
     return {part: str(file) for part, file in files.items()}
 
@@ -191,7 +191,7 @@ def plot(runs: Mapping[str, dict], path: str | pathlib.Path) -> None:
                 axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=6)
                 shown.add(model)
             for size, error in PUBLISHED.get((system, cutoff), {}).get(model, {}).items():
-                if size <= max(ticks):
+                if size <= max(ticks) and kind == "test":  # published are those of all frames
                     axes.plot([size], [error], marker="*", markersize=14, mfc="none", color=color, linestyle="")
                     shown.add("published")
         name = STUDIES[system].title if kind == "test" else f"{STUDIES[system].title}, {kind}"
