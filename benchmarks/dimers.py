@@ -3,9 +3,9 @@
     JAX_ENABLE_X64=1 python benchmarks/dimers.py --json benchmarks/results/dimers.json
 
 ``--data shared``: the published sets, ten training frames per class and three test frames at the largest separations.
-``--data shipped``: the first pair of each class of the sets that come with lesjax (GFN2-xTB, open boundaries), three
-orientations, 3 to 9 Å to train and 9.5 to 15 Å to test, where the published errors do not apply; taken where the shared
-folder is absent.
+``--data shipped``: the first pair and orientation of each class of the sets that come with lesjax (GFN2-xTB, open
+boundaries), 3 to 9 Å to train and 9.5 to 15 Å to test, to which the published errors do not apply; taken where the
+shared folder is absent.
 
 The configurations `dimers_les` and `dimers_short_range`; each run can be stopped and started again, and finished runs
 are kept in the folder `--work`. ``--plot`` draws the dissociation curve of CC. RMSE of the total energy and of the
@@ -55,7 +55,8 @@ def data_file(data: str, name: str, part: str, work: pathlib.Path) -> pathlib.Pa
     path = work / f"shipped_{name}_{part}.xyz"
     if not path.exists():
         frames = datasets.load(f"dimers_{name}_{part}")
-        io.write(path, [atoms for atoms in frames if atoms.info["pair"] == frames[0].info["pair"]])
+        first = frames[0].info
+        io.write(path, [a for a in frames if all(a.info[key] == first[key] for key in ("pair", "orientation"))])
     return path
 
 
@@ -109,13 +110,13 @@ def one_run(name: str, model: str, seed: int, arguments: argparse.Namespace) -> 
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    """Dissociation curve of CC, of the first orientation: reference, short range, LES."""
+    """Dissociation curve of CC: reference, short range, LES."""
     from matplotlib.figure import Figure
 
     from lesjax.training import plots
 
     files = {part: data_file(arguments.data, "CC", part, arguments.work) for part in ("train", "test")}
-    frames = {part: [a for a in io.read(file) if a.info.get("orientation", 0) == 0] for part, file in files.items()}
+    frames = {part: io.read(file) for part, file in files.items()}
     everything = sorted(frames["train"] + frames["test"], key=lambda atoms: atoms.info["distance"])
     distance = [atoms.info["distance"] for atoms in everything]
     figure = Figure(figsize=(5.6, 4.0), layout="constrained")

@@ -131,7 +131,7 @@ def key_of(system: str, cutoff: float, model: str, size: int) -> str:
 def write_parts(study: Study, system: str, size: int, held_out: tuple[int, int], work: pathlib.Path) -> dict[str, str]:
     """The files of one size, made if they are not there; all systems are neutral, which equilibration must know."""
     files = {"train": work / f"{system}_train_{size}.xyz"}
-    files |= {part: work / f"{system}_{part}.xyz" for part in ("valid", "test")}
+    files |= {part: work / f"{system}_{part}_{n}.xyz" for part, n in zip(("valid", "test"), held_out, strict=True)}
     if not all(file.exists() for file in files.values()):
         for part, frames in study.parts(size, *held_out).items():
             for atoms in frames:
