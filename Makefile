@@ -78,7 +78,8 @@ endif
 # Small models and a few steps: shows that the commands run, and nothing about errors.
 SMALL := --set model.max_l=1 --set model.max_nu=2 --set training.phases.0.epochs=2 --set training.eval_every=2
 results-quick: $(VENV)/.installed
-	$(BENCH)/learning_curves.py gas kf_water --quick --json $(QUICK)/results/learning_curves.json \
+	$(BENCH)/learning_curves.py gas --quick --json $(QUICK)/results/learning_curves.json
+	$(BENCH)/learning_curves.py kf_water --quick --models les --json $(QUICK)/results/learning_curves.json \
 	    --plot $(QUICK)/learning_curves.png
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC --models les --seeds 0 $(SMALL) \
 	    --set training.phases.1.epochs=2 --work $(QUICK)/dimers --json $(QUICK)/results/dimers_shipped.json

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dimers import PUBLISHED
+from real_data import RUNS
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Goal:
         return "met" if (self.found >= self.limit if self.at_least else self.found <= self.limit) else "not met"
 
 
-UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "charges": ("e", 1.0), "bec": ("e", 1.0)}
+UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.0)}
 
 
 def goals(results: Mapping[str, dict]) -> list[Goal]:
@@ -72,20 +73,19 @@ def of_dimers(results: Mapping[str, dict]) -> Iterator[Goal]:
         les = table.get(name, {}).get("les", {})
         for key, unit, limit in zip(("energy_meV", "forces_meV_A"), ("meV", "meV/Å"), published, strict=True):
             kind = key.partition("_")[0]
-            yield Goal(f"Dimers {name}, {kind} RMSE of LES: published", les.get(f"test_{key}"), limit, unit)
+            yield Goal(f"Dimers {name}, {kind} RMSE of LES: as published or better", les.get(f"test_{key}"), limit, unit)
 
 
 def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Dipeptides and superionic water."""
+    """Dipeptides and superionic water; the short-range models are there for comparison alone."""
     runs = results.get("real_data", {}).get("runs", {})
-    for name in ("dipeptides", "superionic_water", "superionic_water_bec"):
-        if name not in runs:
-            yield Goal(f"{name}: published errors (no run)", None, 0.0)
+    for name, run in RUNS.items():
+        if name.endswith("short_range"):
             continue
-        metrics = runs[name]["metrics"]
-        found = metrics.get("test", metrics.get("validation"))
-        for metric, limit in runs[name]["published"].items():
-            kind = metric.removesuffix("_rmse").removesuffix("_r2")
-            unit, factor = UNITS.get(kind, ("", 1.0)) if metric.endswith("rmse") else ("", 1.0)
-            text = f"{name}, {metric}: published"
+        metrics = runs[name]["metrics"] if name in runs else {}
+        found = metrics.get("test", metrics.get("validation", {}))
+        for metric, limit in run.published.items():
+            kind = metric.removesuffix("_rmse")
+            unit, factor = UNITS[kind] if kind in UNITS else ("", 1.0)
+            text = f"{name}, {metric}: as published or better"
             yield Goal(text, found.get(metric), limit, unit, factor, at_least=metric.endswith("_r2"))

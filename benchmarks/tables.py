@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import learning_curves
 from common import ROOT
 from goals import goals
+from real_data import RUNS
 
 from lesjax.io import atomic_path
 
@@ -196,6 +197,21 @@ SECTIONS = {
 }
 
 
+def absent_runs(results: Mapping[str, dict]) -> list[str]:
+    """What the result files of trainings lack of the sizes, models and sets that the commands run by default."""
+    lines = []
+    runs = results.get("learning_curves", {}).get("runs", {})
+    for system, study in learning_curves.STUDIES.items() if runs else ():
+        for size in study.sizes:
+            keys = {model: learning_curves.key_of(system, study.cutoff, model, size) for model in learning_curves.MODELS}
+            lacking = [learning_curves.MODELS[model][0] for model, key in keys.items() if key not in runs]
+            if lacking:
+                models = "all models" if len(lacking) == len(keys) else "; ".join(lacking)
+                lines.append(f"- {system}, cutoff {study.cutoff:g} Å, {size} frames: {models}")
+    runs = results.get("real_data", {}).get("runs", RUNS)
+    return lines + [f"- {name}" for name in RUNS if name not in runs]
+
+
 def summary(results: Mapping[str, dict]) -> list[str]:
     """What is missing and not met, then what is met."""
     everything = goals(results)
@@ -207,6 +223,9 @@ def summary(results: Mapping[str, dict]) -> list[str]:
     lines = ["## Missing or not met", ""]
     if absent:
         lines += ["Result files that are not there:", "", *absent, ""]
+    lacking = absent_runs(results)
+    if lacking:
+        lines += ["Trainings that are not there:", "", *lacking, ""]
     header = ["aim", "found", "limit"]
     for verdict, title in (("not met", "Not met:"), ("missing", "Not measured:"), ("met", "## Met")):
         chosen = [goal for goal in everything if goal.verdict == verdict]
