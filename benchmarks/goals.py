@@ -72,8 +72,8 @@ def of_dimers(results: Mapping[str, dict]) -> Iterator[Goal]:
     for name, (_, published) in PUBLISHED.items():
         les = table.get(name, {}).get("les", {})
         for key, unit, limit in zip(("energy_meV", "forces_meV_A"), ("meV", "meV/Å"), published, strict=True):
-            kind = key.partition("_")[0]
-            yield Goal(f"Dimers {name}, {kind} RMSE of LES: as published or better", les.get(f"test_{key}"), limit, unit)
+            text = f"Dimers {name}, {key.partition('_')[0]} RMSE of LES: as published or better"
+            yield Goal(text, les.get(f"test_{key}"), limit, unit)
 
 
 def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:

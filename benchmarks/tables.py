@@ -201,13 +201,13 @@ def absent_runs(results: Mapping[str, dict]) -> list[str]:
     """What the result files of trainings lack of the sizes, models and sets that the commands run by default."""
     lines = []
     runs = results.get("learning_curves", {}).get("runs", {})
+    models = learning_curves.MODELS
     for system, study in learning_curves.STUDIES.items() if runs else ():
         for size in study.sizes:
-            keys = {model: learning_curves.key_of(system, study.cutoff, model, size) for model in learning_curves.MODELS}
-            lacking = [learning_curves.MODELS[model][0] for model, key in keys.items() if key not in runs]
-            if lacking:
-                models = "all models" if len(lacking) == len(keys) else "; ".join(lacking)
-                lines.append(f"- {system}, cutoff {study.cutoff:g} Å, {size} frames: {models}")
+            names = [m for m in models if learning_curves.key_of(system, study.cutoff, m, size) not in runs]
+            if names:
+                lacking = "all models" if len(names) == len(models) else "; ".join(models[m][0] for m in names)
+                lines.append(f"- {system}, cutoff {study.cutoff:g} Å, {size} frames: {lacking}")
     runs = results.get("real_data", {}).get("runs", RUNS)
     return lines + [f"- {name}" for name in RUNS if name not in runs]
 
