@@ -83,7 +83,7 @@ results-quick: $(VENV)/.installed
 	    --plot $(QUICK)/learning_curves.png
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC --models les --seeds 0 $(SMALL) \
 	    --set training.phases.1.epochs=2 --work $(QUICK)/dimers --json $(QUICK)/results/dimers_shipped.json
-	$(BENCH)/real_data.py charge_transfer $(SMALL) --work $(QUICK)/real_data --json $(QUICK)/results/real_data.json
+	$(BENCH)/real_data.py charge_transfer_short_range $(SMALL) --work $(QUICK)/real_data --json $(QUICK)/results/real_data.json
 	$(BENCH)/tables.py --results $(QUICK)/results --out $(QUICK)/RESULTS.md
 
 # Editable, so that only a change of pyproject.toml asks for a new installation.
