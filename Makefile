@@ -12,13 +12,21 @@ ARGS ?=
 BIN := $(VENV)/bin
 CANDIDATES := $(or $(PYTHON),$(PYTHONS))
 
-.PHONY: help demo test lint docs
+# Results: the files of benchmarks/results, and those of the quick form.
+RESULTS := benchmarks/results
+QUICK := runs/quick
+SHARED := $(wildcard $(or $(LESJAX_SHARED),../shared)/data)
+BENCH := $(BIN)/python benchmarks
+
+.PHONY: help demo test lint docs results results-errors results-cost results-quick
 
 help:
-	@echo "make demo   run the demonstration into demo/"
-	@echo "make test   run the tests"
-	@echo "make lint   run ruff and basedpyright"
-	@echo "make docs   build the documentation into docs/_build"
+	@echo "make demo            run the demonstration into demo/"
+	@echo "make test            run the tests"
+	@echo "make lint            run ruff and basedpyright"
+	@echo "make docs            build the documentation into docs/_build"
+	@echo "make results         all of benchmarks/RESULTS.md anew, in hours; the same command goes on"
+	@echo "make results-quick   the same commands for a few steps, into runs/quick"
 
 demo: $(VENV)/.installed
 	$(BIN)/lesjax demo --out demo
@@ -35,6 +43,54 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build
 	@echo "docs/_build/index.html"
+
+# Finished trainings are kept in runs/. Simulations and timings start anew; these want a machine that does nothing else.
+results: results-errors results-cost
+	$(BENCH)/tables.py
+
+results-errors: $(VENV)/.installed
+	$(BENCH)/demo.py --json $(RESULTS)/demo.json
+	$(BENCH)/learning_curves.py gas --json $(RESULTS)/learning_curves.json
+	$(BENCH)/learning_curves.py gas --cutoffs 4 5.5 --sizes 100 --models short_range les \
+	    --json $(RESULTS)/learning_curves.json
+	$(BENCH)/learning_curves.py kf_water nacl_water --json $(RESULTS)/learning_curves.json \
+	    --plot docs/images/learning_curves.png
+	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC CP PP --json $(RESULTS)/dimers_shipped.json
+ifneq ($(SHARED),)
+	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shared --json $(RESULTS)/dimers.json --plot docs/images/dimer_CC.png
+	$(BENCH)/real_data.py --json $(RESULTS)/real_data.json
+	$(BENCH)/water_infrared.py runs/real_data/water/model --json $(RESULTS)/water_infrared.json \
+	    --plot docs/images/water_infrared.png
+	$(BENCH)/conservation.py --json $(RESULTS)/conservation.json
+	JAX_ENABLE_X64=1 $(BENCH)/conservation.py --json $(RESULTS)/conservation.json
+else
+	$(BENCH)/real_data.py charge_transfer_short_range charge_transfer charge_transfer_equilibration \
+	    --json $(RESULTS)/real_data.json
+	@echo "The published sets are left out: no folder ../shared; LESJAX_SHARED names another place."
+endif
+
+results-cost: $(VENV)/.installed
+	$(BENCH)/crossover.py --json $(RESULTS)/crossover.json
+	$(BENCH)/direct_sum.py --json $(RESULTS)/direct_sum.json
+	@if $(BIN)/python -c 'import jaxpme, torchpme' 2>/dev/null; \
+	then $(BENCH)/peers.py --json $(RESULTS)/peers.json --figure docs/images/ewald_scaling.png --resume; \
+	else echo "Other packages are left out: $(BIN)/pip install -r benchmarks/requirements.txt"; fi
+ifneq ($(SHARED),)
+	$(BENCH)/training_step.py --json $(RESULTS)/training_step.json
+	$(BENCH)/water_ase.py --json $(RESULTS)/water_ase.json
+	$(BENCH)/md.py --json $(RESULTS)/md.json
+endif
+
+# Small models and a few steps: shows that the commands run, and nothing about errors.
+SMALL := --set model.max_l=1 --set model.max_nu=2 --set training.phases.0.epochs=2 --set training.eval_every=2
+results-quick: $(VENV)/.installed
+	$(BENCH)/learning_curves.py gas --quick --json $(QUICK)/results/learning_curves.json
+	$(BENCH)/learning_curves.py kf_water --quick --models les --json $(QUICK)/results/learning_curves.json \
+	    --plot $(QUICK)/learning_curves.png
+	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC --models les --seeds 0 $(SMALL) \
+	    --set training.phases.1.epochs=2 --work $(QUICK)/dimers --json $(QUICK)/results/dimers_shipped.json
+	$(BENCH)/real_data.py charge_transfer_short_range $(SMALL) --work $(QUICK)/real_data --json $(QUICK)/results/real_data.json
+	$(BENCH)/tables.py --results $(QUICK)/results --out $(QUICK)/RESULTS.md
 
 # Editable, so that only a change of pyproject.toml asks for a new installation.
 $(VENV)/.installed: pyproject.toml $(BIN)/python

@@ -1,18 +1,20 @@
-"""What the benchmarks share: timing, the place of the reference data, and results written as JSON."""
+"""What the benchmarks share: timing, training, the place of the reference data, and results written as JSON."""
 
 import datetime
 import json
 import os
 import pathlib
 import platform
+import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
 from lesjax.io import atomic_path
+from lesjax.training.loop import read_log
 
 
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -43,6 +45,34 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int = 15) ->
             jax.block_until_ready(function())
             times[name].append(1e3 * (time.perf_counter() - start))
     return {name: round(float(np.median(t)), 4) for name, t in times.items()}, first
+
+
+def train(config: str, settings: Sequence[str], folder: pathlib.Path) -> dict:
+    """`lesjax train` into `folder`, or go on with what is there; exits where it fails.
+
+    Returns:
+        The settings, epochs, seconds of all calls (compilation and evaluations included, on a machine that may do other
+        things as well) and the metrics that the command wrote.
+    """
+    command = [sys.executable, "-m", "lesjax.cli", "train", config, "--set", f"output={folder}"]
+    start = time.monotonic()
+    result = subprocess.run([*command, *(part for setting in settings for part in ("--set", setting))], check=False)
+    if result.returncode != 0:
+        sys.exit(f"{folder.name}: the training ended with an error.")
+    print(f"{folder.name}: {time.monotonic() - start:.0f} s in this call", flush=True)
+    last = read_log(folder / "log.jsonl")[-1]
+    return {
+        "config": config,
+        "settings": list(settings),
+        "epochs": last["epoch"],
+        "seconds": round(last["seconds"]),
+        "metrics": json.loads((folder / "metrics.json").read_text()),
+    }
+
+
+def read_runs(path: str | pathlib.Path | None) -> dict[str, dict]:
+    """The runs of a result file that is there already, by their names."""
+    return json.loads(pathlib.Path(path).read_text())["runs"] if path and pathlib.Path(path).exists() else {}
 
 
 def write_json(path: str | pathlib.Path, result: dict) -> None:

@@ -7,19 +7,15 @@ have a command of their own (benchmarks/dimers.py).
 """
 
 import argparse
-import json
 import pathlib
-import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 
-from common import shared, write_json
+from common import read_runs, shared, train, write_json
 
 from lesjax import datasets
 from lesjax.models import load
 from lesjax.training import evaluate, load_config
-from lesjax.training.loop import read_log
 from lesjax.training.prepare import prepare
 
 
@@ -73,35 +69,21 @@ RUNS = {
 }  # fmt: skip
 
 
-def train(name: str, work: pathlib.Path, extra: list[str]) -> dict:
+def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     """Train, or go on with what is there; the metrics that `lesjax train` wrote."""
     run, folder = RUNS[name], work / name
     files = {key: shared(name) if "/" in name else datasets.path(name) for key, name in run.files.items()}
     settings = [f"data.{key}={file}" for key, file in files.items()]
     settings += [*run.settings, *extra]
-    command = [sys.executable, "-m", "lesjax.cli", "train", run.config, "--set", f"output={folder}"]
-    start = time.monotonic()
-    result = subprocess.run([*command, *(part for setting in settings for part in ("--set", setting))], check=False)
-    if result.returncode != 0:
-        sys.exit(f"{name}: the training ended with an error.")
-    print(f"{name}: {time.monotonic() - start:.0f} s in this call", flush=True)
-    log = read_log(folder / "log.jsonl")
-    metrics = json.loads((folder / "metrics.json").read_text())
+    result = train(run.config, settings, folder)
+    metrics = result["metrics"]
     if run.fit_epsilon:
         prepared = prepare(load_config(run.config, settings))
         potential = load(folder / "model")
         found = evaluate(potential, prepared.train_frames, epsilon_infinity="fit").metrics["epsilon_infinity"]
         metrics["validation"] = evaluate(potential, prepared.valid_frames, epsilon_infinity=found).metrics
         metrics["validation"]["epsilon_infinity_of_training"] = found
-    return {
-        "config": run.config,
-        "settings": [*run.settings, *extra],
-        "epochs": log[-1]["epoch"],
-        # of all calls, evaluations included; of a machine that does other things as well
-        "seconds": round(log[-1]["seconds"]),
-        "published": run.published,
-        "metrics": metrics,
-    }
+    return {**result, "settings": [*run.settings, *extra], "published": run.published}
 
 
 def main() -> None:
@@ -114,17 +96,16 @@ def main() -> None:
     unknown = sorted(set(arguments.names) - set(RUNS))
     if unknown:
         sys.exit(f"There is no run {', '.join(unknown)}; there are {', '.join(RUNS)}.")
-    path = pathlib.Path(arguments.json) if arguments.json else None
-    runs = json.loads(path.read_text())["runs"] if path is not None and path.exists() else {}
+    runs = read_runs(arguments.json)
     for name in arguments.names:
-        runs[name] = train(name, arguments.work, arguments.set)
+        runs[name] = one_run(name, arguments.work, arguments.set)
         metrics = runs[name]["metrics"]
         held_out, published = metrics.get("test", metrics["validation"]), runs[name]["published"]
         for key, value in held_out.items():
             beside = f"   published {published[key]:8.4f}" if key in published else ""
             print(f"{name:30} {key:20} {value:8.4f}{beside}")
-        if path is not None:
-            write_json(path, {"dtype": "float32", "runs": {key: runs[key] for key in RUNS if key in runs}})
+        if arguments.json:
+            write_json(arguments.json, {"dtype": "float32", "runs": {key: runs[key] for key in RUNS if key in runs}})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""What the results are held against: the aims of the project and the published errors on the same data."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dimers import PUBLISHED
+from real_data import RUNS
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A number that was found, None where there is none yet, and its limit: the largest or, with `at_least`, smallest.
+
+    `factor` and `unit` are for showing both.
+    """
+
+    text: str
+    found: float | None
+    limit: float
+    unit: str = ""
+    factor: float = 1.0
+    at_least: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """ "met", "not met" or "missing"."""
+        if self.found is None:
+            return "missing"
+        return "met" if (self.found >= self.limit if self.at_least else self.found <= self.limit) else "not met"
+
+
+UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.0)}
+
+
+def goals(results: Mapping[str, dict]) -> list[Goal]:
+    """All of them, from the contents of the result files by their names."""
+    return [*of_learning_curves(results), *of_dimers(results), *of_published_sets(results)]
+
+
+def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Gas of point charges and aqueous KF."""
+    runs = results.get("learning_curves", {}).get("runs", {})
+
+    def value(system: str, cutoff: float, model: str, size: int, metric: str) -> float | None:
+        run = runs.get(f"{system}_{cutoff:g}_{model}_{size}")
+        return run["metrics"]["test"].get(metric) if run else None
+
+    def ratio(a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else a / b
+
+    for cutoff in (4.0, 5.0, 5.5):
+        forces = {model: value("gas", cutoff, model, 100, "forces_mae") for model in ("short_range", "les")}
+        where = f"Gas, 100 frames, cutoff {cutoff:g} Å"
+        yield Goal(f"{where}: forces MAE of LES", forces["les"], 0.010, "meV/Å", 1e3)
+        yield Goal(f"{where}: short range over LES", ratio(forces["short_range"], forces["les"]), 10.0, at_least=True)
+    for size in (10, 30, 100, 300):
+        found = value("gas", 5.0, "les", size, "charges_mae")
+        yield Goal(f"Gas, {size} frames, cutoff 5 Å: charge MAE of LES", found, 0.005, "e")
+    forces = {model: value("kf_water", 4.5, model, 180, "forces_mae") for model in ("short_range", "les")}
+    where = "Aqueous KF, 180 frames, cutoff 4.5 Å"
+    yield Goal(f"{where}: forces MAE of LES over short range", ratio(forces["les"], forces["short_range"]), 0.45)
+    yield Goal(f"{where}: charge MAE of LES", value("kf_water", 4.5, "les", 180, "charges_mae"), 0.04, "e")
+
+
+def of_dimers(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """The published sets, and the curve of charged pairs in those and in the shipped ones."""
+    for name, label in (("dimers", "published sets"), ("dimers_shipped", "shipped sets")):
+        les = results.get(name, {}).get("table", {}).get("CC", {}).get("les", {})
+        text = f"Dimers CC, {label}: largest error of LES beyond the cutoff over the interaction energy"
+        yield Goal(text, les.get("test_energy_relative"), 0.05, "%", 100.0)
+    table = results.get("dimers", {}).get("table", {})
+    for name, (_, published) in PUBLISHED.items():
+        les = table.get(name, {}).get("les", {})
+        for key, unit, limit in zip(("energy_meV", "forces_meV_A"), ("meV", "meV/Å"), published, strict=True):
+            text = f"Dimers {name}, {key.partition('_')[0]} RMSE of LES: as published or better"
+            yield Goal(text, les.get(f"test_{key}"), limit, unit)
+
+
+def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Dipeptides and superionic water; the short-range models are there for comparison alone."""
+    runs = results.get("real_data", {}).get("runs", {})
+    for name, run in RUNS.items():
+        if name.endswith("short_range"):
+            continue
+        metrics = runs[name]["metrics"] if name in runs else {}
+        found = metrics.get("test", metrics.get("validation", {}))
+        for metric, limit in run.published.items():
+            kind = metric.removesuffix("_rmse")
+            unit, factor = UNITS[kind] if kind in UNITS else ("", 1.0)
+            text = f"{name}, {metric}: as published or better"
+            yield Goal(text, found.get(metric), limit, unit, factor, at_least=metric.endswith("_r2"))

@@ -1,0 +1,268 @@
+"""All results on one page: reads the JSON files of benchmarks/results and writes benchmarks/RESULTS.md.
+
+    python benchmarks/tables.py
+
+Each table names the command, the date and the device of its file. What is missing or not met comes first.
+"""
+
+import argparse
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import learning_curves
+from common import ROOT
+from goals import goals
+from real_data import RUNS
+
+from lesjax.io import atomic_path
+
+
+def number(x: float | int | None, digits: int = 3) -> str:
+    """A number in `digits` digits, not as a power of ten; a dash for None."""
+    if x is None:
+        return "–"
+    text = f"{x:.{digits}g}"
+    return f"{float(text):.0f}" if "e+" in text else text
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
+    return [*lines, *(f"| {' | '.join(x if isinstance(x, str) else number(x) for x in row)} |" for row in rows), ""]
+
+
+def errors(metrics: Mapping[str, float]) -> list[str]:
+    """MAE and RMSE of forces (meV/Å) and energy (meV/atom), and MAE of the charges (e)."""
+    scaled = {key: 1e3 * value for key, value in metrics.items() if key.startswith(("forces", "energy"))}
+    keys = ("forces_mae", "forces_rmse", "energy_mae", "energy_rmse")
+    return [*(number(scaled.get(key)) for key in keys), number(metrics.get("charges_mae"))]
+
+
+ERRORS = ["forces MAE (meV/Å)", "forces RMSE", "energy MAE (meV/atom)", "energy RMSE", "charges MAE (e)"]
+
+
+def curves(content: dict) -> list[str]:
+    """One table for each system, cutoff and kind of test frames."""
+    lines = []
+    runs = content["runs"].values()
+    for system, cutoff in dict.fromkeys((run["system"], run["cutoff"]) for run in runs):
+        study = learning_curves.STUDIES[system]
+        own = [run for run in runs if (run["system"], run["cutoff"]) == (system, cutoff)]
+        order = list(learning_curves.MODELS)
+        own.sort(key=lambda run: (run["n_train"], order.index(run["model"])))
+        published = learning_curves.PUBLISHED.get((system, cutoff), {})
+        for kind in ("test", *study.kinds):
+            title = "all test frames" if kind == "test" else f"test frames of the {kind}"
+            lines += [f"### {study.title}, cutoff {cutoff:g} Å, {title}", ""]
+            rows = []
+            for run in own:
+                model, size = run["model"], run["n_train"]
+                beside = published.get(model, {}).get(size) if kind == "test" else None
+                label = learning_curves.MODELS[model][0]
+                cost = [str(run["epochs"]), str(run["seconds"])]
+                rows.append([str(size), label, *errors(run["metrics"][kind]), *cost, number(beside)])
+            lines += table(["frames", "model", *ERRORS, "epochs", "s", "published forces MAE"], rows)
+    note = "Published: same force law or force field, other frames. Seconds contain compilation and evaluations."
+    return [*lines, note, ""]
+
+
+def dimers(content: dict) -> list[str]:
+    """RMSE of energy and forces of the test frames, by class."""
+    rows = []
+    for name, entry in content["table"].items():
+        for model in ("short_range", "les"):
+            if model in entry:
+                own, published = entry[model], entry.get(f"published_{model}", (None, None))
+                relative = own.get("test_energy_relative")
+                rows.append([
+                    name, model.replace("_", " "), own["test_energy_meV"], number(published[0]),
+                    own["test_forces_meV_A"], number(published[1]),
+                    number(None if relative is None else 100 * relative), number(own["seconds"]),
+                ])  # fmt: skip
+    header = ["class", "model", "energy RMSE (meV)", "published", "forces RMSE (meV/Å)", "published"]
+    lines = table([*header, "largest error of the energy (%)", "s"], rows)
+    seeds = ", ".join(map(str, content["median_of_seeds"]))
+    return [*lines, f"Medians of the seeds {seeds}; C charged, P polar, A apolar molecules.", ""]
+
+
+def real_data(content: dict) -> list[str]:
+    """What each run reached on the frames held out, beside what is published."""
+    lines = table(
+        ["run", "frames held out", *ERRORS, "epochs", "s"],
+        ([name, str(m["n_structures"]), *errors(m), str(run["epochs"]), str(run["seconds"])]
+         for name, run in content["runs"].items() for m in [_held_out(run)]),
+    )  # fmt: skip
+    rows = []
+    for name, run in content["runs"].items():
+        found, published = _held_out(run), run["published"]
+        response = [key for key in found if key.startswith(("bec", "dipole", "quadrupole", "charges", "epsilon"))]
+        for key in dict.fromkeys([*published, *response]):
+            rows.append([name, key, number(found.get(key), 4), number(published.get(key), 4)])
+    note = "Units eV, eV/atom, Å and e. Superionic water: published for another density, 2 g/cm³."
+    return [*lines, *table(["run", "metric", "lesjax", "published"], rows), note, ""]
+
+
+def _held_out(run: dict) -> dict:
+    return run["metrics"].get("test", run["metrics"].get("validation"))
+
+
+def demo(content: dict) -> list[str]:
+    """The two models of `make demo`."""
+    names = ("short range", "LES")
+    return table(["model", *ERRORS], ([name, *errors(content[name])] for name in names))
+
+
+def peers(content: dict) -> list[str]:
+    """Milliseconds of each engine by size."""
+    cases = {(case["n_atoms"], case["batch"], case["engine"]): case.get("ms") for case in content["cases"]}
+    engines = dict.fromkeys(case["engine"] for case in content["cases"])
+    sizes = dict.fromkeys((case["n_atoms"], case["batch"]) for case in content["cases"])
+    names = [f"{n}" if batch == 1 else f"{batch} × {n}" for n, batch in sizes]
+    rows = ([engine, *(number(cases.get((*size, engine))) for size in sizes)] for engine in engines)
+    return ["ms for energy and forces, by the number of atoms:", "", *table(["engine", *names], rows)]
+
+
+def direct_sum(content: dict) -> list[str]:
+    """The direct sum against explicit cos and sin."""
+    rows = ([str(c["n_atoms"]), c["lesjax"]["ms"], c["explicit"]["ms"], c["ratio"]] for c in content["cases"])
+    return table(["atoms", "product form (ms)", "explicit cos, sin (ms)", "ratio"], rows)
+
+
+def crossover(content: dict) -> list[str]:
+    """Milliseconds of the engines by size and accuracy."""
+    engines = list(content["cases"][0]["engines"])
+    rows = (
+        [str(c["n_atoms"]), number(c["accuracy"]), *(number(c["engines"].get(e, {}).get("ms")) for e in engines)]
+        for c in content["cases"]
+    )
+    return table(["atoms", "accuracy", *(f"{engine} (ms)" for engine in engines)], rows)
+
+
+def training_step(content: dict) -> list[str]:
+    """Milliseconds of a training step."""
+    rows = ([name, c["ms"], c["reference_torch_ms"], c["compile_s"]] for name, c in content["cases"].items())
+    return table(["case", "ms", "PyTorch code (ms)", "compilation (s)"], rows)
+
+
+def water_ase(content: dict) -> list[str]:
+    """Milliseconds of energy and forces of water."""
+    keys = ("ase_ms", "reference_torch_ms", "energy_and_forces_ms", "long_range_share")
+    header = ["atoms", "through ASE (ms)", "PyTorch code (ms)", "compiled function alone (ms)", "long-range share"]
+    return table(header, ([str(row["n_atoms"]), *(row[key] for key in keys)] for row in content["rows"]))
+
+
+def md(content: dict) -> list[str]:
+    """Steps per second of simulations."""
+    keys = ("steps_per_second", "ase_steps_per_second", "reference_torch_steps_per_second", "driver_overhead")
+    header = ["atoms", "steps per second", "through ASE", "PyTorch code", "overhead over energy and forces"]
+    return table(header, ([str(row["n_atoms"]), *(row.get(key) for key in keys)] for row in content["rows"]))
+
+
+def conservation(content: dict) -> list[str]:
+    """Drift of the conserved energy."""
+    lines = []
+    for dtype, found in content["runs"].items():
+        drifts = {k: v for k, v in found.items() if isinstance(v, dict) and "drift_eV_per_atom_and_ps" in v}
+        keys = ("drift_eV_per_atom_and_ps", "scatter_eV_per_atom", "temperature_K")
+        rows = ([k, str(v["steps"]), *(f"{v[key]:.3g}" for key in keys)] for k, v in drifts.items())
+        lines += [f"{dtype}:", "", *table(["ensemble", "steps", "drift (eV/atom/ps)", "scatter (eV/atom)", "K"], rows)]
+        if "kill" in found:
+            same = "identical" if found["kill"]["identical"] else "NOT identical"
+            lines += [f"Killed {found['kill']['kills']} times: files {same} to those of a run left alone.", ""]
+    return lines
+
+
+def water_infrared(content: dict) -> list[str]:
+    """Bands of the infrared spectrum."""
+    rows = ([name, band["maximum_cm-1"], band["measured_cm-1"]] for name, band in content["bands"].items())
+    return table(["band", "maximum (cm⁻¹)", "measured"], ([n, number(a, 4), number(b, 4)] for n, a, b in rows))
+
+
+# name of the file: (title, function, command where the file is missing)
+SECTIONS = {
+    "demo": ("Demo: gas of point charges, 100 frames", demo, "make demo"),
+    "learning_curves": ("Learning curves", curves, "benchmarks/learning_curves.py gas kf_water nacl_water"),
+    "dimers": ("Molecular dimers, published sets", dimers, "benchmarks/dimers.py --data shared"),
+    "dimers_shipped": ("Molecular dimers, shipped sets", dimers, "benchmarks/dimers.py --data shipped"),
+    "real_data": ("Published sets and charge transfer", real_data, "benchmarks/real_data.py"),
+    "water_infrared": ("Infrared spectrum of water", water_infrared, "benchmarks/water_infrared.py"),
+    "conservation": ("Conservation in molecular dynamics", conservation, "benchmarks/conservation.py"),
+    "md": ("Cost of molecular dynamics", md, "benchmarks/md.py"),
+    "water_ase": ("Cost of energy and forces of water", water_ase, "benchmarks/water_ase.py"),
+    "training_step": ("Cost of a training step", training_step, "benchmarks/training_step.py"),
+    "peers": ("Cost of the Ewald sum beside other packages", peers, "benchmarks/peers.py"),
+    "crossover": ("Engines of the Ewald sum by size", crossover, "benchmarks/crossover.py"),
+    "direct_sum": ("Direct sum against explicit cos and sin", direct_sum, "benchmarks/direct_sum.py"),
+}
+
+
+def absent_runs(results: Mapping[str, dict]) -> list[str]:
+    """What the result files of trainings lack of the sizes, models and sets that the commands run by default."""
+    lines = []
+    runs = results.get("learning_curves", {}).get("runs", {})
+    models = learning_curves.MODELS
+    for system, study in learning_curves.STUDIES.items() if runs else ():
+        for size in study.sizes:
+            names = [m for m in models if learning_curves.key_of(system, study.cutoff, m, size) not in runs]
+            if names:
+                lacking = "all models" if len(names) == len(models) else "; ".join(models[m][0] for m in names)
+                lines.append(f"- {system}, cutoff {study.cutoff:g} Å, {size} frames: {lacking}")
+    runs = results.get("real_data", {}).get("runs", RUNS)
+    return lines + [f"- {name}" for name in RUNS if name not in runs]
+
+
+def summary(results: Mapping[str, dict]) -> list[str]:
+    """What is missing and not met, then what is met."""
+    everything = goals(results)
+    absent = [
+        f"- `{name}.json`: {title} (`{command}`)"
+        for name, (title, _, command) in SECTIONS.items()
+        if name not in results
+    ]
+    lines = ["## Missing or not met", ""]
+    if absent:
+        lines += ["Result files that are not there:", "", *absent, ""]
+    lacking = absent_runs(results)
+    if lacking:
+        lines += ["Trainings that are not there:", "", *lacking, ""]
+    header = ["aim", "found", "limit"]
+    for verdict, title in (("not met", "Not met:"), ("missing", "Not measured:"), ("met", "## Met")):
+        chosen = [goal for goal in everything if goal.verdict == verdict]
+        if chosen:
+            rows = []
+            for goal in chosen:
+                found = None if goal.found is None else goal.factor * goal.found
+                limit = f"{'≥' if goal.at_least else '≤'} {number(goal.factor * goal.limit)} {goal.unit}"
+                rows.append([goal.text, number(found), limit.rstrip()])
+            lines += [title, "", *table(header, rows)]
+    return lines
+
+
+def page(results: Mapping[str, dict]) -> str:
+    """The whole page, from the contents of the result files by their names."""
+    lines = ["# Results", "", "Written by `python benchmarks/tables.py` from the files of `benchmarks/results`.", ""]
+    lines += summary(results)
+    for name, (title, function, _) in SECTIONS.items():
+        if name in results:
+            content = results[name]
+            facts = [content["date"], content["device"], f"jax {content['jax']}", content.get("dtype")]
+            source = f"`{name}.json`, last written by `{content['command']}`: {'; '.join(f for f in facts if f)}."
+            lines += [f"## {title}", "", source, "", *function(content)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=pathlib.Path, default=ROOT / "results", help="folder of the JSON files")
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "RESULTS.md")
+    arguments = parser.parse_args()
+    files = {name: arguments.results / f"{name}.json" for name in SECTIONS}
+    results = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    with atomic_path(arguments.out) as temporary:
+        temporary.write_text(page(results))
+    print(f"wrote {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

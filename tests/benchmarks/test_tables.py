@@ -1,0 +1,66 @@
+"""The page of results: its numbers, its verdicts, and that the committed one belongs to the committed files."""
+
+import json
+from pathlib import Path
+
+import goals
+import pytest
+import tables
+
+
+FOLDER = Path(tables.__file__).parent
+
+
+def run(system, cutoff, model, size, **metrics):
+    return f"{system}_{cutoff:g}_{model}_{size}", {
+        "system": system, "cutoff": cutoff, "model": model, "n_train": size, "epochs": 7, "seconds": 90,
+        "metrics": {kind: metrics for kind in ("test", "bulk", "interface")},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results():
+    runs = dict([
+        run("gas", 5.0, "les", 100, forces_mae=0.009, energy_mae=0.0004, charges_mae=0.0071),
+        run("gas", 5.0, "short_range", 100, forces_mae=0.120, energy_mae=0.02),
+        run("kf_water", 4.5, "short_range", 180, forces_mae=0.0301, energy_mae=0.0012),
+    ])  # fmt: skip
+    facts = {"command": "python x.py", "date": "2026-01-31", "device": "cpu", "jax": "0.10.1"}
+    return {"learning_curves": {**facts, "runs": runs}}
+
+
+def test_numbers_are_not_powers_of_ten_and_none_is_a_dash():
+    assert [tables.number(x) for x in (15400.0, 0.0123456, 123, 2.0, None)] == ["15400", "0.0123", "123", "2", "–"]
+    assert tables.table(["a", "b"], [["x", 0.5]]) == ["| a | b |", "|---|---|", "| x | 0.5 |", ""]
+
+
+def test_goals_are_met_not_met_or_missing(results):
+    verdicts = {goal.text: goal.verdict for goal in goals.goals(results)}
+    where = "Gas, 100 frames, cutoff 5 Å"
+    assert verdicts[f"{where}: forces MAE of LES"] == "met"
+    assert verdicts[f"{where}: short range over LES"] == "met"
+    assert verdicts[f"{where}: charge MAE of LES"] == "not met"
+    assert verdicts["Gas, 10 frames, cutoff 5 Å: charge MAE of LES"] == "missing"
+    assert verdicts["Aqueous KF, 180 frames, cutoff 4.5 Å: forces MAE of LES over short range"] == "missing"
+    assert verdicts["dipeptides, bec_r2: as published or better"] == "missing"
+    higher_is_better = goals.Goal("R²", 0.85, 0.859, at_least=True)
+    assert higher_is_better.verdict == "not met"
+
+
+def test_page_shows_runs_beside_published_and_what_is_missing(results):
+    page = tables.page(results)
+    assert "| 100 | LES | 9 | – | 0.4 | – | 0.0071 | 7 | 90 | 9 |" in page
+    assert "| 100 | short range | 120 | – | 20 | – | – | 7 | 90 | 110 |" in page
+    assert "| Gas, 100 frames, cutoff 5 Å: charge MAE of LES | 0.0071 | ≤ 0.005 e |" in page
+    assert "Aqueous KF, cutoff 4.5 Å, test frames of the interface" in page
+    assert "- `demo.json`" in page
+    assert "- gas, cutoff 5 Å, 100 frames: short range, message passing; charge equilibration; LES with dipoles" in page
+    assert "- kf_water, cutoff 4.5 Å, 300 frames: all models" in page
+    assert "- `learning_curves.json`" not in page
+    assert "`python x.py`: 2026-01-31; cpu; jax 0.10.1." in page
+
+
+def test_committed_page_belongs_to_the_committed_results():
+    files = {name: FOLDER / "results" / f"{name}.json" for name in tables.SECTIONS}
+    found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
+    assert (FOLDER / "RESULTS.md").read_text() == tables.page(found), "run: python benchmarks/tables.py"
