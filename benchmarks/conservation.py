@@ -120,7 +120,7 @@ def killed(model: pathlib.Path, start: ase.Atoms, folder: pathlib.Path, seed: in
 def new_plan(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path) -> float:
     """Largest change of the energy by a new plan of the Ewald sum at the edge of the old one, eV/atom."""
     changes = []
-    for stretch in (0.9, 1.1):
+    for stretch in (0.88, 1.1):
         settings = Settings(ensemble="npt", temperature=300.0, steps=1)
         simulation = Simulation(potential, start, folder / str(stretch), settings)
         cell = simulation.cell
