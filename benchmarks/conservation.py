@@ -16,7 +16,6 @@ plan at the same configuration changes in the energy.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import random
 import signal
@@ -29,7 +28,7 @@ import ase
 import ase.io
 import jax
 import numpy as np
-from common import shared, write_json
+from common import read_runs, shared, write_json
 
 import lesjax
 from lesjax import io
@@ -168,7 +167,7 @@ def main() -> None:
                 found[check] = checks[check]()
             print(dtype, check, found[check], flush=True)
     if arguments.json:
-        runs = json.loads(arguments.json.read_text())["runs"] if arguments.json.exists() else {}
+        runs = read_runs(arguments.json)
         write_json(arguments.json, {"timestep_fs": TIMESTEP, "runs": {**runs, dtype: {**runs.get(dtype, {}), **found}}})
 
 

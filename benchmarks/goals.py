@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dimers import PUBLISHED
+from learning_curves import key_of
 from real_data import RUNS
 
 
@@ -42,7 +43,7 @@ def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
     runs = results.get("learning_curves", {}).get("runs", {})
 
     def value(system: str, cutoff: float, model: str, size: int, metric: str) -> float | None:
-        run = runs.get(f"{system}_{cutoff:g}_{model}_{size}")
+        run = runs.get(key_of(system, cutoff, model, size))
         return run["metrics"]["test"].get(metric) if run else None
 
     def ratio(a: float | None, b: float | None) -> float | None:

@@ -5,9 +5,9 @@
 Boxes of 192, 1536 and 12288 atoms with the published water model (converted), NVE at 0.5 fs and 300 K. `driver` is
 `lesjax.dynamics.simulate` with its log (every 50 steps) and everything on the host; `energy_and_forces` the model alone
 on a neighbour list that is there already, 50 times in one compiled loop as the driver does, `short_range` without the
-sum; `neighbours` the update of the list and its filter at each step,
-with the share of new lists in it; `ase` ase's VelocityVerlet on `LesCalculator`. Stretches of the driver and calls of
-the others are interleaved, so that noise hits all alike.
+sum; `neighbours` a step's check and filter of the list, `new_list` those with a new list in between; `ase` ase's
+VelocityVerlet on `LesCalculator`. Stretches of the driver and calls of the others are interleaved, so that noise hits
+all alike.
 """
 
 import argparse

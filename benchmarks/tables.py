@@ -9,6 +9,7 @@ import argparse
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 import learning_curves
 from common import ROOT
@@ -145,18 +146,24 @@ def training_step(content: dict) -> list[str]:
     return table(["case", "ms", "PyTorch code (ms)", "compilation (s)"], rows)
 
 
-def water_ase(content: dict) -> list[str]:
-    """Milliseconds of energy and forces of water."""
-    keys = ("ase_ms", "reference_torch_ms", "energy_and_forces_ms", "long_range_share")
-    header = ["atoms", "through ASE (ms)", "PyTorch code (ms)", "compiled function alone (ms)", "long-range share"]
-    return table(header, ([str(row["n_atoms"]), *(row[key] for key in keys)] for row in content["rows"]))
+def by_size(content: dict, columns: Mapping[str, str]) -> list[str]:
+    """One line for each number of atoms; `columns` has the title of each key."""
+    rows = ([str(row["n_atoms"]), *(row[key] for key in columns)] for row in content["rows"])
+    return table(["atoms", *columns.values()], rows)
 
 
-def md(content: dict) -> list[str]:
-    """Steps per second of simulations."""
-    keys = ("steps_per_second", "ase_steps_per_second", "reference_torch_steps_per_second", "driver_overhead")
-    header = ["atoms", "steps per second", "through ASE", "PyTorch code", "overhead over energy and forces"]
-    return table(header, ([str(row["n_atoms"]), *(row.get(key) for key in keys)] for row in content["rows"]))
+WATER_ASE = {
+    "ase_ms": "through ASE (ms)",
+    "reference_torch_ms": "PyTorch code (ms)",
+    "energy_and_forces_ms": "compiled function alone (ms)",
+    "long_range_share": "long-range share",
+}
+MD = {
+    "steps_per_second": "steps per second",
+    "ase_steps_per_second": "through ASE",
+    "reference_torch_steps_per_second": "PyTorch code",
+    "driver_overhead": "overhead over energy and forces",
+}
 
 
 def conservation(content: dict) -> list[str]:
@@ -188,8 +195,12 @@ SECTIONS = {
     "real_data": ("Published sets and charge transfer", real_data, "benchmarks/real_data.py"),
     "water_infrared": ("Infrared spectrum of water", water_infrared, "benchmarks/water_infrared.py"),
     "conservation": ("Conservation in molecular dynamics", conservation, "benchmarks/conservation.py"),
-    "md": ("Cost of molecular dynamics", md, "benchmarks/md.py"),
-    "water_ase": ("Cost of energy and forces of water", water_ase, "benchmarks/water_ase.py"),
+    "md": ("Cost of molecular dynamics", partial(by_size, columns=MD), "benchmarks/md.py"),
+    "water_ase": (
+        "Cost of energy and forces of water",
+        partial(by_size, columns=WATER_ASE),
+        "benchmarks/water_ase.py",
+    ),
     "training_step": ("Cost of a training step", training_step, "benchmarks/training_step.py"),
     "peers": ("Cost of the Ewald sum beside other packages", peers, "benchmarks/peers.py"),
     "crossover": ("Engines of the Ewald sum by size", crossover, "benchmarks/crossover.py"),

@@ -240,16 +240,15 @@ def _build(
     reachable = (plan.cutoff + plan.skin) * jnp.sqrt(jnp.sum(inverse * inverse, axis=0))
     if plan.bins is None:
         too_small = jnp.floor(reachable + 0.5) > jnp.asarray(plan.images, reachable.dtype)
-        senders, shifts, counts, crowded = _all_pairs(plan, wrapped, frame)
+        too_small &= jnp.asarray(plan.pbc)
+        senders, shifts, counts, full = _all_pairs(plan, wrapped, frame)
     else:
         sizes, reach = (jnp.asarray(x, reachable.dtype) for x in (plan.bins, plan.reach))
         # one bin along an open direction holds all
         too_small = (reachable / region[1] * sizes > reach) & jnp.asarray(
             [p or k > 1 for p, k in zip(plan.pbc, plan.bins, strict=True)]
         )
-        senders, shifts, counts, crowded = _in_bins(plan, wrapped, frame, region)
-    if plan.bins is None:
-        too_small = too_small & jnp.asarray(plan.pbc)
+        senders, shifts, counts, full = _in_bins(plan, wrapped, frame, region)
     return NeighborList(
         neighbors=senders,
         shifts=shifts,
@@ -258,7 +257,7 @@ def _build(
         frame=frame,
         region=region,
         used=jnp.zeros((), positions.dtype),
-        overflow=crowded | (jnp.max(counts) > plan.wide_capacity),
+        overflow=full | (jnp.max(counts) > plan.wide_capacity),
         cell_too_small=jnp.any(too_small),
         plan=plan,
     )

@@ -29,7 +29,7 @@ from safetensors.numpy import save
 from lesjax import io
 from lesjax.dynamics.settings import Settings
 from lesjax.models.potential import Potential, Prediction
-from lesjax.neighbor_plan import NeighborPlan
+from lesjax.neighbor_plan import NeighborPlan, complete_cell
 from lesjax.system import System
 
 
@@ -211,8 +211,6 @@ def polarization(
     """
     if not any(pbc):
         return {"dipole": charges @ positions}
-    from lesjax.neighbor_plan import complete_cell
-
     fractional = positions @ np.linalg.inv(complete_cell(cell, pbc))
     phase = np.exp(2j * np.pi * fractional) / (2j * np.pi)
     total = charges @ np.where(pbc, phase, fractional)
