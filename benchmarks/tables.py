@@ -162,7 +162,8 @@ MD = {
     "steps_per_second": "steps per second",
     "ase_steps_per_second": "through ASE",
     "reference_torch_steps_per_second": "PyTorch code",
-    "driver_overhead": "overhead over energy and forces",
+    "driver_overhead": "overhead over energy and forces in a compiled loop",
+    "driver_overhead_over_calls": "over calls of them",
 }
 
 

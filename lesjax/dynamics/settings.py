@@ -44,7 +44,7 @@ class Settings:
     thermostat_time: float = 100.0
     barostat_time: float = 1000.0
     seed: int = 0
-    log_every: int = 50
+    log_every: int = 100
     frame_every: int = 100
     checkpoint_every: int = 1000
     format: str = "xyz"
