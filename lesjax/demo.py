@@ -24,12 +24,12 @@ from lesjax.training.prepare import prepare
 
 
 N_TRAIN, N_VALID, N_TEST = 100, 20, 50
-MODEL = ModelSection(cutoff=5.0, n_radial=8, n_embedding=2, max_l=2, max_nu=2, long_range=None)
-LONG_RANGE = LongRangeConfig(sigma=1.0, accuracy=1e-3, charge_scale=1.0)
+MODEL = ModelSection(cutoff=5.0, n_bessel=10, n_radial=8, n_embedding=2, max_l=2, max_nu=2, long_range=None)
+LONG_RANGE = LongRangeConfig(sigma=1.0, accuracy=1e-3, charge_scale=1.0, element_charges=True)
 TRAINING = TrainingSection(
     batch_size=4,
     eval_every=5,
-    phases=(Phase(epochs=80, learning_rate=2e-2, energy_weight=10.0, forces_weight=1.0),),
+    phases=(Phase(epochs=80, learning_rate=2e-2, energy_weight=1.0, forces_weight=1.0),),
 )
 
 

@@ -76,7 +76,8 @@ class LongRangeConfig:
             system, and all channels together to the total charge.
         element_charges: to latent charges, add a number for each element that is learned, too. Training starts it from
             the electronegativities: charges near zero, where the energy is stationary, may stay there for long where
-            the short-range model can explain most of the forces.
+            the short-range model can explain most of the forces. An atom without neighbours has no features; this is
+            then all of its charge.
         fixed_charges: for "fixed", (symbol, charge in e) of each element; learned if there are none.
         dipoles: latent dipoles on the atoms.
         quadrupoles: latent quadrupoles, symmetric and without trace.
