@@ -8,7 +8,6 @@ forces on the molecules held out. A part that is not asked for keeps its old res
 
 import argparse
 import json
-import os
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from common import interleaved, shared, train, write_json
 
 from lesjax.training import load_config
+from lesjax.training.ensemble import available_cores
 from lesjax.training.folder import read_log
 from lesjax.training.initialize import initial_state, scaled_parameters
 from lesjax.training.loop import phase_weights
@@ -50,7 +50,7 @@ def cost(n_members: int, rounds: int) -> dict:
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     several = jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0, None, None)))
     all_rows, masks = (jnp.stack([x] * n_members) for x in (rows, mask))
-    pool = ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(available_cores())
 
     def one(i: int) -> jax.Array:
         for _ in range(STEPS):
@@ -69,7 +69,7 @@ def cost(n_members: int, rounds: int) -> dict:
     return {
         "config": "dimers_les",
         "members": n_members,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": available_cores(),
         "dtype": str(arguments[0].dtype),
         "ms": milliseconds,
         "ratio": round(times["on_cores"] / times["one"], 2),

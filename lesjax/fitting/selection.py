@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from lesjax import io
 from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.models.ensemble import Ensemble, summarize
+from lesjax.models.potential import Prediction
 from lesjax.training.config import RunConfig
 from lesjax.training.data import Batch, epoch_batches, make_dataset, take
 from lesjax.training.ensemble import train_ensemble
@@ -84,7 +85,7 @@ def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> Arra
     """Of the force components of some rows of a bucket."""
     batch = take(bucket, rows, mask)
 
-    def one(params: PyTree) -> Array:
+    def one(params: PyTree) -> Prediction:
         return predict_batch(ensemble.config, params, batch, with_stress=False)
 
     return summarize(jax.vmap(one)(ensemble.params)).spread.forces

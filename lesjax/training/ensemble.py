@@ -13,7 +13,7 @@ import dataclasses
 import os
 import pathlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from operator import itemgetter
 from typing import Any
@@ -71,9 +71,9 @@ def train_ensemble(
     functions = compile_functions(prepared.model, members[0].training)
     runs = [start(member, prepared, functions) for member in members]
     together = jax.default_backend() != "cpu" if together is None else together
-    slowest = min((run.host for run in runs), key=lambda host: host.epoch)
-    with bar(sum(phase.epochs for phase in config.training.phases), slowest, quiet) as report:
-        (_run_together if together else _run_on_cores)(runs, report)
+    run_all = _run_together if together else _run_on_cores
+    with bar(len(runs) * sum(phase.epochs for phase in config.training.phases), epochs_of(runs), quiet) as report:
+        run_all(runs, lambda _, record: report(epochs_of(runs), record))
     for run in runs:
         run.orient_models()
     potentials = [load_best(run.folder) for run in runs]
@@ -93,6 +93,11 @@ def member_config(config: RunConfig, index: int) -> RunConfig:
     return dataclasses.replace(config, output=str(output), training=training)
 
 
+def epochs_of(runs: Sequence[Run]) -> int:
+    """Epochs that all runs together have done."""
+    return sum(run.host.epoch for run in runs)
+
+
 def _run_on_cores(runs: list[Run], report: Any) -> None:
     """Each run by itself, as many at a time as there are cores."""
     stopped = threading.Event()
@@ -101,14 +106,18 @@ def _run_on_cores(runs: list[Run], report: Any) -> None:
         while run.phase is not None and not stopped.is_set():
             run.run_stretch(report, stopped.is_set)
 
-    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(n_cores) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         try:
             for future in as_completed([pool.submit(work, run) for run in runs]):
                 future.result()
         except BaseException:  # of one run, or from the keyboard: none goes on
             stopped.set()
             raise
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run_together(runs: list[Run], report: Any) -> None:

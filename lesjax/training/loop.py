@@ -87,7 +87,7 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
     run = start(config, prepared, compile_functions(prepared.model, config.training))
-    with bar(sum(p.epochs for p in config.training.phases), run.host, quiet) as report:
+    with bar(sum(p.epochs for p in config.training.phases), run.host.epoch, quiet) as report:
         run.run(report)
     run.orient_models()
     return load_best(run.folder)
@@ -381,7 +381,7 @@ def dataset_errors(
 
 
 @contextmanager
-def bar(total: int, host: Progressed, quiet: bool | None) -> Iterator[Any]:
+def bar(total: int, done: int, quiet: bool | None) -> Iterator[Any]:
     """Progress bar with losses and time left; nothing where the output is no terminal."""
     if quiet or (quiet is None and not sys.stderr.isatty()):
         yield lambda epoch, record: None
@@ -390,7 +390,7 @@ def bar(total: int, host: Progressed, quiet: bool | None) -> Iterator[Any]:
 
     columns = (TextColumn("epoch {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("compiling", total=total, completed=host.epoch)
+        task = progress.add_task("compiling", total=total, completed=done)
 
         def report(epoch: int, record: dict[str, Any]) -> None:
             text = f"loss {record['train_loss']:.3g}, validation {record['valid_loss']:.3g}"

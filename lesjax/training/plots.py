@@ -90,6 +90,7 @@ def calibration(axes: "Axes", kind: str, pair: Calibration, color: str = COLORS[
     axes.loglog(*means, "o-", color=COLORS[1], label=f"root mean square, Spearman {pair.spearman():.2f}")
     ends = [spread.min(), spread.max()] if len(spread) else [1.0, 10.0]
     axes.loglog(ends, ends, color="0.6", linewidth=1)
+    axes.tick_params(axis="x", which="minor", labelsize=6, rotation=45)
     axes.set(xlabel=f"spread of the {title} ({unit})", ylabel=f"error of the {title} ({unit})")
     axes.legend(loc="upper left", frameon=False, fontsize=8)
 

@@ -14,7 +14,16 @@ from scipy.stats import spearmanr
 
 from lesjax.models import Ensemble, load, load_ensemble
 from lesjax.system import System
-from lesjax.training import DivergedError, evaluate, loop, plots, train, train_ensemble
+from lesjax.training import (
+    DivergedError,
+    ensemble as ensemble_module,
+    evaluate,
+    loop,
+    plots,
+    step,
+    train,
+    train_ensemble,
+)
 from lesjax.training.calibration import Calibration, spearman
 from lesjax.training.config import Phase
 from lesjax.training.ensemble import member_config
@@ -27,6 +36,12 @@ from toy import log_of, make_config, make_frame, make_frames, moved_potential, p
 X64 = jax.config.jax_enable_x64
 RTOL = 1e-8 if X64 else 1e-3
 WAYS = pytest.mark.parametrize("together", [False, True], ids=["cores", "together"])
+
+
+@pytest.fixture(autouse=True)
+def three_cores(monkeypatch):
+    """Members take turns wherever the tests run."""
+    monkeypatch.setattr(ensemble_module, "available_cores", lambda: 3)
 
 
 def checkpoint(run):
@@ -134,6 +149,22 @@ class TestTraining:
             train_ensemble(config, together=together)
         assert len(calls) < 20
         assert not (Path(config.output) / "model").exists()
+
+
+@WAYS
+@pytest.mark.usefixtures("cheap_model")
+def test_compiled_as_often_as_a_single_model(tmp_path, monkeypatch, together):
+    traces, known = [], step.predict
+
+    def counted(*arguments, **options):
+        traces.append(0)
+        return known(*arguments, **options)
+
+    monkeypatch.setattr(step, "predict", counted)
+    train(make_config(tmp_path, output="single"))
+    single = len(traces)
+    train_ensemble(make_config(tmp_path, ensemble=4), together=together)
+    assert len(traces) == 2 * single > 0
 
 
 def test_mistakes(tmp_path):
