@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from lesjax import ewald
 from lesjax.models import storage
 from lesjax.models.config import ModelConfig, differences, to_dict
-from lesjax.models.potential import Potential, Prediction, check_solved, predict
+from lesjax.models.potential import Potential, Prediction, check_solved, checked_solver, make_solver, predict
 from lesjax.system import System
 
 
@@ -86,7 +86,7 @@ class Ensemble:
 
     def make_solver(self, system: System) -> ewald.Solver | None:
         """Plan the long-range sum, as `Potential.make_solver`."""
-        return self[0].make_solver(system)
+        return make_solver(self.config, system)
 
     def __call__(self, system: System, solver: ewald.Solver | None = None) -> EnsemblePrediction:
         """Mean and spread of energy, forces, stress and charges of one structure; compiled once per shape.
@@ -95,7 +95,7 @@ class Ensemble:
         `lesjax.training.train_ensemble` aligns them. Channels beyond the first mix freely between members, so that
         only of a single channel charges have a mean.
         """
-        solver = self[0].prepare(system, solver)
+        solver = checked_solver(self.config, system, solver)
         found = _predict(self, system, solver)
         check_solved(found.members)
         return found

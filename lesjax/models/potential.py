@@ -106,7 +106,7 @@ class Potential:
 
     def interaction_energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
         """As `energy`, without the reference energies of the elements."""
-        solver = self.prepare(system, solver)
+        solver = checked_solver(self.config, system, solver)
         return energy_parts(self.config, self.params, system, solver)[0]
 
     def __call__(self, system: System, solver: ewald.Solver | None = None) -> Prediction:
@@ -115,7 +115,7 @@ class Potential:
         Raises:
             ValueError: as `energy`; for induced or equilibrated charges that have no solution (see `check_solved`).
         """
-        solver = self.prepare(system, solver)
+        solver = checked_solver(self.config, system, solver)
         return check_solved(_predict(self, system, solver))
 
     def born_effective_charges(
@@ -154,17 +154,18 @@ class Potential:
 
         storage.save(self, path)
 
-    def prepare(self, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
-        """Check a system, and plan its sum where no plan is given; see `energy`."""
-        check_system(self.config, system)
-        if solver is not None or self.config.long_range is None:
-            return solver
-        if isinstance(system.cell, Tracer):
-            raise TypeError(
-                "`solver` is needed where `system.cell` is traced (inside jit, vmap or a derivative with respect to "
-                "the cell): plan it outside with `solver = potential.make_solver(system)` and pass it."
-            )
-        return self.make_solver(system)
+
+def checked_solver(config: ModelConfig, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
+    """Check a system, and plan its sum where no plan is given; see `Potential.energy`."""
+    check_system(config, system)
+    if solver is not None or config.long_range is None:
+        return solver
+    if isinstance(system.cell, Tracer):
+        raise TypeError(
+            "`solver` is needed where `system.cell` is traced (inside jit, vmap or a derivative with respect to "
+            "the cell): plan it outside with `solver = potential.make_solver(system)` and pass it."
+        )
+    return make_solver(config, system)
 
 
 def make_solver(config: ModelConfig, system: System) -> ewald.Solver | None:

@@ -36,8 +36,8 @@ def test_spreads_are_those_of_single_structures(ensemble):
     assert [len(spread) for spread in found] == [8, 4, 4]
     for atoms, spread in zip(frames[:2], found, strict=False):
         expected = ensemble(System.from_ase(atoms, cutoff=ensemble.cutoff)).spread.forces
-        np.testing.assert_allclose(spread, np.linalg.norm(expected, axis=1), rtol=1e-5, atol=1e-6)
-    assert min(spread.max() for spread in found) > 1e-3
+        np.testing.assert_allclose(spread, np.linalg.norm(expected, axis=1), rtol=1e-5, atol=2e-5)
+    assert min(spread.max() for spread in found) > 3e-4
 
 
 def test_select():
