@@ -77,6 +77,7 @@ results-cost: $(VENV)/.installed
 	else echo "Other packages are left out: $(BIN)/pip install -r benchmarks/requirements.txt"; fi
 ifneq ($(SHARED),)
 	$(BENCH)/training_step.py --json $(RESULTS)/training_step.json
+	$(BENCH)/ensembles.py --json $(RESULTS)/ensembles.json
 	$(BENCH)/water_ase.py --json $(RESULTS)/water_ase.json
 	$(BENCH)/md.py --json $(RESULTS)/md.json
 endif

@@ -60,7 +60,8 @@ def train(config: str, settings: Sequence[str], folder: pathlib.Path) -> dict:
     if result.returncode != 0:
         sys.exit(f"{folder.name}: the training ended with an error.")
     print(f"{folder.name}: {time.monotonic() - start:.0f} s in this call", flush=True)
-    last = read_log(folder / "log.jsonl")[-1]
+    log = folder / "log.jsonl"
+    last = read_log(log if log.exists() else folder / "members" / "0" / "log.jsonl")[-1]
     return {
         "config": config,
         "settings": list(settings),

@@ -35,7 +35,7 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.
 
 def goals(results: Mapping[str, dict]) -> list[Goal]:
     """All of them, from the contents of the result files by their names."""
-    return [*of_learning_curves(results), *of_dimers(results), *of_published_sets(results)]
+    return [*of_learning_curves(results), *of_dimers(results), *of_published_sets(results), *of_ensembles(results)]
 
 
 def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
@@ -90,3 +90,11 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
             unit, factor = UNITS[kind] if kind in UNITS else ("", 1.0)
             text = f"{name}, {metric}: as published or better"
             yield Goal(text, found.get(metric), limit, unit, factor, at_least=metric.endswith("_r2"))
+
+
+def of_ensembles(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """What eight models cost, and whether their spread says where they err."""
+    found = results.get("ensembles", {})
+    yield Goal("Ensemble of 8, dimers: training step over that of one model", found.get("cost", {}).get("ratio"), 3.0)
+    rank = found.get("ranking", {}).get("metrics", {}).get("forces_spearman")
+    yield Goal("Ensemble, dipeptides: rank correlation of spread and error of forces", rank, 0.5, at_least=True)

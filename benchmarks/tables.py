@@ -187,6 +187,28 @@ def water_infrared(content: dict) -> list[str]:
     return table(["band", "maximum (cm⁻¹)", "measured"], ([n, number(a, 4), number(b, 4)] for n, a, b in rows))
 
 
+def ensembles(content: dict) -> list[str]:
+    """Cost of a step of several models, and whether their spread ranks the errors."""
+    lines = []
+    if "cost" in content:
+        c = content["cost"]
+        names = {"one": "one model", "on_cores": f"{c['members']}, one on each core at a time"}
+        names["vmap"] = f"{c['members']}, by `vmap`"
+        rows = ([title, c["ms"][key], number(c["ms"][key] / c["ms"]["one"])] for key, title in names.items())
+        lines += [f"A step of `{c['config']}`, {c['cores']} cores, {c['dtype']}:", ""]
+        lines += table(["models", "ms", "over one model"], rows)
+    if "ranking" in content:
+        r = content["ranking"]
+        m = r["metrics"]
+        rows = [
+            ["forces (meV/Å)", 1e3 * m["forces_rmse"], 1e3 * m["forces_spread"], m["forces_spearman"]],
+            ["energy (meV/atom)", 1e3 * m["energy_rmse"], 1e3 * m["energy_spread"], m.get("energy_spearman")],
+        ]
+        lines += [f"`{r['config']}`, {', '.join(r['settings'])}; {m['n_structures']} structures held out:", ""]
+        lines += table(["kind", "RMSE of the mean", "spread", "rank correlation"], rows)
+    return lines
+
+
 # name of the file: (title, function, command where the file is missing)
 SECTIONS = {
     "demo": ("Demo: gas of point charges, 100 frames", demo, "make demo"),
@@ -202,6 +224,7 @@ SECTIONS = {
         partial(by_size, columns=WATER_ASE),
         "benchmarks/water_ase.py",
     ),
+    "ensembles": ("Ensembles", ensembles, "benchmarks/ensembles.py"),
     "training_step": ("Cost of a training step", training_step, "benchmarks/training_step.py"),
     "peers": ("Cost of the Ewald sum beside other packages", peers, "benchmarks/peers.py"),
     "crossover": ("Engines of the Ewald sum by size", crossover, "benchmarks/crossover.py"),

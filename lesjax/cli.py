@@ -30,6 +30,9 @@ METRICS = """Metrics in the JSON file, each for what the data has references of:
   bec_r2, bec_rmse, bec_mae, bec_diagonal_r2, bec_off_diagonal_r2
                              Born effective charges, e
   epsilon_infinity           electronic dielectric constant, with --epsilon-infinity fit
+Those of an ensemble are of the mean of its members, and for each kind there are
+  forces_spread              root mean square of the standard deviation over the members
+  forces_spearman            rank correlation of spread and error, of forces atom by atom
 Energies and forces leave the sign of the latent charges open: it is chosen once for all that depends on it.
 Moments are about the centre of mass."""
 
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a potential, or go on with a run that was stopped")
     train.add_argument("config", help="TOML file; lesjax/configs has examples")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the file")
+    train.add_argument("--ensemble", type=int, metavar="N", help="train N models that differ in their seeds")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     train.set_defaults(run=_train)
 
@@ -69,10 +73,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=METRICS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    evaluate.add_argument("model", help="folder of a potential")
+    evaluate.add_argument("model", help="folder of a potential or an ensemble")
     evaluate.add_argument("data", help="extended-xyz file")
     evaluate.add_argument("--json", metavar="OUT.json", help="write the metrics there")
     evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots")
+    evaluate.add_argument("--calibration", metavar="OUT.png", help="draw error against spread of an ensemble")
     evaluate.add_argument("--key", action="append", default=[], metavar="LABEL=NAME", help="e.g. energy=dft_energy")
     evaluate.add_argument("--pbc", choices=("file", "true", "false"), default="file", help="override the periodicity")
     evaluate.add_argument("--born-order", choices=BORN_ORDERS, help="of the Born effective charges of each atom")
@@ -117,10 +122,13 @@ def _parser() -> argparse.ArgumentParser:
 def _train(arguments: argparse.Namespace) -> int:
     from lesjax.training import load_config
 
-    config = load_config(arguments.config, arguments.set)
+    overrides = list(arguments.set)
+    if arguments.ensemble is not None:
+        overrides.append(f"training.ensemble={arguments.ensemble}")
+    config = load_config(arguments.config, overrides)
 
     from lesjax.io import write_json
-    from lesjax.training import evaluate, plots, train
+    from lesjax.training import evaluate, plots, train, train_ensemble
     from lesjax.training.loop import read_log
     from lesjax.training.prepare import prepare
 
@@ -128,8 +136,11 @@ def _train(arguments: argparse.Namespace) -> int:
     folder = pathlib.Path(config.output)
     counts = f"{len(prepared.train)} structures to train on, {len(prepared.valid_frames)} to validate"
     print(f"{counts}; results in {folder}/")
-    potential = train(config, prepared=prepared, quiet=arguments.quiet or None)
-    plots.save_learning_curve(folder / "learning_curve.png", read_log(folder / "log.jsonl"))
+    run_training = train if config.training.ensemble is None else train_ensemble
+    potential = run_training(config, prepared=prepared, quiet=arguments.quiet or None)
+    members = range(config.training.ensemble or 0)
+    for run in [folder / "members" / str(i) for i in members] or [folder]:
+        plots.save_learning_curve(run / "learning_curve.png", read_log(run / "log.jsonl"))
     pbc = None if isinstance(config.data.pbc, str) else config.data.pbc
     frames_of = (prepared.train_frames, prepared.valid_frames, prepared.test_frames)
     sets = dict(zip(("training", "validation", "test"), frames_of, strict=True))
@@ -139,6 +150,8 @@ def _train(arguments: argparse.Namespace) -> int:
             epsilon = config.data.epsilon_infinity
             result = evaluate(potential, frames, keys=config.data.keys, pbc=pbc, epsilon_infinity=epsilon)
             plots.save_parity(folder / f"parity_{name}.png", result.parity)
+            if result.calibration:
+                plots.save_calibration(folder / f"calibration_{name}.png", result.calibration)
             metrics[name] = result.metrics
             _print_metrics(name, result)
     write_json(folder / "metrics.json", metrics)
@@ -148,12 +161,17 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax.io import write_json
-    from lesjax.models import load
+    from lesjax.models import load, load_ensemble
+    from lesjax.models.ensemble import is_ensemble
     from lesjax.training import evaluate_file, plots
 
     pbc = {"file": None, "true": True, "false": False}[arguments.pbc]
+    several = is_ensemble(arguments.model)
+    read = load_ensemble if several else load
+    if arguments.calibration and not several:
+        raise ValueError(f"`--calibration` needs an ensemble, but {arguments.model!r} is a single potential.")
     result = evaluate_file(
-        load(arguments.model),
+        read(arguments.model),
         arguments.data,
         keys=_keys(arguments.key, arguments.born_order),
         pbc=pbc,
@@ -164,6 +182,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, result.metrics)
     if arguments.plot:
         plots.save_parity(arguments.plot, result.parity)
+    if arguments.calibration:
+        plots.save_calibration(arguments.calibration, result.calibration)
     return 0
 
 
@@ -249,11 +269,15 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
 
     from lesjax.training.plots import KINDS
 
-    table = Table("", "RMSE", "MAE", "R²", title=f"{title}: {result.metrics['n_structures']} structures")
+    columns = ("spread", "rank correlation") if result.calibration else ()
+    table = Table("", "RMSE", "MAE", "R²", *columns, title=f"{title}: {result.metrics['n_structures']} structures")
     for kind, pair in result.parity.items():
         name, unit, factor = KINDS[kind]
         errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
-        table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}")
+        spread = ()
+        if result.calibration:
+            spread = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
+        table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}", *spread)
     Console().print(table)
 
 

@@ -114,6 +114,28 @@ def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
     assert "energy per atom (meV)" in capsys.readouterr().out
 
 
+def test_ensemble(run, tmp_path, capsys):
+    """Trained and evaluated; a single potential has no calibration."""
+    folder, _ = run
+    output = tmp_path / "several"
+    command = ["train", str(folder / "config.toml"), "--ensemble", "2", "--set", f"output={output}"]
+    assert cli.main([*command, "--set", "training.phases.0.epochs=1", "--set", "data.test=test.xyz"]) == 0
+    assert "rank correlation" in capsys.readouterr().out
+    plots = {f"{kind}_{name}.png" for kind in ("parity", "calibration") for name in ("training", "validation", "test")}
+    assert {path.name for path in output.iterdir()} == plots | {"config.json", "members", "metrics.json", "model"}
+    assert (output / "members" / "1" / "learning_curve.png").exists()
+    plot = tmp_path / "calibration.png"
+    arguments = [str(folder / "test.xyz"), "--calibration", str(plot)]
+    assert cli.main(["evaluate", str(output / "model"), *arguments, "--json", str(tmp_path / "m.json")]) == 0
+    metrics = json.loads((tmp_path / "m.json").read_text())
+    assert metrics == json.loads((output / "metrics.json").read_text())["test"]
+    assert {"forces_spread", "forces_spearman", "energy_spread"} <= set(metrics)
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(folder / "run" / "model"), *arguments]) == 1
+    assert "`--calibration` needs an ensemble" in capsys.readouterr().err
+
+
 def test_help_names_the_metrics(capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
@@ -151,6 +173,7 @@ def inputs(tmp_path, monkeypatch):
         ("train config.toml --set data.keys.forces=F", "`training.phases[0].forces_weight` is positive"),
         ("train config.toml --set data.reference_energies.Na=1", "`data.reference_energies` needs one energy for each"),
         ("train config.toml --set training.phases.3.epochs=1", "`--set training.phases.3.epochs=1`: '3'"),
+        ("train config.toml --ensemble 1", "`ensemble` must be at least 2, got 1"),
         ("evaluate gone test.xyz", "'gone' is not a lesjax model"),
         ("evaluate . test.xyz", "it has no config.json"),
         ("info gone", "'gone' is not a lesjax model"),

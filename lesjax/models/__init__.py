@@ -5,5 +5,10 @@ from lesjax.models.config import (
     LongRangeConfig as LongRangeConfig,
     ModelConfig as ModelConfig,
 )
+from lesjax.models.ensemble import (
+    Ensemble as Ensemble,
+    EnsemblePrediction as EnsemblePrediction,
+    load_ensemble as load_ensemble,
+)
 from lesjax.models.potential import Potential as Potential, Prediction as Prediction
 from lesjax.models.storage import load as load

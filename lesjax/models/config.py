@@ -277,3 +277,11 @@ def _positive(config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"`{name}` must be positive, got {getattr(config, name)}.")
+
+
+def differences(a: object, b: object, where: str = "") -> list[str]:
+    """Names, joined by dots, of the entries in which two nested dictionaries differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(set(a) | set(b))
+        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{where}.{k}" if where else k)]
+    return [] if a == b else [where]

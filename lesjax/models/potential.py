@@ -106,7 +106,7 @@ class Potential:
 
     def interaction_energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
         """As `energy`, without the reference energies of the elements."""
-        solver = self._prepare(system, solver)
+        solver = checked_solver(self.config, system, solver)
         return energy_parts(self.config, self.params, system, solver)[0]
 
     def __call__(self, system: System, solver: ewald.Solver | None = None) -> Prediction:
@@ -115,7 +115,7 @@ class Potential:
         Raises:
             ValueError: as `energy`; for induced or equilibrated charges that have no solution (see `check_solved`).
         """
-        solver = self._prepare(system, solver)
+        solver = checked_solver(self.config, system, solver)
         return check_solved(_predict(self, system, solver))
 
     def born_effective_charges(
@@ -154,16 +154,18 @@ class Potential:
 
         storage.save(self, path)
 
-    def _prepare(self, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
-        check_system(self.config, system)
-        if solver is not None or self.config.long_range is None:
-            return solver
-        if isinstance(system.cell, Tracer):
-            raise TypeError(
-                "`solver` is needed where `system.cell` is traced (inside jit, vmap or a derivative with respect to "
-                "the cell): plan it outside with `solver = potential.make_solver(system)` and pass it."
-            )
-        return self.make_solver(system)
+
+def checked_solver(config: ModelConfig, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
+    """Check a system, and plan its sum where no plan is given; see `Potential.energy`."""
+    check_system(config, system)
+    if solver is not None or config.long_range is None:
+        return solver
+    if isinstance(system.cell, Tracer):
+        raise TypeError(
+            "`solver` is needed where `system.cell` is traced (inside jit, vmap or a derivative with respect to "
+            "the cell): plan it outside with `solver = potential.make_solver(system)` and pass it."
+        )
+    return make_solver(config, system)
 
 
 def make_solver(config: ModelConfig, system: System) -> ewald.Solver | None:
@@ -347,5 +349,10 @@ def initial_parameters(config: ModelConfig, seed: int) -> PyTree:
     system = System.from_arrays(
         positions, np.zeros((3, 3)), np.full(2, number), (False, False, False), cutoff=config.representation.cutoff
     )
-    # compiled, what the energy would cost is left out
-    return jax.jit(LesModel(config).init)(jax.random.key(seed), jax.tree.map(jnp.asarray, system))
+    return _initial_parameters(config, jax.random.key(seed), jax.tree.map(jnp.asarray, system))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _initial_parameters(config: ModelConfig, key: Array, system: System) -> PyTree:
+    """Compiled, what the energy would cost is left out."""
+    return LesModel(config).init(key, system)

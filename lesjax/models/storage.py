@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -30,8 +31,7 @@ def save(potential: Potential, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     # a path ending in dots has no name of its own to put a temporary folder beside
     path = path if path.name not in ("", "..") else path.resolve()
-    description = {"format": FORMAT, "config": configuration.to_dict(potential.config)}
-    contents = dict(zip(FILES, (_json(description), to_bytes(flatten(potential.params))), strict=True))
+    contents = to_files(potential)
     if path.exists():
         # names with a dot may be what a killed process left
         if not path.is_dir() or {f.name for f in path.iterdir() if not f.name.startswith(".")} - set(FILES):
@@ -43,12 +43,24 @@ def save(potential: Potential, path: str | os.PathLike) -> None:
                 with atomic_path(path / name) as temporary:
                     temporary.write_bytes(contents[name])
             return
+    replace_folder(path, contents)
+
+
+def to_files(potential: Potential) -> dict[str, bytes]:
+    """The files of a potential by their names."""
+    description = {"format": FORMAT, "config": configuration.to_dict(potential.config)}
+    return dict(zip(FILES, (_json(description), to_bytes(flatten(potential.params))), strict=True))
+
+
+def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
+    """Put a folder with these files (names below it) in the place of what is at `path`; it appears as a whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         for name, content in contents.items():
+            (temporary / name).parent.mkdir(exist_ok=True)
             (temporary / name).write_bytes(content)
         if path.exists():
             os.replace(path, replaced)
@@ -70,11 +82,16 @@ def load(path: str | os.PathLike) -> Potential:
 
     Raises:
         FileNotFoundError: if `path` is no such folder.
-        ValueError: for a damaged file, or one from a version that this one cannot read.
+        ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
     """
     path = pathlib.Path(path)
     description, parameters = path / "config.json", path / "params.safetensors"
     missing = [file.name for file in (description, parameters) if not file.is_file()]
+    if missing and (path / "0" / FILES[0]).is_file():
+        raise ValueError(
+            f"{str(path)!r} is an ensemble: read it with `lesjax.models.load_ensemble`, or one member, "
+            f"as {str(path / '0')!r}."
+        )
     if missing:
         raise FileNotFoundError(f"{str(path)!r} is not a lesjax model: it has no {' and no '.join(missing)}.")
     try:

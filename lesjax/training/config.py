@@ -150,6 +150,7 @@ class TrainingSection:
         eval_every: epochs between evaluations.
         checkpoint_seconds: least time between checkpoints.
         early_stop: evaluations without a better validation loss after which a phase ends; 0 for never.
+        ensemble: train so many models at once, with the seeds `seed`, `seed` + 1, …; a single one if it is not given.
     """
 
     seed: int = 0
@@ -162,6 +163,7 @@ class TrainingSection:
     eval_every: int = 1
     checkpoint_seconds: float = 20.0
     early_stop: int = 0
+    ensemble: int | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw"):
@@ -174,6 +176,8 @@ class TrainingSection:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         if not 0 <= self.ema < 1:
             raise ValueError(f"`ema` must lie in [0, 1), got {self.ema}.")
+        if self.ensemble is not None and self.ensemble < 2:
+            raise ValueError(f"`ensemble` must be at least 2, got {self.ensemble}. Leave it out for a single model.")
         if not self.phases:
             raise ValueError("`phases` is empty: give at least one.")
 

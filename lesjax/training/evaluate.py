@@ -2,18 +2,21 @@
 
 import math
 import pathlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from lesjax import io
-from lesjax.models.potential import Potential, check_solved
+from lesjax.models.ensemble import Ensemble
+from lesjax.models.potential import Potential, Prediction, check_solved
 from lesjax.properties import traceless
-from lesjax.training.data import epoch_batches, make_dataset, subtract_reference, take
+from lesjax.training.calibration import Calibration, calibration
+from lesjax.training.data import Batch, Dataset, epoch_batches, make_dataset, subtract_reference, take
 from lesjax.training.losses import Weights, moments
 from lesjax.training.step import make_born_charges, make_evaluation
 
@@ -49,11 +52,13 @@ class Evaluation:
         metrics: energies in eV/atom, forces in eV/Å, stress in eV/Å³, charges and Born effective charges (bec) in e,
             dipoles in e Å, traceless quadrupoles in e Å².
         parity: energy (eV/atom, without the reference energies of the elements), forces, stress, charges, dipole,
-            quadrupole, bec.
+            quadrupole, bec. Of an ensemble, that of the mean.
+        calibration: error and spread of the same kinds, for an ensemble.
     """
 
     metrics: dict[str, float | int]
     parity: dict[str, Parity]
+    calibration: dict[str, Calibration] = field(default_factory=dict)
 
 
 # what depends on the sign of the latent charges
@@ -62,7 +67,7 @@ LABELS_WANTED = "an energy, forces, a stress, charges, a dipole, a quadrupole or
 
 
 def evaluate(
-    potential: Potential,
+    potential: Potential | Ensemble,
     frames: Sequence[io.Atoms],
     *,
     keys: io.Keys | None = None,
@@ -70,7 +75,7 @@ def evaluate(
     batch_size: int = 8,
     epsilon_infinity: float | str = 1.0,
 ) -> Evaluation:
-    r"""Compare a potential with the labels of structures.
+    r"""Compare a potential, or the mean of an ensemble, with the labels of structures.
 
     Energies and forces fix the latent charges up to one sign for all of them. It is chosen once, by the one of
     charges, dipole, quadrupole and Born effective charges whose predictions p and references r have the largest
@@ -81,8 +86,11 @@ def evaluate(
     :math:`M - \operatorname{tr}(M) / 3` of the second moment :math:`M = \sum_i q_i x_i x_i^T`. Born effective charges
     are those of the charges minus their mean.
 
+    For an ensemble, the metrics also hold of each kind the root mean square ``_spread``, the standard deviation over
+    the members in the unit of the kind, and the rank correlation ``_spearman`` of spread and error, see `Calibration`.
+
     Args:
-        potential: the model.
+        potential: the model, or several.
         frames: structures with labels.
         keys: names of the labels.
         pbc: overrides the periodicity of the structures.
@@ -97,13 +105,13 @@ def evaluate(
     if epsilon_infinity != "fit" and (isinstance(epsilon_infinity, str) or not epsilon_infinity > 0):
         raise ValueError(f"`epsilon_infinity` must be a positive number or 'fit', got {epsilon_infinity!r}.")
     labels = io.all_labels(frames, keys)
-    parity = {}
+    parity, spread = {}, {}
     given = 1.0 if epsilon_infinity == "fit" else float(epsilon_infinity)
-    for name, parts in _values(potential, frames, labels, pbc, batch_size, given).items():
-        reference, predicted = (np.concatenate(side) for side in zip(*parts, strict=True))
+    for name, (reference, predicted) in _values(potential, frames, labels, pbc, batch_size, given).items():
         known = np.isfinite(reference)
         if known.any():
-            parity[name] = Parity(reference[known], predicted[known])
+            parity[name] = Parity(reference[known], predicted.mean(axis=0)[known])
+            spread[name] = predicted.std(axis=0, ddof=1)[known] if len(predicted) > 1 else None
     if not parity:
         raise ValueError(f"No structure has {LABELS_WANTED} under the names of `keys`.")
     metrics: dict[str, float | int] = {"n_structures": len(frames)}
@@ -116,6 +124,7 @@ def evaluate(
         if name.startswith(RESPONSE):
             factor = born_factor if name.startswith("bec") else sign
             parity[name] = Parity(pair.reference, factor * pair.predicted)
+            spread[name] = None if spread[name] is None else abs(factor) * spread[name]
     parts = {name: parity.pop(name) for name in ("bec_diagonal", "bec_off_diagonal") if name in parity}
     for name, pair in parity.items():
         metrics[f"{name}_rmse"] = pair.rmse()
@@ -123,7 +132,15 @@ def evaluate(
     for name, pair in {**parity, **parts}.items():
         if name.startswith(RESPONSE) and math.isfinite(pair.r2()):
             metrics[f"{name}_r2"] = pair.r2()
-    return Evaluation(metrics, parity)
+    calibrations = {}
+    for name, pair in parity.items():
+        if (own := spread[name]) is not None:
+            metrics[f"{name}_spread"] = float(np.sqrt(np.mean(own**2)))
+            calibrations[name] = calibration(name, pair.reference, pair.predicted, own)
+            rank = calibrations[name].spearman()
+            if math.isfinite(rank):
+                metrics[f"{name}_spearman"] = rank
+    return Evaluation(metrics, parity, calibrations)
 
 
 def latent_sign(pairs: Sequence[Parity]) -> float:
@@ -146,22 +163,50 @@ def fitted_epsilon(pair: Parity, sign: float) -> float:
     return (overlap / size) ** 2
 
 
+@jax.jit
+def _moments(prediction: Prediction, batch: Batch, rows: Array) -> tuple[Array, Array]:
+    """Dipoles and quadrupoles of these rows of a bucket."""
+    return moments(prediction, take(batch, rows, rows >= 0))
+
+
 def _values(
-    potential: Potential,
+    potential: Potential | Ensemble,
     frames: Sequence[io.Atoms],
     labels: Sequence[io.Labels],
     pbc: bool | tuple[bool, bool, bool] | None,
     batch_size: int,
     epsilon_infinity: float,
-) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """For each kind and structure the flattened references, NaN where there is none, and predictions."""
-    dataset = make_dataset(potential.config, frames, labels, pbc, epsilon_infinity=epsilon_infinity)
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each kind flattened references of all structures, NaN where there is none, and predictions, [m, values]."""
+    config = potential.config
+    dataset = make_dataset(config, frames, labels, pbc, epsilon_infinity=epsilon_infinity)
     with_stress = any(np.isfinite(label.stress).any() for label in labels)
-    compute = make_evaluation(potential.config, with_stress=with_stress)
-    compute_born = make_born_charges(potential.config)
-    compute_moments = jax.jit(lambda prediction, batch, rows: moments(prediction, take(batch, rows, rows >= 0)))
+    functions = (make_evaluation(config, with_stress=with_stress), make_born_charges(config))
+    references, predictions = {}, []
+    for member in potential if isinstance(potential, Ensemble) else [potential]:
+        own: dict[str, list[np.ndarray]] = {}
+        references = {}
+        for name, known, value in _pairs(member, dataset, frames, labels, batch_size, *functions):
+            references.setdefault(name, []).append(np.ravel(known))
+            own.setdefault(name, []).append(np.ravel(np.asarray(value, np.float64)))
+        predictions.append({name: np.concatenate(parts) for name, parts in own.items()})
+    return {
+        name: (np.concatenate(parts), np.stack([own[name] for own in predictions]))
+        for name, parts in references.items()
+    }
+
+
+def _pairs(
+    potential: Potential,
+    dataset: Dataset,
+    frames: Sequence[io.Atoms],
+    labels: Sequence[io.Labels],
+    batch_size: int,
+    compute: Callable,
+    compute_born: Callable,
+) -> Iterator[tuple[str, ArrayLike, ArrayLike]]:
+    """Kind, reference and prediction of one potential for each kind and structure."""
     weights = Weights(energy=jnp.asarray(1.0), forces=jnp.asarray(1.0))
-    values: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         batch = dataset.buckets[bucket]
         prediction = compute(potential.params, batch, rows, mask, weights)[2]
@@ -170,7 +215,7 @@ def _values(
         members = dataset.members[bucket][rows]
         has_charges = found["charges"] is not None
         has_moments = has_charges and not any(batch.system.pbc)
-        dipole, quadrupole = jax.device_get(compute_moments(prediction, batch, rows)) if has_moments else ([], [])
+        dipole, quadrupole = jax.device_get(_moments(prediction, batch, rows)) if has_moments else ([], [])
         has_born = has_charges and any(np.isfinite(labels[i].born_effective_charges).any() for i in members)
         born = np.asarray(compute_born(potential.params, batch, rows, mask), np.float64) if has_born else None
         for k in np.flatnonzero(mask):
@@ -194,12 +239,11 @@ def _values(
                 pairs["bec_diagonal"] = (reference[:, diagonal], predicted[:, diagonal])
                 pairs["bec_off_diagonal"] = (reference[:, ~diagonal], predicted[:, ~diagonal])
             for name, (known, value) in pairs.items():
-                values.setdefault(name, []).append((np.ravel(known), np.ravel(np.asarray(value, np.float64))))
-    return values
+                yield name, known, value
 
 
 def evaluate_file(
-    potential: Potential,
+    potential: Potential | Ensemble,
     path: str | pathlib.Path,
     *,
     keys: io.Keys | None = None,

@@ -1,5 +1,7 @@
 """Where a run starts: parameters, their average, and the memory of the optimizers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jaxtyping import Array, PyTree
 from lesjax.models.cace import CACE
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import initial_parameters
+from lesjax.system import System
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Dataset
 from lesjax.training.orient import PAULING, SIGNED, sign_factors
@@ -48,13 +51,18 @@ def _electronegativity_charges(config: ModelConfig, dataset: Dataset, table: Arr
 
 def _root_mean_square(config: ModelConfig, params: PyTree, dataset: Dataset) -> np.ndarray:
     """Of each feature over the real atoms; one for a feature that is zero throughout."""
-    compute = jax.jit(jax.vmap(lambda system: CACE(config.representation).apply({"params": params}, system)))
     features = []
     for bucket in dataset.buckets:
         systems = jax.tree.map(lambda x: x[:MAX_STRUCTURES], bucket.system)
-        features.append(np.asarray(compute(systems), np.float64)[np.asarray(systems.atom_mask)])
+        features.append(np.asarray(_features(config, params, systems), np.float64)[np.asarray(systems.atom_mask)])
     size = np.sqrt(np.mean(np.concatenate(features) ** 2, axis=0))
     return np.where(size > 0, size, 1.0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _features(config: ModelConfig, params: PyTree, systems: System) -> Array:
+    """Of each atom of stacked systems."""
+    return jax.vmap(lambda system: jnp.asarray(CACE(config.representation).apply({"params": params}, system)))(systems)
 
 
 def initial_state(section: TrainingSection, params: PyTree) -> dict[str, PyTree]:

@@ -6,17 +6,14 @@ and goes on exactly as an uninterrupted one.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import math
 import pathlib
-import platform
-import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +21,19 @@ import numpy as np
 from jaxtyping import PyTree
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lesjax.io import atomic_path, write_json
-from lesjax.models.config import to_dict
+from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential, check_solved
 from lesjax.models.storage import load
 from lesjax.training.checkpoint import load_checkpoint, save_checkpoint
 from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
+from lesjax.training.folder import (
+    check_folder,
+    read_log as read_log,
+    remove_leftovers,
+    truncate_log,
+    write_description,
+)
 from lesjax.training.initialize import flip_charges, initial_state, scaled_parameters
 from lesjax.training.losses import RESPONSE, Weights
 from lesjax.training.orient import orient
@@ -75,11 +78,49 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
         ValueError: for unusable data or a folder that holds another run.
         DivergedError: when the loss is not finite; the last good checkpoint stays.
     """
-    folder = pathlib.Path(config.output)
-    check_folder(config, folder)
+    if config.training.ensemble is not None:
+        raise ValueError(
+            f"`training.ensemble` = {config.training.ensemble} asks for several models: use `train_ensemble`, or leave "
+            "it out for a single one."
+        )
+    check_folder(config, pathlib.Path(config.output))
     prepared = prepare(config) if prepared is None else prepared
-    section = config.training
-    check_lbfgs(section, prepared.train)
+    check_lbfgs(config.training, prepared.train)
+    run = start(config, prepared, compile_functions(prepared.model, config.training))
+    with bar(sum(p.epochs for p in config.training.phases), run.host.epoch, quiet) as report:
+        run.run(report)
+    run.orient_models()
+    return load_best(run.folder)
+
+
+def load_best(folder: str | pathlib.Path) -> Potential:
+    """The potential of best validation loss of a run."""
+    return load(pathlib.Path(folder) / "model")
+
+
+class Functions(NamedTuple):
+    """What is compiled for a model; the members of an ensemble share it."""
+
+    step: Callable
+    lbfgs_step: Callable
+    evaluation: Callable
+
+
+def compile_functions(model: ModelConfig, section: TrainingSection) -> Functions:
+    """Compile-on-first-use functions of a run."""
+    with_stress = any(phase.stress_weight > 0 for phase in section.phases)
+    evaluation = make_evaluation(model, with_stress=with_stress)
+    return Functions(make_step(model, section), make_lbfgs_step(model), evaluation)
+
+
+def start(config: RunConfig, prepared: Prepared, functions: Functions) -> "Run":
+    """A run at its start, or at the last checkpoint in its folder.
+
+    Raises:
+        ValueError: for a folder that holds another run.
+    """
+    folder, section = pathlib.Path(config.output), config.training
+    check_folder(config, folder)
     remove_leftovers(folder)
     write_description(config, prepared, folder)
     state = initial_state(section, scaled_parameters(prepared.model, section.seed, prepared.train))
@@ -88,74 +129,82 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     if checkpoint.exists():
         state, kept = load_checkpoint(checkpoint, state)
         host = Progressed(**kept)
-    log = folder / "log.jsonl"
-    truncate_log(log, host.epoch)
-    run = _Run(config, prepared, folder, state, host)
-    with _bar(sum(p.epochs for p in section.phases), host, quiet) as report:
-        run.run(report)
-    decisive = prepared.train if prepared.valid is None else prepared.valid  # the shapes that are compiled already
-    weights = phase_weights(section.phases[-1])
-    labels_set_sign = any(phase_weights(phase).of_response() for phase in section.phases)
-    for name in () if labels_set_sign else ("model", "model-last"):
-        oriented = orient(load(folder / name), decisive, run.evaluation, weights, section.batch_size)
-        if oriented is not None:
-            oriented.save(folder / name)
-    return load_best(folder)
+    truncate_log(folder / "log.jsonl", host.epoch)
+    return Run(section, prepared, folder, functions, state, host)
 
 
-def load_best(folder: str | pathlib.Path) -> Potential:
-    """The potential of best validation loss of a run."""
-    return load(pathlib.Path(folder) / "model")
-
-
-class _Run:
+class Run:
     """One run in progress: the compiled functions and the state between epochs."""
 
     def __init__(
-        self, config: RunConfig, prepared: Prepared, folder: pathlib.Path, state: dict[str, PyTree], host: Progressed
+        self,
+        section: TrainingSection,
+        prepared: Prepared,
+        folder: pathlib.Path,
+        functions: Functions,
+        state: dict[str, PyTree],
+        host: Progressed,
     ) -> None:
-        self.section, self.prepared, self.folder = config.training, prepared, folder
-        self.state, self.host = state, host
-        self.step = make_step(prepared.model, self.section)
-        self.lbfgs_step = make_lbfgs_step(prepared.model)
-        with_stress = any(phase.stress_weight > 0 for phase in self.section.phases)
-        self.evaluation = make_evaluation(prepared.model, with_stress=with_stress)
+        self.section, self.prepared, self.folder = section, prepared, folder
+        self.functions, self.state, self.host = functions, state, host
+        self.started: float | None = None
         self.saved_at = time.monotonic()
         self.best: Potential | None = None
         self.best_saved = True
 
+    @property
+    def phase(self) -> Phase | None:
+        """The phase that is next, None at the end of the run."""
+        return self.section.phases[self.host.phase] if self.host.phase < len(self.section.phases) else None
+
     def run(self, report: Any) -> None:
-        host = self.host
-        while host.phase < len(self.section.phases):
-            phase = self.section.phases[host.phase]
-            self.run_phase(phase, report)
+        """All that is left."""
+        while self.phase is not None:
+            self.run_stretch(report)
+
+    def run_stretch(self, report: Any, stopped: Callable[[], bool] = lambda: False) -> None:
+        """The epochs up to the next evaluation, and that; none of it counts once `stopped` says so."""
+        phase = self.phase
+        assert phase is not None
+        self.begin_stretch()
+        losses = []
+        for _ in range(self.stretch_epochs()):
+            if stopped():
+                return
+            losses += self.run_epoch(phase)
+        self.end_stretch(float(np.mean(jax.device_get(losses))), report)
+
+    def begin_stretch(self) -> None:
+        """What comes before the epochs up to the next evaluation."""
+        phase = self.phase
+        assert phase is not None
+        if self.started is None:
+            self.started = time.monotonic() - self.host.seconds
+        if self.host.epoch_in_phase == 0 and phase_weights(phase).of_response():
+            self.choose_sign(phase_weights(phase))
+
+    def stretch_epochs(self) -> int:
+        """Epochs up to the next evaluation."""
+        assert self.phase is not None
+        every, done = self.section.eval_every, self.host.epoch_in_phase
+        return min(every - done % every, self.phase.epochs - done)
+
+    def end_stretch(self, train_loss: float, report: Any) -> None:
+        """Evaluate after epochs of this mean loss, write what is due, and go on to the next phase at the end of one."""
+        host, phase = self.host, self.phase
+        assert phase is not None
+        assert self.started is not None
+        host.seconds = time.monotonic() - self.started
+        stop = self.evaluate(phase, phase_weights(phase), train_loss, report)
+        if stop or host.epoch_in_phase == phase.epochs:
             host.phase += 1
             host.epoch_in_phase = 0
             host.best_loss, host.evaluations_since_best = math.inf, 0  # another loss from here on
             host.plateau_best, host.plateau_waited, host.plateau_factor = math.inf, 0, 1.0
             self.reset_lbfgs()  # the next phase has another loss and gradient
             self.checkpoint()
-
-    def run_phase(self, phase: Phase, report: Any) -> None:
-        host, weights = self.host, phase_weights(phase)
-        losses: list[jax.Array] = []
-        started = time.monotonic() - host.seconds
-        if host.epoch_in_phase == 0 and weights.of_response():
-            self.choose_sign(weights)
-        while host.epoch_in_phase < phase.epochs:
-            losses += self.run_epoch(phase, weights)
-            host.epoch += 1
-            host.epoch_in_phase += 1
-            last = host.epoch_in_phase == phase.epochs
-            if host.epoch_in_phase % self.section.eval_every and not last:
-                continue
-            host.seconds = time.monotonic() - started
-            stop = self.evaluate(phase, weights, float(np.mean(jax.device_get(losses))), report)
-            losses = []
-            if not last and time.monotonic() - self.saved_at > self.section.checkpoint_seconds:
-                self.checkpoint()
-            if stop:
-                break
+        elif time.monotonic() - self.saved_at > self.section.checkpoint_seconds:
+            self.checkpoint()
 
     def choose_sign(self, weights: Weights) -> None:
         """Take the sign of the latent charges, which energies leave open, that has the lower loss on the training set.
@@ -164,7 +213,7 @@ class _Run:
         """
         states = [self.state, flip_charges(self.prepared.model, self.state)]
         arguments = (self.prepared.train, self.section.batch_size, weights)
-        losses = [dataset_errors(self.evaluation, state["params"], *arguments)[0] for state in states]
+        losses = [dataset_errors(self.functions.evaluation, state["params"], *arguments)[0] for state in states]
         if losses[1] < losses[0]:
             self.state = states[1]
             self.reset_lbfgs()
@@ -174,16 +223,30 @@ class _Run:
         if "lbfgs" in self.state:
             self.state["lbfgs"] = initial_state(self.section, self.state["params"])["lbfgs"]
 
-    def run_epoch(self, phase: Phase, weights: Weights) -> list[jax.Array]:
-        host, dataset = self.host, self.prepared.train
-        rng = np.random.default_rng([self.section.seed, host.epoch])
-        batches = epoch_batches(dataset, self.section.batch_size, rng)
-        step = self.lbfgs_step if phase.lbfgs else self.step
+    def batches(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Those of the next epoch: (bucket, rows, mask of real rows)."""
+        rng = np.random.default_rng([self.section.seed, self.host.epoch])
+        return epoch_batches(self.prepared.train, self.section.batch_size, rng)
+
+    def learning_rate(self, phase: Phase, fraction: float) -> float:
+        """That after a fraction of the next epoch."""
+        return learning_rate(phase, self.host.epoch_in_phase + fraction, self.host.plateau_factor)
+
+    def epoch_done(self) -> None:
+        """Count one."""
+        self.host.epoch += 1
+        self.host.epoch_in_phase += 1
+
+    def run_epoch(self, phase: Phase) -> list[jax.Array]:
+        """Losses of the steps of one epoch."""
+        weights, batches = phase_weights(phase), self.batches()
+        step = self.functions.lbfgs_step if phase.lbfgs else self.functions.step
         losses = []
         for i, (bucket, rows, mask) in enumerate(batches):
-            rate = learning_rate(phase, host.epoch_in_phase + i / len(batches), host.plateau_factor)
-            self.state, loss = step(self.state, dataset.buckets[bucket], rows, mask, jnp.asarray(rate), weights)
+            rate = jnp.asarray(self.learning_rate(phase, i / len(batches)))
+            self.state, loss = step(self.state, self.prepared.train.buckets[bucket], rows, mask, rate, weights)
             losses.append(loss)
+        self.epoch_done()
         return losses
 
     def evaluate(self, phase: Phase, weights: Weights, train_loss: float, report: Any) -> bool:
@@ -191,7 +254,8 @@ class _Run:
         host = self.host
         potential = self.current()
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
-        valid_loss, metrics = dataset_errors(self.evaluation, potential.params, valid, self.section.batch_size, weights)
+        arguments = (potential.params, valid, self.section.batch_size, weights)
+        valid_loss, metrics = dataset_errors(self.functions.evaluation, *arguments)
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             self.save_best()
             kept = [name for name in ("model", "checkpoint.safetensors") if (self.folder / name).exists()]
@@ -239,6 +303,26 @@ class _Run:
         if self.best is not None and not self.best_saved:
             self.best.save(self.folder / "model")
             self.best_saved = True
+
+    def orient_models(self) -> None:
+        """Give the charges of the models on disk the sign of the convention, where no labels have set it."""
+        if labels_set_sign(self.section):
+            return
+        for name in ("model", "model-last"):
+            arguments = (decisive(self.prepared), self.functions.evaluation, phase_weights(self.section.phases[-1]))
+            oriented = orient(load(self.folder / name), *arguments, self.section.batch_size)
+            if oriented is not None:
+                oriented.save(self.folder / name)
+
+
+def labels_set_sign(section: TrainingSection) -> bool:
+    """Whether any phase trains on labels that depend on the sign of the latent charges."""
+    return any(phase_weights(phase).of_response() for phase in section.phases)
+
+
+def decisive(prepared: Prepared) -> Dataset:
+    """The structures whose charges decide on the sign: the shapes that are compiled already."""
+    return prepared.train if prepared.valid is None else prepared.valid
 
 
 def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
@@ -296,84 +380,8 @@ def dataset_errors(
     return float(np.average(losses, weights=sizes)), metrics
 
 
-def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
-    """Raise ValueError if `folder` holds a run of another configuration."""
-    description = folder / "config.json"
-    if not description.exists():
-        return
-    try:
-        there = json.loads(description.read_text())["run"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{str(description)!r} is damaged ({error}). Choose another `output`.") from error
-    here = json.loads(json.dumps(dataclasses.asdict(config)))
-    different = _differences(there, here)
-    if different:
-        raise ValueError(
-            f"{str(folder)!r} holds a run with other settings ({', '.join(different[:3])}). "
-            "Choose another `output`, or delete the folder."
-        )
-
-
-def remove_leftovers(folder: pathlib.Path) -> None:
-    """Remove temporary files of a run that was killed while it wrote them."""
-    for path in list(folder.rglob(".*.tmp")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _differences(a: Any, b: Any, where: str = "") -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(set(a) | set(b))
-        return [d for k in keys for d in _differences(a.get(k), b.get(k), f"{where}.{k}" if where else k)]
-    return [] if a == b else [where]
-
-
-def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Path) -> None:
-    """Write what the run is: settings, completed model, data, versions."""
-    packages = ("lesjax", "jax", "flax", "optax", "numpy", "ase", "vesin")
-    description = {
-        "run": dataclasses.asdict(config),
-        "model": to_dict(prepared.model),
-        "n_train": len(prepared.train_frames),
-        "n_valid": len(prepared.valid_frames),
-        "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
-        "device": jax.devices()[0].device_kind,
-        "dtype": str(jnp.zeros(()).dtype),
-    }
-    write_json(folder / "config.json", description)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, for example
-        return "not installed"
-
-
-def read_log(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """Records of a JSON-lines log; a last line that was cut off is left out."""
-    records = []
-    for line in pathlib.Path(path).read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            break
-    return records
-
-
-def truncate_log(path: pathlib.Path, epoch: int) -> None:
-    """Drop what was logged after the checkpoint: the run repeats it."""
-    if path.exists():
-        kept = [json.dumps(record) + "\n" for record in read_log(path) if record["epoch"] <= epoch]
-        with atomic_path(path) as temporary:
-            temporary.write_text("".join(kept))
-
-
 @contextmanager
-def _bar(total: int, host: Progressed, quiet: bool | None) -> Iterator[Any]:
+def bar(total: int, done: int, quiet: bool | None) -> Iterator[Any]:
     """Progress bar with losses and time left; nothing where the output is no terminal."""
     if quiet or (quiet is None and not sys.stderr.isatty()):
         yield lambda epoch, record: None
@@ -382,7 +390,7 @@ def _bar(total: int, host: Progressed, quiet: bool | None) -> Iterator[Any]:
 
     columns = (TextColumn("epoch {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("compiling", total=total, completed=host.epoch)
+        task = progress.add_task("compiling", total=total, completed=done)
 
         def report(epoch: int, record: dict[str, Any]) -> None:
             text = f"loss {record['train_loss']:.3g}, validation {record['valid_loss']:.3g}"

@@ -6,7 +6,7 @@ Where systems with a net charge have had their total charge held, or a phase has
 set the sign, and nothing is done.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -49,19 +49,52 @@ def orient(
     """
     config = potential.config
     elements = [z for z in config.representation.elements if z <= len(PAULING)]
-    if config.long_range is None or config.long_range.fixed_charges or len(elements) < 2:
-        return None
-    held = config.long_range.charges == "equilibration" or config.long_range.charge_constraint == "total"
-    if held and any(np.any(np.asarray(bucket.system.total_charge)) for bucket in dataset.buckets):
+    if len(elements) < 2 or not sign_is_free(config, dataset):
         return None
     negative = max(elements, key=lambda z: PAULING[z - 1])
-    totals = []
-    for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        charges = np.asarray(evaluation(potential.params, dataset.buckets[bucket], rows, mask, weights)[2].charges)
-        chosen = np.asarray(dataset.buckets[bucket].system.atomic_numbers)[rows] == negative
-        totals.append(charges[chosen & mask[:, None]].sum(axis=0))
-    signs = np.where(np.sum(totals, axis=0) > 0, -1.0, 1.0)
+    charges, numbers = charges_of(potential, dataset, evaluation, weights, batch_size)
+    totals = charges[numbers == negative].sum(axis=0)
+    signs = np.where(totals > 0, -1.0, 1.0)
     return None if np.all(signs > 0) else flip(potential, signs)
+
+
+def align(
+    potentials: Sequence[Potential], dataset: Dataset, evaluation: Callable, weights: Weights, batch_size: int
+) -> list[Potential]:
+    """The potentials with the signs in which their charges overlap with those of the first one, channel by channel.
+
+    Arguments as of `orient`.
+    """
+    if not sign_is_free(potentials[0].config, dataset):
+        return list(potentials)
+    charges = [charges_of(potential, dataset, evaluation, weights, batch_size)[0] for potential in potentials]
+    overlaps = [np.sum(own * charges[0], axis=0) for own in charges]
+    return [
+        potential if np.all(overlap >= 0) else flip(potential, np.where(overlap < 0, -1.0, 1.0))
+        for potential, overlap in zip(potentials, overlaps, strict=True)
+    ]
+
+
+def sign_is_free(config: ModelConfig, dataset: Dataset) -> bool:
+    """Whether energies and forces of these structures leave the sign of the latent charges open."""
+    if config.long_range is None or config.long_range.fixed_charges:
+        return False
+    held = config.long_range.charges == "equilibration" or config.long_range.charge_constraint == "total"
+    return not (held and any(np.any(np.asarray(bucket.system.total_charge)) for bucket in dataset.buckets))
+
+
+def charges_of(
+    potential: Potential, dataset: Dataset, evaluation: Callable, weights: Weights, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Latent charges of all atoms, [n, c], and their atomic numbers; arguments as of `orient`."""
+    charges, numbers = [], []
+    for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
+        system = dataset.buckets[bucket].system
+        real = np.asarray(system.atom_mask)[rows] & mask[:, None]
+        found = evaluation(potential.params, dataset.buckets[bucket], rows, mask, weights)[2].charges
+        charges.append(np.asarray(found)[real])
+        numbers.append(np.asarray(system.atomic_numbers)[rows][real])
+    return np.concatenate(charges), np.concatenate(numbers)
 
 
 def flip(potential: Potential, signs: np.ndarray) -> Potential:

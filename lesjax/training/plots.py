@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesjax.io import atomic_path
+from lesjax.training.calibration import Calibration
 from lesjax.training.evaluate import Parity
 
 
@@ -75,6 +76,30 @@ def save_parity(path: str | pathlib.Path, pairs: Mapping[str, Parity]) -> None:
     figure, axes = _subplots(len(pairs))
     for panel, (kind, pair) in zip(axes, pairs.items(), strict=True):
         parity(panel, kind, pair)
+    save(figure, path)
+
+
+def calibration(axes: "Axes", kind: str, pair: Calibration, color: str = COLORS[0]) -> None:
+    """Error against spread, with the root mean square error in ten groups of equal size and the line of equal size."""
+    title, unit, factor = KINDS[kind]
+    positive = (pair.spread > 0) & (pair.error > 0)
+    spread, error = factor * pair.spread[positive], factor * pair.error[positive]
+    axes.loglog(spread, error, ".", markersize=3, alpha=0.3, color=color)
+    groups = np.array_split(np.argsort(spread), min(10, len(spread)))
+    means = [[np.sqrt(np.mean(x[group] ** 2)) for group in groups] for x in (spread, error)]
+    axes.loglog(*means, "o-", color=COLORS[1], label=f"root mean square, Spearman {pair.spearman():.2f}")
+    ends = [spread.min(), spread.max()] if len(spread) else [1.0, 10.0]
+    axes.loglog(ends, ends, color="0.6", linewidth=1)
+    axes.tick_params(axis="x", which="minor", labelsize=6, rotation=45)
+    axes.set(xlabel=f"spread of the {title} ({unit})", ylabel=f"error of the {title} ({unit})")
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+
+
+def save_calibration(path: str | pathlib.Path, pairs: Mapping[str, Calibration]) -> None:
+    """Error against spread of an ensemble, one plot for each kind of label."""
+    figure, axes = _subplots(len(pairs))
+    for panel, (kind, pair) in zip(axes, pairs.items(), strict=True):
+        calibration(panel, kind, pair)
     save(figure, path)
 
 

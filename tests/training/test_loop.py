@@ -195,7 +195,7 @@ class TestHostLogic:
         config = make_config(tmp_path)
         first = train(config)
         log = (Path(config.output) / "log.jsonl").read_bytes()
-        monkeypatch.setattr(loop._Run, "run_epoch", None)
+        monkeypatch.setattr(loop.Run, "run_epoch", None)
         second = train(config)
         jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
         assert (Path(config.output) / "log.jsonl").read_bytes() == log

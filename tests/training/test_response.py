@@ -177,7 +177,8 @@ def test_phase_starts_with_the_sign_of_the_labels(potential, tmp_path, sign):
     dataset = make_dataset(CONFIG, frames, io.all_labels(frames, ORDER), False, max_buckets=1)
     prepared = Prepared(CONFIG, dataset, None, frames, [])
     state = initial_state(config.training, potential.params)
-    run = loop._Run(config, prepared, tmp_path, state, loop.Progressed())
+    functions = loop.compile_functions(CONFIG, config.training)
+    run = loop.Run(config.training, prepared, tmp_path, functions, state, loop.Progressed())
     run.choose_sign(Weights(0.0, 0.0, charges=1.0, dipole=1.0, quadrupole=1.0))
     bias = [s["params"]["params"]["charge_readout"]["output"]["kernel"] for s in (run.state, state)]
     np.testing.assert_array_equal(bias[0], sign * bias[1])

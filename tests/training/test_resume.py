@@ -80,7 +80,7 @@ class TestResume:
         deaths = 0
         for name, period in (("run_epoch", 3), ("evaluate", 4), ("save_best", 5)):
             with monkeypatch.context() as patch:
-                patch.setattr(loop._Run, name, killing(getattr(loop._Run, name), period))
+                patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period))
                 try:
                     train(broken)
                 except Killed:

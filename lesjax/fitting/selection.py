@@ -1,0 +1,208 @@
+"""Which configurations to label next: those on which the members of an ensemble disagree most."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from lesjax import io
+from lesjax.dynamics import Settings, SimulationError, simulate
+from lesjax.models.ensemble import Ensemble, summarize
+from lesjax.models.potential import Prediction
+from lesjax.training.config import RunConfig
+from lesjax.training.data import Batch, epoch_batches, make_dataset, take
+from lesjax.training.ensemble import train_ensemble
+from lesjax.training.prepare import LABELS
+from lesjax.training.step import predict_batch
+
+
+# ensemble, structures to start from, folder for files -> structures to choose from
+Sampler = Callable[[Ensemble, Sequence[io.Atoms], pathlib.Path], Sequence[io.Atoms]]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of `active_learning`.
+
+    Attributes:
+        ensemble: trained on the structures of the rounds before.
+        n_train: number of structures that it was trained on, validation included where it is a fraction of them.
+        largest: largest spread of the force on an atom in each structure that was sampled, eV/Å.
+        labelled: the structures that were chosen, with their labels.
+    """
+
+    ensemble: Ensemble
+    n_train: int
+    largest: np.ndarray
+    labelled: list[io.Atoms]
+
+
+def force_spreads(
+    ensemble: Ensemble,
+    frames: Sequence[io.Atoms],
+    *,
+    pbc: bool | tuple[bool, bool, bool] | None = None,
+    batch_size: int = 8,
+) -> list[np.ndarray]:
+    r"""Spread of the force on each atom of each structure, eV/Å.
+
+    .. math:: s_i = \sqrt{\sum_m |F_i^m - \bar F_i|^2 / (M - 1)}
+
+    for the M members.
+
+    Args:
+        ensemble: the models.
+        frames: structures; labels are not needed.
+        pbc: overrides the periodicity of the structures.
+        batch_size: structures computed at once.
+
+    Raises:
+        ValueError: for structures that the models cannot take.
+    """
+    empty = [_without_labels(len(atoms)) for atoms in frames]
+    dataset = make_dataset(ensemble.config, frames, empty, pbc)
+    result: list[np.ndarray] = [np.empty(0)] * len(frames)
+    for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
+        spread = np.linalg.norm(_spread(ensemble, dataset.buckets[bucket], rows, mask), axis=-1)
+        for k in np.flatnonzero(mask):
+            index = int(dataset.members[bucket][rows[k]])
+            result[index] = spread[k, : len(frames[index])]
+    return result
+
+
+def _without_labels(n: int) -> io.Labels:
+    shapes = {"energy": (), "forces": (n, 3), "stress": (3, 3), "charges": (n,), "dipole": (3,), "quadrupole": (3, 3)}
+    shapes["born_effective_charges"] = (n, 3, 3)
+    return io.Labels(**{name: np.full(shape, np.nan) for name, shape in shapes.items()})
+
+
+@jax.jit
+def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> Array:
+    """Of the force components of some rows of a bucket."""
+    batch = take(bucket, rows, mask)
+
+    def one(params: PyTree) -> Prediction:
+        return predict_batch(ensemble.config, params, batch, with_stress=False)
+
+    return summarize(jax.vmap(one)(ensemble.params)).spread.forces
+
+
+def select(largest: np.ndarray, n: int, *, minimum: float = 0.0) -> list[int]:
+    """Numbers of the `n` structures of largest spread, fewer where it does not exceed `minimum`, eV/Å.
+
+    Raises:
+        ValueError: for a spread that is not finite, or an `n` below one.
+    """
+    if n < 1:
+        raise ValueError(f"`n` must be at least 1, got {n}.")
+    if not np.all(np.isfinite(largest)):
+        bad = np.flatnonzero(~np.isfinite(largest)).tolist()
+        raise ValueError(f"The spread of the structures {bad[:5]} is not finite: leave them out, atoms may overlap.")
+    order = np.argsort(-largest, kind="stable")[:n].tolist()
+    return [i for i in order if largest[i] > minimum]
+
+
+def active_learning(
+    config: RunConfig,
+    label: Callable[[io.Atoms], io.Atoms],
+    *,
+    rounds: int,
+    n_new: int,
+    sample: Sampler | Settings,
+    minimum: float = 0.0,
+    quiet: bool | None = None,
+) -> list[Round]:
+    """Train an ensemble, sample with it, label what it is least sure of, and train again.
+
+    Each round has a folder ``round-0``, ``round-1``, … in `config.output` with its ``train.xyz``, all that training
+    writes and, for `Settings`, the simulation ``md``. A last training follows the last round.
+
+    Args:
+        config: the training, see `load_config`, with `training.ensemble`; `data.train` is where the first round starts.
+        label: gives a structure its energy, forces, …, under the names of `data.keys` in `info` and `arrays`, or as
+            the results of a calculator.
+        rounds: how often structures are chosen.
+        n_new: structures that each round adds at most.
+        sample: settings of a simulation with the first member, from a structure of the training set that is drawn by
+            the seed of the training; or a function of the ensemble, the structures trained on, and a folder of its own,
+            that gives structures to choose from. A simulation that breaks down is kept up to there.
+        minimum: smallest spread of the force on an atom, eV/Å, of structures that are worth a label. The loop ends
+            where no structure has more.
+        quiet: no progress bars; by default where the output is no terminal.
+
+    Returns:
+        The rounds with their ensembles; the last has chosen nothing.
+
+    Raises:
+        ValueError: for a configuration without an ensemble, a sample without structures, or a label that is missing.
+    """
+    if config.training.ensemble is None:
+        raise ValueError("`training.ensemble` is missing: structures are chosen by the spread of an ensemble.")
+    for name, value in (("rounds", rounds), ("n_new", n_new)):
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    frames = io.read(config.data.train)[: config.data.max_frames]
+    pbc = None if isinstance(config.data.pbc, str) else config.data.pbc
+    result: list[Round] = []
+    for number in range(rounds + 1):
+        folder = pathlib.Path(config.output) / f"round-{number}"
+        io.write(folder / "train.xyz", frames)
+        data = dataclasses.replace(config.data, train=str(folder / "train.xyz"), max_frames=None)
+        ensemble = train_ensemble(dataclasses.replace(config, data=data, output=str(folder)), quiet=quiet)
+        n_train = len(frames)
+        if number == rounds:
+            result.append(Round(ensemble, n_train, np.empty(0), []))
+            break
+        if isinstance(sample, Settings):
+            start = int(np.random.default_rng([config.training.seed, number]).integers(len(frames)))
+            candidates = sample_trajectory(ensemble, frames[start], folder / "md", sample, quiet=quiet)
+        else:
+            candidates = list(sample(ensemble, frames, folder / "sample"))
+        if not candidates:
+            raise ValueError(f"`sample` gave no structure in round {number}.")
+        largest = np.array([spread.max() for spread in force_spreads(ensemble, candidates, pbc=pbc)])
+        chosen = select(largest, n_new, minimum=minimum)
+        labelled = [_labelled(label, candidates[i], config) for i in chosen]
+        result.append(Round(ensemble, n_train, largest, labelled))
+        if not chosen:
+            break
+        frames = frames + labelled
+    return result
+
+
+def sample_trajectory(
+    ensemble: Ensemble, start: io.Atoms, folder: pathlib.Path, settings: Settings, *, quiet: bool | None = None
+) -> list[io.Atoms]:
+    """Frames of a simulation with the first member, without the start; up to where it broke down, if it did."""
+    start = start.copy()  # without its labels as the results of a calculator
+    try:
+        simulate(ensemble[0], start, folder, settings, quiet=quiet)
+    except SimulationError:
+        pass
+    return io.read(folder / f"trajectory.{settings.format}")[1:]
+
+
+def _labelled(label: Callable[[io.Atoms], io.Atoms], atoms: io.Atoms, config: RunConfig) -> io.Atoms:
+    """A structure with the labels that the training weighs; what the models said of it is left out.
+
+    Raises:
+        ValueError: where one is missing.
+    """
+    bare = atoms.copy()
+    for place in (bare.info, bare.arrays):
+        for name in {name for kind in LABELS for name in getattr(config.data.keys, kind)} & set(place):
+            del place[name]
+    result = label(bare)
+    if result is None or len(result) != len(atoms):
+        raise ValueError("`label` must return the structure that it was given, with labels.")
+    found = io.labels(result, config.data.keys)
+    for kind in ("energy", "forces"):
+        weighed = any(getattr(phase, f"{kind}_weight") > 0 for phase in config.training.phases)
+        if weighed and not np.all(np.isfinite(getattr(found, kind))):
+            names = ", ".join(getattr(config.data.keys, kind))
+            raise ValueError(f"`label` gave no finite {kind}: looked for {names}. Set it in `info` or `arrays`.")
+    return result

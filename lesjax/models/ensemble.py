@@ -1,0 +1,165 @@
+"""`Ensemble`: models of one configuration with other parameters, whose scatter says how far they can be trusted."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from lesjax import ewald
+from lesjax.models import storage
+from lesjax.models.config import ModelConfig, differences, to_dict
+from lesjax.models.potential import Potential, Prediction, check_solved, checked_solver, make_solver, predict
+from lesjax.system import System
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class EnsemblePrediction:
+    r"""What an ensemble says of a system.
+
+    Attributes:
+        mean: mean over the members.
+        spread: standard deviation over the m members, :math:`s^2 = \sum_i (x_i - \bar x)^2 / (m - 1)`, of each number
+            by itself, in its unit: three for the force on each atom. That of the total energy is that of
+            `interaction_energy`.
+        members: all of them, along a leading axis.
+
+    `induction` and `equilibration` are those of the members alone, and None in `mean` and `spread`.
+    """
+
+    mean: Prediction
+    spread: Prediction
+    members: Prediction
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Ensemble:
+    """Potentials of one configuration; a sequence of them, and one function that calls all at once.
+
+    Attributes:
+        params: parameters of all members, stacked along a leading axis.
+        config: hyper-parameters of each; static.
+    """
+
+    params: PyTree
+    config: ModelConfig = field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, potentials: Sequence[Potential]) -> "Ensemble":
+        """Join potentials of one configuration.
+
+        Raises:
+            ValueError: for fewer than two, or other configurations.
+        """
+        if len(potentials) < 2:
+            raise ValueError(f"`potentials` must be at least two, got {len(potentials)}: one alone has no spread.")
+        first = potentials[0].config
+        for i, potential in enumerate(potentials):
+            if potential.config != first:
+                names = differences(to_dict(first), to_dict(potential.config))[:3]
+                raise ValueError(
+                    f"`potentials` must share their configuration, but number {i} differs from number 0 in "
+                    f"{', '.join(f'`{name}`' for name in names)}. Train them on the same data with the same settings."
+                )
+        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(potential.params for potential in potentials))
+        return cls(params, first)
+
+    def __len__(self) -> int:
+        return jax.tree.leaves(self.params)[0].shape[0]
+
+    def __getitem__(self, index: int) -> Potential:
+        """One member, an ordinary potential."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"`index` must be a number from 0 to {len(self) - 1}, got {index}.")
+        return Potential(jax.tree.map(lambda leaf: leaf[index], self.params), self.config)
+
+    @property
+    def cutoff(self) -> float:
+        """Range of the short-range model, Å, for `System.from_ase`."""
+        return self.config.representation.cutoff
+
+    def make_solver(self, system: System) -> ewald.Solver | None:
+        """Plan the long-range sum, as `Potential.make_solver`."""
+        return make_solver(self.config, system)
+
+    def __call__(self, system: System, solver: ewald.Solver | None = None) -> EnsemblePrediction:
+        """Mean and spread of energy, forces, stress and charges of one structure; compiled once per shape.
+
+        Arguments and errors as for a `Potential`. Signs of latent charges are those of the members:
+        `lesjax.training.train_ensemble` aligns them. Channels beyond the first mix freely between members, so that
+        only of a single channel charges have a mean.
+        """
+        solver = checked_solver(self.config, system, solver)
+        found = _predict(self, system, solver)
+        check_solved(found.members)
+        return found
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a folder with a potential in each of the folders ``0``, ``1``, …; an earlier ensemble is replaced.
+
+        Raises:
+            ValueError: if there is something else at `path`.
+        """
+        path = pathlib.Path(path)
+        if path.exists() and not is_ensemble(path):
+            raise ValueError(f"There is something else than an ensemble at {str(path)!r}. Choose another path.")
+        contents = {}
+        for i in range(len(self)):
+            contents |= {f"{i}/{name}": content for name, content in storage.to_files(self[i]).items()}
+        storage.replace_folder(path, contents)
+
+
+def is_ensemble(path: str | os.PathLike) -> bool:
+    """Whether there is a folder that `Ensemble.save` wrote."""
+    path = pathlib.Path(path)
+    return (path / "0" / storage.FILES[0]).is_file() and not (path / storage.FILES[0]).exists()
+
+
+def load_ensemble(path: str | os.PathLike) -> Ensemble:
+    """Read an ensemble that `Ensemble.save` wrote.
+
+    Raises:
+        FileNotFoundError: if `path` is no such folder.
+        ValueError: for a single potential, members of other configurations, or damaged files.
+    """
+    path = pathlib.Path(path)
+    if (path / storage.FILES[0]).is_file():
+        raise ValueError(f"{str(path)!r} is a single potential, no ensemble: read it with `lesjax.load`.")
+    if not is_ensemble(path):
+        raise FileNotFoundError(f"{str(path)!r} is not an ensemble: it has no potential in a folder '0'.")
+    numbers = {int(folder.name) for folder in path.iterdir() if folder.name.isdecimal()}
+    if numbers != set(range(len(numbers))):
+        raise ValueError(f"{str(path)!r} has the members {sorted(numbers)}: some are missing. Take another copy.")
+    try:
+        return Ensemble.of([storage.load(path / str(i)) for i in range(len(numbers))])
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
+
+
+@jax.jit
+def _predict(ensemble: Ensemble, system: System, solver: ewald.Solver | None) -> EnsemblePrediction:
+    def one(params: PyTree) -> Prediction:
+        return predict(ensemble.config, params, system, solver, with_stress=all(system.pbc))
+
+    return summarize(jax.vmap(one)(ensemble.params))
+
+
+def summarize(members: Prediction) -> EnsemblePrediction:
+    """Mean and spread of predictions that are stacked along a leading axis."""
+    numbers = dataclasses.replace(members, induction=None, equilibration=None)
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), numbers)
+    spread = jax.tree.map(_standard_deviation, numbers)
+    # the energies of the elements are the same for all, and cost digits
+    spread = dataclasses.replace(spread, energy=spread.interaction_energy)
+    return EnsemblePrediction(mean, spread, members)
+
+
+def _standard_deviation(x: Array) -> Array:
+    deviations = x - jnp.mean(x, axis=0, keepdims=True)
+    return jnp.sqrt(jnp.sum(deviations**2, axis=0) / (x.shape[0] - 1))

@@ -1,0 +1,164 @@
+"""Ensembles: models that differ in their seeds alone, trained at once.
+
+Member i is the run of a single model with seed `seed` + i on the training and validation sets of `seed`: it has its own
+parameters at the start and its own order of the batches, and a folder of its own, ``members/i``, with all that a single
+run keeps there. All share what is compiled.
+
+On CPUs each core trains one member at a time: the arrays of one model fit into its cache, those of all do not. On
+accelerators all members take a step together, by `vmap` over their states and batches; there, where the structures are
+of several padded shapes, all take the shapes in one order, so that a member differs from the single run in that.
+"""
+
+import dataclasses
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from operator import itemgetter
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lesjax.models.ensemble import Ensemble
+from lesjax.training.config import Phase, RunConfig
+from lesjax.training.folder import check_folder, remove_leftovers, write_description
+from lesjax.training.loop import (
+    Run,
+    bar,
+    check_lbfgs,
+    compile_functions,
+    decisive,
+    labels_set_sign,
+    load_best,
+    phase_weights,
+    start,
+)
+from lesjax.training.orient import align
+from lesjax.training.prepare import Prepared, prepare
+
+
+def train_ensemble(
+    config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | None = None, together: bool | None = None
+) -> Ensemble:
+    """Train `config.training.ensemble` models, or go on where the run in `config.output` stopped.
+
+    The folder gets ``config.json``, the runs of the single models in ``members``, and at the end the ensemble ``model``
+    of the members' best models. The latent charges of all members have the signs that fit those of the first.
+
+    Args:
+        config: the run, see `load_config`.
+        prepared: data that are there already, instead of reading `config.data`.
+        quiet: no progress bar; by default where the output is no terminal.
+        together: one step of all members at once, by `vmap`, instead of one member on each core; by default where
+            JAX runs on something else than CPUs.
+
+    Raises:
+        ValueError: for a run without `training.ensemble`, unusable data, or a folder that holds another run.
+        DivergedError: when the loss of a member is not finite; the last good checkpoints stay.
+    """
+    if config.training.ensemble is None:
+        raise ValueError("`training.ensemble` is missing: give the number of models, or use `train` for a single one.")
+    folder = pathlib.Path(config.output)
+    check_folder(config, folder)
+    prepared = prepare(config) if prepared is None else prepared
+    check_lbfgs(config.training, prepared.train)
+    remove_leftovers(folder)
+    write_description(config, prepared, folder)
+    members = [member_config(config, i) for i in range(config.training.ensemble)]
+    functions = compile_functions(prepared.model, members[0].training)
+    runs = [start(member, prepared, functions) for member in members]
+    together = jax.default_backend() != "cpu" if together is None else together
+    run_all = _run_together if together else _run_on_cores
+    with bar(len(runs) * sum(phase.epochs for phase in config.training.phases), epochs_of(runs), quiet) as report:
+        run_all(runs, lambda _, record: report(epochs_of(runs), record))
+    for run in runs:
+        run.orient_models()
+    potentials = [load_best(run.folder) for run in runs]
+    if not labels_set_sign(config.training):
+        weights = phase_weights(config.training.phases[-1])
+        arguments = (decisive(prepared), functions.evaluation, weights, config.training.batch_size)
+        potentials = align(potentials, *arguments)
+    ensemble = Ensemble.of(potentials)
+    ensemble.save(folder / "model")
+    return ensemble
+
+
+def member_config(config: RunConfig, index: int) -> RunConfig:
+    """The run of a single model that is this member of an ensemble."""
+    training = dataclasses.replace(config.training, seed=config.training.seed + index, ensemble=None)
+    output = pathlib.Path(config.output) / "members" / str(index)
+    return dataclasses.replace(config, output=str(output), training=training)
+
+
+def epochs_of(runs: Sequence[Run]) -> int:
+    """Epochs that all runs together have done."""
+    return sum(run.host.epoch for run in runs)
+
+
+def _run_on_cores(runs: list[Run], report: Any) -> None:
+    """Each run by itself, as many at a time as there are cores."""
+    stopped = threading.Event()
+
+    def work(run: Run) -> None:
+        while run.phase is not None and not stopped.is_set():
+            run.run_stretch(report, stopped.is_set)
+
+    with ThreadPoolExecutor(available_cores()) as pool:
+        try:
+            for future in as_completed([pool.submit(work, run) for run in runs]):
+                future.result()
+        except BaseException:  # of one run, or from the keyboard: none goes on
+            stopped.set()
+            raise
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _run_together(runs: list[Run], report: Any) -> None:
+    """One step of all runs at a time, those that are behind first."""
+    functions, in_axes = runs[0].functions, (0, None, 0, 0, 0, None)
+    step, lbfgs_step = (jax.jit(jax.vmap(f, in_axes=in_axes)) for f in (functions.step, functions.lbfgs_step))
+    stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
+    unstack = jax.jit(lambda state: [jax.tree.map(itemgetter(i), state) for i in range(len(runs))])
+    while active := [run for run in runs if run.phase is not None]:
+        place = min((run.host.phase, run.host.epoch_in_phase) for run in active)
+        now = [run for run in active if (run.host.phase, run.host.epoch_in_phase) == place]
+        phase = now[0].phase
+        assert phase is not None
+        for run in now:
+            run.begin_stretch()
+        # the last one again where there are fewer, so that nothing is compiled anew
+        filled = [*now, *now[-1:] * (len(runs) - len(now))]
+        state = stack([run.state for run in filled])
+        losses = []
+        for _ in range(now[0].stretch_epochs()):
+            rng = np.random.default_rng([runs[0].section.seed, now[0].host.phase, now[0].host.epoch_in_phase])
+            state, found = _epoch(lbfgs_step if phase.lbfgs else step, state, filled, phase, rng)
+            losses += found
+            for run in now:
+                run.epoch_done()
+        means = np.mean(jax.device_get(losses), axis=0)
+        for run, own, mean in zip(now, unstack(state), means, strict=False):
+            run.state = own
+            run.end_stretch(float(mean), report)
+
+
+def _epoch(step: Callable, state: Any, runs: list[Run], phase: Phase, rng: np.random.Generator) -> tuple[Any, list]:
+    """The state after an epoch of all runs, and the losses of each step."""
+    buckets = runs[0].prepared.train.buckets
+    batches = [sorted(run.batches(), key=lambda batch: batch[0]) for run in runs]  # stable: own order in each bucket
+    by_bucket = [[batch for batch in zip(*batches, strict=True) if batch[0][0] == i] for i in range(len(buckets))]
+    sequence = rng.permutation(np.repeat(np.arange(len(buckets)), [len(own) for own in by_bucket])).tolist()
+    losses = []
+    for i, bucket in enumerate(sequence):
+        _, rows, masks = zip(*by_bucket[bucket].pop(0), strict=True)
+        rates = jnp.asarray([run.learning_rate(phase, i / len(sequence)) for run in runs])
+        state, loss = step(state, buckets[bucket], np.stack(rows), np.stack(masks), rates, phase_weights(phase))
+        losses.append(loss)
+    return state, losses

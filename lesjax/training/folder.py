@@ -1,0 +1,86 @@
+"""What a run keeps in its folder besides models and checkpoint: its description and its log."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+import platform
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lesjax.io import atomic_path, write_json
+from lesjax.models.config import differences, to_dict
+from lesjax.training.config import RunConfig
+from lesjax.training.prepare import Prepared
+
+
+def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
+    """Raise ValueError if `folder` holds a run of another configuration."""
+    description = folder / "config.json"
+    if not description.exists():
+        return
+    try:
+        there = json.loads(description.read_text())["run"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{str(description)!r} is damaged ({error}). Choose another `output`.") from error
+    here = json.loads(json.dumps(dataclasses.asdict(config)))
+    different = differences(there, here)
+    if different:
+        raise ValueError(
+            f"{str(folder)!r} holds a run with other settings ({', '.join(different[:3])}). "
+            "Choose another `output`, or delete the folder."
+        )
+
+
+def remove_leftovers(folder: pathlib.Path) -> None:
+    """Remove temporary files of a run that was killed while it wrote them."""
+    for path in list(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Path) -> None:
+    """Write what the run is: settings, completed model, data, versions."""
+    packages = ("lesjax", "jax", "flax", "optax", "numpy", "ase", "vesin")
+    description = {
+        "run": dataclasses.asdict(config),
+        "model": to_dict(prepared.model),
+        "n_train": len(prepared.train_frames),
+        "n_valid": len(prepared.valid_frames),
+        "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
+        "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
+        "device": jax.devices()[0].device_kind,
+        "dtype": str(jnp.zeros(()).dtype),
+    }
+    write_json(folder / "config.json", description)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path, for example
+        return "not installed"
+
+
+def read_log(path: str | pathlib.Path) -> list[dict[str, Any]]:
+    """Records of a JSON-lines log; a last line that was cut off is left out."""
+    records = []
+    for line in pathlib.Path(path).read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def truncate_log(path: pathlib.Path, epoch: int) -> None:
+    """Drop what was logged after the checkpoint: the run repeats it."""
+    if path.exists():
+        kept = [json.dumps(record) + "\n" for record in read_log(path) if record["epoch"] <= epoch]
+        with atomic_path(path) as temporary:
+            temporary.write_text("".join(kept))
