@@ -21,3 +21,6 @@ AMU = 1.66053906660e-27 * 1e10 / 1.602176634e-19
 
 # wavenumber of the frequency 1/fs, cm^-1
 WAVENUMBER = 1e8 / SPEED_OF_LIGHT
+
+# pressure or elastic constant of 1 GPa, eV/Å³: 1e9 J/m³ over e (exact)
+GIGAPASCAL = 1e9 * 1e-30 / 1.602176634e-19
