@@ -5,8 +5,8 @@ At a minimum x of E(x; p) the gradient vanishes for all parameters p, so that
 .. math:: \frac{dx}{dp} = -\left( \frac{\partial^2 E}{\partial x^2} \right)^{-1}
           \frac{\partial^2 E}{\partial x\, \partial p}
 
-whatever way the minimum was found. With the cell free, x has the strain beside the positions, and a pressure adds p V to
-the energy. Rigid translations, and the rotations of a molecule, are projected out: they have no derivative.
+whatever way the minimum was found. With the cell free, x has the strain beside the positions, and a pressure adds p V
+to the energy. Rigid translations, and the rotations of a molecule, are projected out: they have no derivative.
 """
 
 import dataclasses
@@ -156,7 +156,8 @@ def relax(
         The relaxed structure.
 
     Raises:
-        ValueError: for a `strain` that is not known or has no cell, or a pressure on a fixed cell.
+        ValueError: for a `strain` that is not known or has no cell, a pressure on a fixed cell, or a periodic potential
+            without a cell.
         TypeError: inside `jit` or `vmap`.
         MinimumError: where the minimum is not found, is a saddle point, or has a singular Hessian (a soft mode).
     """
@@ -177,6 +178,11 @@ def relax(
         raise ValueError(f"`strain` = {strain!r} needs a cell with a volume, got {first.tolist()}.")
     if strain == "none" and np.any(np.asarray(known[3]) != 0):
         raise ValueError(f"`pressure` acts on a free cell: set `strain`, got {strain!r}.")
+    if isinstance(energy_fn, PotentialEnergy) and any(energy_fn.template.pbc) and not volume > 0.0:
+        raise ValueError(
+            f"`energy_fn` is periodic and needs a `cell` with a volume, got {first.tolist()}. For a molecule in a box, "
+            "make it with `potential_energy(..., pbc=False)`."
+        )
     # a strain has n times the curvature of an atom and the square of their distance
     scale = len(start) ** 0.5 * (volume / len(start)) ** (1.0 / 3.0) if volume else 1.0
     rotations = _GENERATORS if box is None else _GENERATORS[:0]

@@ -21,6 +21,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 from lesjax.properties.hessian import SOFT
 
 
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
 class MinimumError(RuntimeError):
     """There is no minimum here, or it was not found."""
 
@@ -102,24 +105,29 @@ def minimum(
             raise MinimumError("The energy or its gradient is not finite: check `positions`, `cell` and `params`.")
         if force <= tolerance:
             break
-        step, predicted = _step(problem, params, pressure, x, gradient, jnp.asarray(radius, dtype))
-        trial = x + step
+        accuracy = min(0.1, float(jnp.linalg.norm(gradient)) ** 0.5)
+        found = _solve(
+            problem, params, pressure, x, -gradient, jnp.asarray(accuracy, dtype), jnp.asarray(radius, dtype)
+        )
+        # by how much the quadratic model falls
+        predicted = float(-jnp.sum(found.step * gradient) - 0.5 * jnp.sum(found.step * found.image))
+        trial = x + found.step
         trial_problem = renew(problem, trial)
         trial_value, trial_gradient = _value_and_grad(trial_problem, params, pressure, trial)
         # energies have no digits left close to the minimum, gradients have
-        rounded = float(predicted) < 100.0 * rounding * max(1.0, abs(float(value)))
+        rounded = predicted < 100.0 * rounding * max(1.0, abs(float(value)))
         if rounded:
             accepted = float(jnp.max(jnp.abs(trial_gradient))) < force
             gain = 1.0
         else:
-            gain = float(value - trial_value) / float(predicted)
+            gain = float(value - trial_value) / predicted
             accepted = gain > 1e-3
         if not accepted and rounded:
             raise MinimumError(
                 f"The minimum is not found to `tolerance` = {tolerance:.2g} eV/Å: rounding leaves a gradient of "
                 f"{force:.2g} eV/Å. Raise `tolerance`, or use float64 (JAX_ENABLE_X64=1)."
             )
-        length = float(jnp.linalg.norm(step))
+        length = float(jnp.linalg.norm(found.step))
         if gain > 0.75 and length > 0.9 * radius:
             radius = min(2.0 * radius, largest)
         elif not gain > 0.25:  # so that an energy that is not finite counts as a failure
@@ -138,9 +146,7 @@ def minimum(
     return problem, x
 
 
-def rooted(
-    problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]
-) -> Float[Array, " d"]:
+def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, " d"]:
     """The variables `x` of the minimum, with the derivatives of the minimum by parameters and pressure.
 
     The gradient vanishes for all parameters, so that :math:`dx = -H^{-1} d(\\nabla E)`, solved by conjugate gradients.
@@ -224,67 +230,50 @@ def _value_and_grad(
 
 
 @jax.jit
-def _step(
+def _solve(
     problem: Problem,
     params: PyTree,
     pressure: Float[Array, ""],
     x: Float[Array, " d"],
-    gradient: Float[Array, " d"],
+    right: Float[Array, " d"],
+    tolerance: Float[Array, ""],
     radius: Float[Array, ""],
-) -> tuple[Float[Array, " d"], Float[Array, ""]]:
-    """A step, and by how much the quadratic model falls along it."""
-    matvec, null = _curvature(problem, params, pressure, x)
-    right = -(gradient - _matmul(null, _matmul(null.T, gradient)))
-    tolerance = jnp.minimum(0.1, jnp.sqrt(jnp.linalg.norm(right)))
-    found = conjugate_gradients(matvec, right, tolerance=tolerance, radius=radius)
-    return found.step, jnp.sum(found.step * right) - 0.5 * jnp.sum(found.step * found.image)
+) -> Solution:
+    """`conjugate_gradients` with the Hessian, without rigid motions."""
+    null = _rigid_motions(problem, x)
+    gradient = jax.grad(enthalpy, argnums=3)
+
+    def matvec(vector: Array) -> Array:
+        image = jax.jvp(lambda x: gradient(problem, params, pressure, x), (x,), (vector,))[1]
+        return image - _matmul(null, _matmul(null.T, image))
+
+    projected = right - _matmul(null, _matmul(null.T, right))
+    return conjugate_gradients(matvec, projected, tolerance=tolerance, radius=radius)
 
 
 def _check(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> None:
     """Refuse a stationary point whose Hessian, without rigid motions, is not positive definite."""
-    converged, lowest, highest = (float(value) for value in _probe(problem, params, pressure, x))
-    soft = SOFT * float(jnp.finfo(x.dtype).eps) ** 0.5
     if len(problem.strains) == 0 and x.size <= 3:  # one atom in a fixed cell
         return
+    # a vector without pattern, so that the solution meets all modes
+    vector = jnp.cos(1.0 + 5.0**0.5 * jnp.arange(x.size).astype(x.dtype) ** 1.5)
+    limits = (jnp.asarray(value, x.dtype) for value in (_exact(x), jnp.inf))
+    found = _solve(problem, params, pressure, x, vector, *limits)
+    lowest, highest = float(found.lowest), float(found.highest)
+    if found.converged:
+        lowest = min(lowest, float(jnp.sum(found.step * found.image) / jnp.sum(found.step * found.step)))
+    soft = SOFT * float(jnp.finfo(x.dtype).eps) ** 0.5
     if lowest < -soft * highest or highest <= 0.0:
         raise MinimumError(
             f"The forces vanish, but the energy falls in some direction (curvature {lowest:.3g} eV/Å²): this is a "
             "saddle point, often one of a symmetric start. Displace `positions` at random and relax again."
         )
-    if not converged or lowest <= soft * highest:
+    if not found.converged or lowest <= soft * highest:
         raise MinimumError(
             f"The Hessian is singular: a soft mode or a free part (curvature {lowest:.3g} of at most {highest:.3g} "
-            "eV/Å²). The minimum has no derivatives there. Leave out `cell` for a molecule, so that rotations are free; "
-            "remove atoms that interact with nothing; or choose another `strain`."
+            "eV/Å²). The minimum has no derivatives there. Leave out `cell` for a molecule, so that rotations are "
+            "free; remove atoms that interact with nothing; or choose another `strain`."
         )
-
-
-@jax.jit
-def _probe(
-    problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]
-) -> tuple[Bool[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """Solve for a vector without pattern, which meets all modes: solved or not, lowest and highest curvature."""
-    matvec, null = _curvature(problem, params, pressure, x)
-    vector = jnp.cos(1.0 + 5.0**0.5 * jnp.arange(x.size).astype(x.dtype) ** 1.5)
-    vector = vector - _matmul(null, _matmul(null.T, vector))
-    found = conjugate_gradients(matvec, vector, tolerance=_exact(x))
-    size = jnp.sum(found.step * found.step)
-    mean = jnp.sum(found.step * found.image) / jnp.where(size > 0, size, 1.0)
-    return found.converged, jnp.where(size > 0, jnp.minimum(mean, found.lowest), found.lowest), found.highest
-
-
-def _curvature(
-    problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]
-) -> tuple[Callable[[Array], Array], Float[Array, "d m"]]:
-    """Product with the Hessian without rigid motions, and these."""
-    null = _rigid_motions(problem, x)
-
-    def matvec(vector: Array) -> Array:
-        gradient = jax.grad(enthalpy, argnums=3)
-        image = jax.jvp(lambda x: gradient(problem, params, pressure, x), (x,), (vector,))[1]
-        return image - _matmul(null, _matmul(null.T, image))
-
-    return matvec, null
 
 
 def _rigid_motions(problem: Problem, x: Float[Array, " d"]) -> Float[Array, "d m"]:
@@ -308,5 +297,3 @@ def _exact(vector: Float[Array, " d"]) -> float:
 def _matmul(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision=_HIGHEST)
 
-
-_HIGHEST = jax.lax.Precision.HIGHEST

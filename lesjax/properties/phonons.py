@@ -60,7 +60,7 @@ class Modes(NamedTuple):
 
 def normal_modes(
     hessian: Float[Array, "n 3 n 3"],
-    masses: Float[Array | np.ndarray, " n"],
+    masses: Float[Array | np.ndarray, " m"],
     *,
     nonanalytic: Float[Array, "n 3"] | None = None,
 ) -> Modes:
@@ -68,7 +68,7 @@ def normal_modes(
 
     Args:
         hessian: from `lesjax.properties.hessian`, eV/Å².
-        masses: amu.
+        masses: one for each atom, amu.
         nonanalytic: from `nonanalytic_vector`, for modes with q → 0 along its direction.
 
     Raises:
@@ -92,7 +92,7 @@ def normal_modes(
 def mode_frequencies(
     energy_fn: Callable[[Array], Array],
     positions: Float[Array, "n 3"],
-    masses: Float[Array | np.ndarray, " n"],
+    masses: Float[Array | np.ndarray, " m"],
     vectors: Float[Array, "k n 3"],
     *,
     nonanalytic: Float[Array, "n 3"] | None = None,
@@ -105,7 +105,7 @@ def mode_frequencies(
     Args:
         energy_fn: positions -> energy, eV.
         positions: Cartesian coordinates, Å.
-        masses: amu.
+        masses: one for each atom, amu.
         vectors: orthonormal eigenvectors, from `normal_modes` with the current or recent parameters.
         nonanalytic: from `nonanalytic_vector`.
 
@@ -195,14 +195,14 @@ def write_force_constants(path: str | os.PathLike, hessian: Float[Array | np.nda
             file.writelines("".join(f"{x:22.15f}" for x in row) + "\n" for row in values[i, :, j])
 
 
-def _check_masses(masses: Float[Array | np.ndarray, " n"], n: int) -> None:
+def _check_masses(masses: Float[Array | np.ndarray, " m"], n: int) -> None:
     if len(masses) != n:
         raise ValueError(f"`masses` must have one entry for each of the {n} atoms, got {len(masses)}.")
     if not isinstance(masses, Tracer) and not np.all(np.asarray(masses) > 0):
         raise ValueError(f"`masses` must be positive, got {np.min(np.asarray(masses))}. Units: amu.")
 
 
-def _inverse_roots(masses: Float[Array | np.ndarray, " n"], dtype: jnp.dtype) -> Float[Array, " n"]:
+def _inverse_roots(masses: Float[Array | np.ndarray, " m"], dtype: jnp.dtype) -> Float[Array, " m"]:
     return 1.0 / jnp.sqrt(AMU * jnp.asarray(masses).astype(dtype))
 
 
