@@ -193,14 +193,12 @@ def relax(
         jnp.asarray(STRAINS[strain] / scale, dtype),
         jnp.asarray(rotations, dtype),
     )
-    if tolerance is None:
-        tolerance = 30.0 * float(jnp.finfo(dtype).eps) ** (2.0 / 3.0)
     pressure = jnp.asarray(pressure, dtype)
     problem, x = minimum(
         problem,
         values,
         jax.lax.stop_gradient(pressure),
-        tolerance=tolerance,
+        tolerance=30.0 * float(jnp.finfo(dtype).eps) ** (2.0 / 3.0) if tolerance is None else tolerance,
         max_iterations=max_iterations,
         renew=_renew,
     )

@@ -45,7 +45,7 @@ def test_crystal_relaxes_to_rock_salt(crystal):
     np.testing.assert_allclose(relaxed.cell @ relaxed.cell.T, lengths(relaxed)[0] ** 2 * np.eye(3), atol=10 * atol)
     apart = (relaxed.positions[4:] - relaxed.positions[:1]) / lengths(relaxed)[0]
     np.testing.assert_allclose(apart - np.round(2.0 * apart) / 2.0, 0.0, atol=atol)
-    forces = jax.grad(lambda r: relaxed.energy_fn(parameters(), r, relaxed.cell))(relaxed.positions)
+    forces = jax.jit(jax.grad(energy, 1))(parameters(), relaxed.positions, relaxed.cell)
     np.testing.assert_allclose(forces, 0.0, atol=2e-9 if X64 else 2e-3)
     assert relaxed.positions.dtype == positions.dtype
 
@@ -181,8 +181,8 @@ def test_singular_hessian_is_refused():
 
 def test_minimum_that_is_not_found():
     params, start = water_parameters(), jnp.asarray(BENT)
-    with pytest.raises(fitting.MinimumError, match=r"not found in 2 steps: the gradient is .* Raise `max_iterations`"):
-        fitting.relax(water, params, start, max_iterations=2)
+    with pytest.raises(fitting.MinimumError, match=r"not found in 1 steps: the gradient is .* Raise `max_iterations`"):
+        fitting.relax(water, params, start, max_iterations=1)
     with pytest.raises(fitting.MinimumError, match=r"rounding leaves a gradient of .* Raise `tolerance`"):
         fitting.relax(water, params, start, tolerance=0.0)
     with pytest.raises(fitting.MinimumError, match="is not finite: check `positions`"):

@@ -9,6 +9,7 @@ import pytest
 from scipy import constants
 
 from lesjax import properties
+from lesjax.properties.hessian import check_stable
 from lesjax.units import GIGAPASCAL
 
 
@@ -83,13 +84,11 @@ def test_derivative_of_elastic_constants():
     np.testing.assert_allclose(gradient, expected, rtol=10 * RTOL)
 
 
-def test_an_unstable_crystal_is_refused():
-    with pytest.raises(ValueError, match=r"not positive definite.*no minimum or has a soft mode"):
-        properties.elastic_constants(
-            lambda positions, cell: keating((-1.0, 0.2), positions, cell),
-            jnp.asarray([[0.0, 0.0, 0.0], [LATTICE / 4.0] * 3]),
-            jnp.asarray(DIAMOND),
-        )
+def test_an_unstable_hessian_is_refused():
+    check_stable(jnp.diag(jnp.asarray([1.0, 20.0])))
+    for lowest in (0.0, -0.5):
+        with pytest.raises(ValueError, match=r"eigenvalues reach from .* to 20 eV/Å².*no minimum or has a soft mode"):
+            check_stable(jnp.diag(jnp.asarray([lowest, 20.0])))
 
 
 def test_gigapascal():
