@@ -125,7 +125,8 @@ def minimum(
         if not accepted and rounded:
             raise MinimumError(
                 f"The minimum is not found to `tolerance` = {tolerance:.2g} eV/Å: rounding leaves a gradient of "
-                f"{force:.2g} eV/Å. Raise `tolerance`, or use float64 (JAX_ENABLE_X64=1)."
+                f"{force:.2g} eV/Å at the energy {float(value):.6g} eV. Raise `tolerance`, or use float64 "
+                "(JAX_ENABLE_X64=1); where these values are huge, the energy falls without limit."
             )
         length = float(jnp.linalg.norm(found.step))
         if gain > 0.75 and length > 0.9 * radius:
@@ -296,4 +297,3 @@ def _exact(vector: Float[Array, " d"]) -> float:
 
 def _matmul(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision=_HIGHEST)
-
