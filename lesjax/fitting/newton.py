@@ -100,9 +100,7 @@ def minimum(
     problem = renew(problem, x)
     value, gradient = _value_and_grad(problem, params, pressure, x)
     for _ in range(max_iterations):
-        force = float(jnp.max(jnp.abs(gradient)))
-        if not np.isfinite(force):
-            raise MinimumError("The energy or its gradient is not finite: check `positions`, `cell` and `params`.")
+        force = _checked_force(gradient)
         if force <= tolerance:
             break
         accuracy = min(0.1, float(jnp.linalg.norm(gradient)) ** 0.5)
@@ -111,8 +109,15 @@ def minimum(
         )
         # by how much the quadratic model falls
         predicted = float(-jnp.sum(found.step * gradient) - 0.5 * jnp.sum(found.step * found.image))
+        if not np.isfinite(predicted):
+            raise MinimumError("The second derivatives of the energy are not finite: is it smooth at `positions`?")
         trial = x + found.step
         trial_problem = renew(problem, trial)
+        if trial_problem is not problem and renew(trial_problem, x) is trial_problem:
+            # two plans differ by more than a small step does
+            problem = trial_problem
+            value, gradient = _value_and_grad(problem, params, pressure, x)
+            force = _checked_force(gradient)
         trial_value, trial_gradient = _value_and_grad(trial_problem, params, pressure, trial)
         # energies have no digits left close to the minimum, gradients have
         rounded = predicted < 100.0 * rounding * max(1.0, abs(float(value)))
@@ -145,6 +150,13 @@ def minimum(
             )
     _check(problem, params, pressure, x)
     return problem, x
+
+
+def _checked_force(gradient: Float[Array, " d"]) -> float:
+    force = float(jnp.max(jnp.abs(gradient)))
+    if not np.isfinite(force):
+        raise MinimumError("The energy or its gradient is not finite: check `positions`, `cell` and `params`.")
+    return force
 
 
 def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, " d"]:
