@@ -13,6 +13,9 @@ VACUUM_PERMITTIVITY = 1.0 / (4.0 * math.pi * COULOMB)
 # Boltzmann constant in eV/K, 1.380649e-23 J/K over e = 1.602176634e-19 C (both exact)
 BOLTZMANN = 8.617333262145179e-5
 
+# pressure or elastic constant of 1 GPa, eV/Å³: 1e9 J/m³ over e (exact)
+GIGAPASCAL = 1e9 * 1e-30 / 1.602176634e-19
+
 # speed of light in vacuum 299792458 m/s (exact), Å/fs
 SPEED_OF_LIGHT = 2997.92458
 

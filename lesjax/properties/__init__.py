@@ -5,6 +5,19 @@ from lesjax.properties.dielectric import (
     static_dielectric_constant as static_dielectric_constant,
 )
 from lesjax.properties.forces import energy_forces_stress as energy_forces_stress
+from lesjax.properties.hessian import (
+    elastic_constants as elastic_constants,
+    hessian as hessian,
+    hessian_vector_product as hessian_vector_product,
+)
+from lesjax.properties.phonons import (
+    Modes as Modes,
+    mode_frequencies as mode_frequencies,
+    mode_table as mode_table,
+    nonanalytic_vector as nonanalytic_vector,
+    normal_modes as normal_modes,
+    write_force_constants as write_force_constants,
+)
 from lesjax.properties.polarization import (
     born_effective_charges as born_effective_charges,
     dipole_moment as dipole_moment,

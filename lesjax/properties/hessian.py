@@ -1,0 +1,133 @@
+r"""Second derivatives of an energy: Hessian, its products with vectors, and elastic constants.
+
+The energy is a function of positions, or of positions and cell, with the parameters of the potential inside: what is
+computed here can be differentiated by them. All functions are pure; compile them, since they take many derivatives.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+
+# smallest eigenvalue of a Hessian that counts as stable, relative to the largest one, in units of the root of the
+# rounding of the dtype
+SOFT = 1.0
+
+
+def hessian_vector_product(
+    energy_fn: Callable[[Array], Array], positions: Float[Array, "n 3"], vector: Float[Array, "n 3"]
+) -> Float[Array, "n 3"]:
+    r"""Product :math:`\sum_{j \beta} \partial^2 E / \partial r_{i \alpha} \partial r_{j \beta}\, v_{j \beta}`, eV/Å.
+
+    No matrix is made: it costs about as much as two evaluations of the forces.
+
+    Args:
+        energy_fn: positions -> energy, eV.
+        positions: Cartesian coordinates, Å.
+        vector: displacement, Å.
+    """
+    return jax.jvp(jax.grad(energy_fn), (positions,), (vector,))[1]
+
+
+def hessian(
+    energy_fn: Callable[[Array], Array], positions: Float[Array, "n 3"], *, batch_size: int | None = None
+) -> Float[Array, "n 3 n 3"]:
+    r"""Hessian :math:`\partial^2 E / \partial r_{i \alpha} \partial r_{j \beta}` (force constants), eV/Å², symmetrized.
+
+    In a periodic cell j stands for the atom with all its images, as phonons at Γ need it.
+
+    Args:
+        energy_fn: positions -> energy, eV.
+        positions: Cartesian coordinates, Å.
+        batch_size: how many of the 3 n products are computed at once; all by default, which needs the memory of 3 n
+            evaluations of the forces.
+
+    Raises:
+        ValueError: for a `batch_size` that is not positive.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}. Leave it out for all at once.")
+    n = len(positions)
+    units = jnp.eye(3 * n, dtype=positions.dtype).reshape(3 * n, n, 3)
+
+    def column(unit: Array) -> Array:
+        return hessian_vector_product(energy_fn, positions, unit)
+
+    columns = jax.vmap(column)(units) if batch_size is None else jax.lax.map(column, units, batch_size=batch_size)
+    matrix = columns.reshape(3 * n, 3 * n)
+    return (0.5 * (matrix + matrix.T)).reshape(n, 3, n, 3)
+
+
+def elastic_constants(
+    energy_fn: Callable[[Array, Array], Array], positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
+) -> Float[Array, "6 6"]:
+    r"""Elastic constants with the atoms relaxed in the strained cell, eV/Å³, in Voigt order xx, yy, zz, yz, xz, xy.
+
+    .. math:: C = \frac{1}{V} \left( E_{\eta \eta} - E_{\eta u} E_{uu}^{-1} E_{u \eta} \right)
+
+    with the displacements u, and the Lagrangian strain η acting as :math:`r' = (r + u) F`, :math:`h' = h F`,
+    :math:`F = \sqrt{1 + 2 \eta}`; the shear components of Voigt's notation are :math:`2 \eta`. At zero stress all
+    definitions of elastic constants agree; at another one these are the thermodynamic (Brugger) constants. Divide by
+    `lesjax.units.GIGAPASCAL` for GPa. Uniform displacements are left out of the inverse. The Hessian is dense.
+
+    Args:
+        energy_fn: positions, cell -> energy, eV; periodic in three directions.
+        positions: where the forces vanish (see `lesjax.fitting.relax`), Å.
+        cell: lattice vectors as rows, Å.
+
+    Raises:
+        ValueError: for a cell that is not stable against displacements of its atoms (where it has values).
+
+    References:
+        Born, Huang, Dynamical Theory of Crystal Lattices (1954), § 11; Wallace, Thermodynamics of Crystals (1972).
+    """
+    n, dtype = len(positions), positions.dtype
+    one = jnp.eye(3, dtype=dtype)
+
+    def strained(x: Array) -> Array:
+        xx, yy, zz, yz, xz, xy = x[3 * n :]
+        rows = [[xx, 0.5 * xy, 0.5 * xz], [0.5 * xy, yy, 0.5 * yz], [0.5 * xz, 0.5 * yz, zz]]
+        eta = jnp.stack([jnp.stack(row) for row in rows])
+        # the root to second order, which is all that counts
+        deform = one + eta - 0.5 * _matmul(eta, eta)
+        return energy_fn(_matmul(positions + x[: 3 * n].reshape(n, 3), deform), _matmul(cell, deform))
+
+    x = jnp.zeros(3 * n + 6, dtype)
+    units = jnp.eye(3 * n + 6, dtype=dtype)
+    full = jax.vmap(lambda unit: jax.jvp(jax.grad(strained), (x,), (unit,))[1])(units)
+    full = 0.5 * (full + full.T)
+    internal, mixed = full[: 3 * n, : 3 * n], full[: 3 * n, 3 * n :]
+    # uniform displacements get the mean curvature, so that the inverse exists
+    uniform = jnp.tile(one, (n, 1)) / jnp.sqrt(jnp.asarray(n, dtype))
+    filled = internal + jnp.trace(internal) / (3.0 * n) * _matmul(uniform, uniform.T)
+    if n > 1:
+        check_stable(jax.lax.stop_gradient(filled))
+        relaxed = full[3 * n :, 3 * n :] - _matmul(mixed.T, jnp.linalg.solve(filled, mixed))
+    else:
+        relaxed = full[3 * n :, 3 * n :]
+    return 0.5 * (relaxed + relaxed.T) / jnp.abs(jnp.linalg.det(cell))
+
+
+def check_stable(matrix: Float[Array, "m m"]) -> None:
+    """Refuse a Hessian, with rigid motions filled, that is not positive definite. Nothing where it is traced.
+
+    Raises:
+        ValueError: with the lowest eigenvalue.
+    """
+    if isinstance(matrix, Tracer):
+        return
+    values = np.linalg.eigvalsh(np.asarray(matrix))
+    if not values[0] > SOFT * np.sqrt(np.finfo(values.dtype).eps) * values[-1]:
+        raise ValueError(
+            f"The Hessian is singular or not positive definite: its eigenvalues reach from {values[0]:.3g} to "
+            f"{values[-1]:.3g} eV/Å² without rigid motions. The structure is no minimum or has a soft mode: relax it "
+            "from displaced positions (`lesjax.fitting.relax`)."
+        )
+
+
+def _matmul(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
