@@ -2,10 +2,10 @@
 
     python benchmarks/fit_charges.py --json benchmarks/results/fit_charges.json
 
-A liquid of 16 flexible dumbbells: charges ±0.42 e on a spring, a soft repulsion of all atoms of different molecules, and
-lesjax' Ewald sum over Gaussian charges. The targets come from a long run of Langevin dynamics with the true charges. The
-fits start with charges of 0.8 and 1.25 times the true ones, know nothing else, and draw a new trajectory where the
-effective sample size falls below a half.
+A liquid of 16 flexible dumbbells: charges ±0.42 e on a spring, a soft repulsion of all atoms of different molecules,
+and lesjax' Ewald sum over Gaussian charges. The targets come from a long run of Langevin dynamics with the true
+charges. The fits start with charges of 0.8 and 1.25 times the true ones, know nothing else of them, and draw a new
+trajectory where the effective sample size falls below a half.
 """
 
 import argparse
@@ -144,17 +144,18 @@ def main() -> None:
     started = time.perf_counter()
     targets, n_frames = measure(arguments)
     seconds = round(time.perf_counter() - started, 1)
-    print(f"targets of {n_frames} frames in {seconds} s: {targets['dipole']}", flush=True)
+    print(f"targets of {n_frames} frames in {seconds} s: {targets['dipole'].value}", flush=True)
     runs = [
         run(names, scale, targets, arguments)
         for names, scale in ((["rdf", "dipole"], 0.8), (["rdf", "dipole"], 1.25), (["rdf"], 0.8), (["dipole"], 0.8))
     ]
+    rdf, dipole = targets["rdf"], targets["dipole"]
     result = {
         "dtype": str(jnp.zeros(()).dtype),
         "target_frames": n_frames,
         "target_seconds": seconds,
-        "dipole": {"value": float(targets["dipole"].value), "error": float(targets["dipole"].uncertainty)},
-        "rdf": {"g": np.asarray(targets["rdf"].value).tolist(), "error": np.asarray(targets["rdf"].uncertainty).tolist()},
+        "dipole": {"value": float(dipole.value), "error": float(dipole.uncertainty)},
+        "rdf": {"g": np.asarray(rdf.value).tolist(), "error": np.asarray(rdf.uncertainty).tolist()},
         "runs": runs,
         "seconds": round(time.perf_counter() - started, 1),
     }
