@@ -34,7 +34,7 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.
 
 def goals(results: Mapping[str, dict]) -> list[Goal]:
     """All of them, from the contents of the result files by their names."""
-    return [*of_learning_curves(results), *of_dimers(results), *of_published_sets(results)]
+    return [*of_learning_curves(results), *of_dimers(results), *of_published_sets(results), *of_fits(results)]
 
 
 def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
@@ -89,3 +89,12 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
             unit, factor = UNITS[kind] if kind in UNITS else ("", 1.0)
             text = f"{name}, {metric}: as published or better"
             yield Goal(text, found.get(metric), limit, unit, factor, at_least=metric.endswith("_r2"))
+
+
+def of_fits(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Charge scales found from averages over ensembles."""
+    runs = {(*run["targets"], run["start"]): run for run in results.get("fit_charges", {}).get("runs", [])}
+    for start in (0.8, 1.25):
+        run = runs.get(("rdf", "dipole", start))
+        found = None if run is None else run["error_percent"]
+        yield Goal(f"Charge scale from a radial distribution and a dipole, start {start:g}: error", found, 1.0, "%")

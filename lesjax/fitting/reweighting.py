@@ -19,6 +19,7 @@ Source: Thaler, Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-2
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -165,9 +166,15 @@ def measure(name: str, observable: Observable, frames: PyTree) -> Float[Array, "
 
 
 def frame_energies(energy_fn: Energy, params: PyTree, frames: PyTree, batch_size: int) -> Float[Array, " t"]:
-    """Energies of stacked frames, eV; the backward pass computes them again, so that memory is that of one batch."""
-    one = jax.checkpoint(lambda frame: energy_fn(params, frame))
-    return jax.lax.map(one, jax.tree.map(jnp.asarray, frames), batch_size=batch_size)
+    """Energies of stacked frames, eV."""
+    return _map_frames(energy_fn, params, jax.tree.map(jnp.asarray, frames), batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _map_frames(function: Callable[[Any, Any], Array], params: PyTree, frames: PyTree, batch_size: int) -> Array:
+    """A function of each frame; the backward pass computes it again, so that memory is that of one batch."""
+    one = jax.checkpoint(lambda frame: function(params, frame))
+    return jax.lax.map(one, frames, batch_size=batch_size)
 
 
 def weights(
@@ -266,8 +273,7 @@ def observable_values(
 ) -> Float[Array, "t ..."]:
     """Values of an observable in each frame."""
     if not observable.fixed:
-        one = jax.checkpoint(lambda frame: observable.function(params, frame))
-        return jax.lax.map(one, trajectory.frames, batch_size=batch_size)
+        return _map_frames(observable.function, params, trajectory.frames, batch_size)
     if name in trajectory.measured:
         return trajectory.measured[name]
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trajectory.frames)):
