@@ -113,7 +113,9 @@ def run(names: list[str], scale: float, targets: dict[str, fitting.Target], argu
     ensemble = fitting.Reweighting(
         energy, first, [targets[name] for name in names], sampler=sample, min_effective=0.5, batch_size=64
     )
-    optimizer = optax.adam(optax.cosine_decay_schedule(arguments.learning_rate, arguments.fit_steps))
+    # a short memory: the first gradients, far from the targets, are large
+    rate = optax.cosine_decay_schedule(arguments.learning_rate, arguments.fit_steps)
+    optimizer = optax.adam(rate, b1=0.8, b2=0.9)
     found = fitting.fit(params, [ensemble], optimizer=optimizer, steps=arguments.fit_steps, quiet=True)
     last = found.history[-1]
     result = {
@@ -134,7 +136,7 @@ def run(names: list[str], scale: float, targets: dict[str, fitting.Target], argu
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target-steps", type=int, default=1_000_000)
+    parser.add_argument("--target-steps", type=int, default=500_000)
     parser.add_argument("--sample-steps", type=int, default=100_000)
     parser.add_argument("--equilibration", type=int, default=10_000)
     parser.add_argument("--fit-steps", type=int, default=60)

@@ -145,7 +145,7 @@ trajectory = fitting.make_trajectory(
 target = fitting.Target("density", density, value=0.997, uncertainty=0.01)
 ensemble = fitting.Reweighting(energy, trajectory, [target], sampler=sampler, min_effective=0.4)
 n_steps = 2 if QUICK else 30
-optimizer = optax.adam(optax.cosine_decay_schedule(0.01, n_steps))
+optimizer = optax.adam(optax.cosine_decay_schedule(0.01, n_steps), b1=0.8, b2=0.9)
 result = fitting.fit(log_scale, [ensemble], optimizer=optimizer, steps=n_steps)
 
 # %%

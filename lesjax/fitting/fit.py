@@ -62,7 +62,8 @@ def fit(
         reweightings: ensembles with their targets.
         targets: those that are functions of the parameters alone.
         losses: further terms by name, pure functions of the parameters, as `data_loss`.
-        optimizer: Adam with a learning rate of 0.01 by default.
+        optimizer: Adam with a learning rate of 0.01 and a short memory (b1 = 0.8, b2 = 0.9) by default: far from the
+            targets the loss is steep.
         steps: number of steps.
         log: JSON-lines file with a record for each step; what is there already is replaced.
         quiet: no progress bar; by default where the output is no terminal.
@@ -91,7 +92,7 @@ def fit(
         reweightings[i] = with_measured(reweighting)
         if reweighting.sampler is None:
             check_coverage(reweightings[i])
-    optimizer = optax.adam(1e-2) if optimizer is None else optimizer
+    optimizer = optax.adam(1e-2, b1=0.8, b2=0.9) if optimizer is None else optimizer
     evaluate = jax.jit(jax.value_and_grad(make_loss(reweightings, targets, losses), has_aux=True))
 
     @jax.jit

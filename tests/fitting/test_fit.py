@@ -43,7 +43,7 @@ def reweighting(observable=SQUARE, k=3.0, uncertainty=0.02, **given):
 @pytest.mark.parametrize("observable", [SQUARE, FIXED_SQUARE], ids=["traced", "fixed"])
 def test_fit_finds_the_spring_with_frames_drawn_on_its_way(observable, tmp_path):
     log = tmp_path / "fit.jsonl"
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, 60))
+    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, 60), b1=0.8, b2=0.9)
     result = fitting.fit(
         START, [reweighting(observable, sampler=sample)], steps=60, optimizer=optimizer, log=log, quiet=True
     )
