@@ -24,6 +24,7 @@
 
 # %%
 import os
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -103,8 +104,8 @@ def energy(log_scale: jax.Array, frame: Any) -> jax.Array:
 # %% [markdown]
 # ## A sampler
 #
-# `make_sampler` makes one compiled run of molecular dynamics at constant pressure out of an energy. The first draw
-# starts from a lattice.
+# `make_sampler` makes one compiled run of molecular dynamics out of an energy, here at constant pressure. Molecules on
+# a lattice, in random orientations, first lose the energy of that start at constant volume.
 
 # %%
 settings = Settings(
@@ -129,7 +130,11 @@ positions = (molecule @ rotations + (sites @ cell)[:, None]).reshape(-1, 3)
 start = fitting.Frame(jnp.asarray(positions, float), jnp.asarray(cell, float))
 
 log_scale = jnp.log(jnp.asarray(0.92))
-frames = sampler(log_scale, 0, start)
+settle = fitting.make_sampler(
+    energy, MASSES, replace(settings, ensemble="langevin", timestep=1.0, steps=100 if QUICK else 4000, frame_every=50)
+)
+settled = jax.tree.map(lambda leaf: leaf[-1], settle(log_scale, 0, start))
+frames = sampler(log_scale, 0, settled)
 
 # %% [markdown]
 # ## The fit
@@ -179,3 +184,11 @@ found, slope = jax.jit(jax.value_and_grad(mean_density))(result.params)
 scale = float(jnp.exp(result.params))
 print(f"density {float(found):.3f} ± {error:.3f} g/cm³, target 0.997")
 print(f"charge of oxygen {-0.82 * scale:.3f} ± {abs(error / float(slope)) * 0.82 * scale:.3f} e, in this small box")
+
+# %% [markdown]
+# ## To change
+#
+# - More molecules and steps, until the error of the last cell is what you need.
+# - A second target, `fitting.dielectric_constant(charges_fn, temperature)`, which takes nanoseconds to converge.
+# - Other parameters: `log_scale` may be any pytree, or a `lesjax.Potential`, see "Fitting to measured properties" in the
+#   documentation.
