@@ -190,5 +190,5 @@ print(f"charge of oxygen {-0.82 * scale:.3f} ± {abs(error / float(slope)) * 0.8
 #
 # - More molecules and steps, until the error of the last cell is what you need.
 # - A second target, `fitting.dielectric_constant(charges_fn, temperature)`, which takes nanoseconds to converge.
-# - Other parameters: `log_scale` may be any pytree, or a `lesjax.Potential`, see "Fitting to measured properties" in the
-#   documentation.
+# - Other parameters: `log_scale` may be any pytree, or a `lesjax.Potential`; see "Fitting to measured properties" in
+#   the documentation.

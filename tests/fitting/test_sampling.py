@@ -1,4 +1,4 @@
-"""Samplers: what they draw belongs to the ensemble of the parameters that they get."""
+"""Samplers, whose frames belong to the ensemble of the parameters that they get; and fits of a whole potential."""
 
 import math
 
@@ -9,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax import fitting, units
+from lesjax import fitting, io, units
 from lesjax.dynamics import Settings
 from lesjax.fitting.sampling import stack_frames
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.system import System
-from toy import make_frame, moved_potential
+from lesjax.training.data import make_dataset
+from lesjax.training.loop import dataset_errors
+from lesjax.training.losses import Weights
+from lesjax.training.step import make_evaluation
+from toy import make_frame, make_frames, moved_potential
 
 
 KT = units.BOLTZMANN * 300.0
@@ -106,3 +110,15 @@ def test_a_potential_is_reweighted_and_fitted(tmp_path):
     changes = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), moved.params, potential.params)
     assert max(jax.tree.leaves(changes)) == pytest.approx(0.01, rel=1e-3)  # Adam's first step
     assert math.isfinite(float(moved.energy(start)))
+
+
+def test_data_loss_is_that_of_training():
+    potential, frames = moved_potential(CONFIG), make_frames(3)
+    dataset = make_dataset(CONFIG, frames, io.all_labels(frames))
+    weights = Weights(energy=2.0, forces=3.0)
+    evaluation = make_evaluation(CONFIG, with_stress=False)
+    expected, _ = dataset_errors(evaluation, potential.params, dataset, 2, weights)
+    loss = fitting.data_loss(dataset, weights, batch_size=2)
+    assert jax.jit(loss)(potential) == pytest.approx(expected, rel=1e-5)
+    result = fitting.fit(potential, losses={"data": loss}, steps=5, quiet=True)
+    assert result.history[-1]["data_loss"] < 0.9 * expected
