@@ -35,7 +35,8 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.
 
 def goals(results: Mapping[str, dict]) -> list[Goal]:
     """All of them, from the contents of the result files by their names."""
-    return [*of_learning_curves(results), *of_dimers(results), *of_published_sets(results), *of_ensembles(results)]
+    groups = (of_learning_curves, of_dimers, of_published_sets, of_ensembles, of_fits)
+    return [goal for group in groups for goal in group(results)]
 
 
 def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
@@ -98,3 +99,12 @@ def of_ensembles(results: Mapping[str, dict]) -> Iterator[Goal]:
     yield Goal("Ensemble of 8, dimers: training step over that of one model", found.get("cost", {}).get("ratio"), 3.0)
     rank = found.get("ranking", {}).get("metrics", {}).get("forces_spearman")
     yield Goal("Ensemble, dipeptides: rank correlation of spread and error of forces", rank, 0.5, at_least=True)
+
+
+def of_fits(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Charge scales found from averages over ensembles."""
+    runs = {(*run["targets"], run["start"]): run for run in results.get("fit_charges", {}).get("runs", [])}
+    for start in (0.8, 1.25):
+        run = runs.get(("rdf", "dipole", start))
+        found = None if run is None else run["error_percent"]
+        yield Goal(f"Charge scale from a radial distribution and a dipole, start {start:g}: error", found, 1.0, "%")

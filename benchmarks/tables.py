@@ -209,6 +209,18 @@ def ensembles(content: dict) -> list[str]:
     return lines
 
 
+def fit_charges(content: dict) -> list[str]:
+    """Charge scales that fits found."""
+    header = ["targets", "start", "found (true: 1)", "error (%)", "trajectories", "frames each", "s"]
+    rows = (
+        [" + ".join(run["targets"]), run["start"], number(run["found"], 5), number(run["error_percent"], 2),
+         str(run["trajectories"]), str(run["frames"]), str(round(run["seconds"]))]
+        for run in content["runs"]
+    )  # fmt: skip
+    note = f"Targets of {content['target_frames']} frames with the true charges; all runs: {content['seconds']:.0f} s."
+    return [*table(header, rows), note, ""]
+
+
 # name of the file: (title, function, command where the file is missing)
 SECTIONS = {
     "demo": ("Demo: gas of point charges, 100 frames", demo, "make demo"),
@@ -217,6 +229,8 @@ SECTIONS = {
     "dimers_shipped": ("Molecular dimers, shipped sets", dimers, "benchmarks/dimers.py --data shipped"),
     "real_data": ("Published sets and charge transfer", real_data, "benchmarks/real_data.py"),
     "water_infrared": ("Infrared spectrum of water", water_infrared, "benchmarks/water_infrared.py"),
+    "fit_charges": ("Charges fitted to a radial distribution function and a dipole", fit_charges,
+                    "benchmarks/fit_charges.py"),
     "conservation": ("Conservation in molecular dynamics", conservation, "benchmarks/conservation.py"),
     "md": ("Cost of molecular dynamics", partial(by_size, columns=MD), "benchmarks/md.py"),
     "water_ase": (

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lesjax import (
         datasets as datasets,
         dynamics as dynamics,
+        fitting as fitting,
         models as models,
         properties as properties,
         training as training,
@@ -30,6 +31,6 @@ def __getattr__(name: str) -> object:
         from lesjax import models
 
         return getattr(models, name)
-    if name in ("datasets", "dynamics", "models", "properties", "training"):
+    if name in ("datasets", "dynamics", "fitting", "models", "properties", "training"):
         return importlib.import_module(f"lesjax.{name}")
     raise AttributeError(f"module 'lesjax' has no attribute {name!r}")

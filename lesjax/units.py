@@ -24,3 +24,9 @@ AMU = 1.66053906660e-27 * 1e10 / 1.602176634e-19
 
 # wavenumber of the frequency 1/fs, cm^-1
 WAVENUMBER = 1e8 / SPEED_OF_LIGHT
+
+# 1e5 J/m³ in eV/Å³ (exact)
+BAR = 1e5 * 1e-30 / 1.602176634e-19
+
+# atomic mass constant over Å³ in g/cm³: masses in amu and volumes in Å³ to densities
+AMU_PER_A3 = 1.66053906660e-24 / 1e-24

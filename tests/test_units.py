@@ -15,8 +15,12 @@ from lesjax import units
         (units.SPEED_OF_LIGHT, constants.c * 1e10 * 1e-15),
         (units.AMU, constants.atomic_mass * (1e-10 / 1e-15) ** 2 / constants.e),
         (units.WAVENUMBER, 1.0 / (constants.c * 100.0 * 1e-15)),
+        (units.BAR, constants.bar * constants.angstrom**3 / constants.e),
+        (units.AMU_PER_A3, constants.atomic_mass * 1e3 / (1e2 * constants.angstrom) ** 3),
     ],
-    ids=["COULOMB", "VACUUM_PERMITTIVITY", "BOLTZMANN", "SPEED_OF_LIGHT", "AMU", "WAVENUMBER"],
+    ids=[
+        "COULOMB", "VACUUM_PERMITTIVITY", "BOLTZMANN", "SPEED_OF_LIGHT", "AMU", "WAVENUMBER", "BAR", "AMU_PER_A3",
+    ],
 )
 def test_codata(value, expected):
     assert value == pytest.approx(expected, rel=2e-9)

@@ -38,6 +38,28 @@ class DielectricConstant(NamedTuple):
     axes_error: Float[Array, "3"]
 
 
+def dipole_fluctuation(
+    dipole: Float[Array, "t 3"],
+    volume: float | Float[np.ndarray | Array, ""],
+    temperature: float | Float[np.ndarray | Array, ""],
+    *,
+    weights: Float[Array, " t"] | None = None,
+) -> Float[Array, "3"]:
+    r"""The fluctuation term of the module's formula along x, y and z: a pure function.
+
+    Args:
+        dipole: dipole moments of the cell, e Å.
+        volume: of the cell, Å³.
+        temperature: K.
+        weights: of the samples, of sum one; equal by default.
+    """
+    scale = jnp.asarray(1.0 / (VACUUM_PERMITTIVITY * BOLTZMANN * volume * temperature), dipole.dtype)
+    if weights is None:
+        return scale * jnp.var(dipole, axis=0)
+    deviations = dipole - jnp.sum(weights[:, None] * dipole, axis=0, keepdims=True)
+    return scale * jnp.sum(weights[:, None] * deviations * deviations, axis=0)
+
+
 def static_dielectric_constant(
     dipole: Float[np.ndarray | Array, "t 3"],
     volume: float | Float[np.ndarray | Array, ""],
@@ -68,10 +90,9 @@ def static_dielectric_constant(
     # relative to the first sample, so that the variance of a large dipole keeps its digits
     split_blocks("dipole", dipole, n_blocks, 2)
     series = jnp.asarray(dipole) - jnp.asarray(dipole)[:1]
-    scale = jnp.asarray(1.0 / (VACUUM_PERMITTIVITY * BOLTZMANN * volume * temperature), series.dtype)
 
     def axes(series: Array) -> Array:
-        return scale * jnp.var(series, axis=0)
+        return dipole_fluctuation(series, volume, temperature)
 
     def everything(series: Array) -> Array:
         return jnp.concatenate([axes(series), jnp.mean(axes(series))[None]])

@@ -1,0 +1,284 @@
+r"""Ensemble averages as differentiable functions of the parameters, by reweighting of a trajectory (DiffTRe).
+
+Frames x_i were drawn with parameters θ0 at temperature T0 and pressure p0. Under other parameters they have the weights
+
+.. math:: w_i \propto e^{-u_\theta(x_i) + u_{\theta_0}(x_i)}, \qquad \sum_i w_i = 1, \qquad
+          u = \frac{U + p V}{k_B T}, \qquad \langle O \rangle_\theta = \sum_i w_i O_\theta(x_i)
+
+with pV at constant pressure alone. No step of the simulation is differentiated, and yet the gradient is that of the
+average, with the part of the weights:
+
+.. math:: \frac{d \langle O \rangle}{d \theta} = \Bigl\langle \frac{\partial O}{\partial \theta} \Bigr\rangle
+          - \frac{1}{k_B T} \Bigl( \Bigl\langle O \frac{\partial U}{\partial \theta} \Bigr\rangle
+          - \langle O \rangle \Bigl\langle \frac{\partial U}{\partial \theta} \Bigr\rangle \Bigr)
+
+pV of one pressure cancels in the weights: what fits a density is the dependence of U on the parameters in frames of
+many volumes.
+
+Source: Thaler, Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-27241-4.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float, PyTree
+
+from lesjax.fitting.observables import Observable
+from lesjax.properties.series import check_positive
+from lesjax.units import BAR, BOLTZMANN
+
+
+# (parameters, one frame) -> energy, eV
+Energy = Callable[[Any, Any], Array]
+BATCH_SIZE = 16
+
+
+class ReweightingError(RuntimeError):
+    """The frames of a trajectory say nothing any more of the ensemble of other parameters."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Frame:
+    """Positions and cell, for energies that need no more; stacked frames have a leading axis ``t``.
+
+    A stacked `lesjax.System` serves as well, and so does any dataclass with these two names: `dataclasses.replace` must
+    work on it.
+
+    Attributes:
+        positions: Cartesian coordinates, Å; molecules not broken by the cell where dipoles are asked for.
+        cell: lattice vectors as rows, Å; zeros without one.
+    """
+
+    positions: Float[Array | np.ndarray, "*t n 3"]
+    cell: Float[Array | np.ndarray, "*t 3 3"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Trajectory:
+    """Frames with what the reweighting needs of the ensemble that they were drawn from; made by `make_trajectory`.
+
+    Attributes:
+        frames: stacked frames, any pytree with `positions` and `cell`.
+        energies: of the parameters that they were drawn with, eV.
+        temperature: K.
+        pressure: bar; None for a constant volume.
+        measured: values of the observables that no parameter changes, by name.
+    """
+
+    frames: PyTree
+    energies: Float[Array, " t"]
+    temperature: Float[Array, ""]
+    pressure: Float[Array, ""] | None
+    measured: Mapping[str, Float[Array, "t ..."]] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.energies)
+
+
+def make_trajectory(
+    energy_fn: Energy,
+    params: PyTree,
+    frames: PyTree,
+    *,
+    temperature: float,
+    pressure: float | None = None,
+    observables: Mapping[str, Observable] | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Trajectory:
+    """Energies of the frames, and the values of those observables that no parameter changes.
+
+    Args:
+        energy_fn: potential energy, eV, of parameters and one frame; a pure function.
+        params: the parameters that the frames were drawn with.
+        frames: stacked frames, equilibrated, and far enough apart to be nearly independent: the effective sample size
+            counts frames.
+        temperature: K.
+        pressure: bar, of frames at constant pressure; None for those of a constant volume.
+        observables: what will be asked for.
+        batch_size: frames whose energies are computed at once.
+
+    Raises:
+        ValueError: for no frames, leaves of different lengths, energies that are not finite, or a temperature that is
+            not positive.
+    """
+    check_positive("temperature", temperature)
+    n_frames = count_frames(frames)
+    energies = frame_energies(energy_fn, params, frames, batch_size)
+    finite = np.isfinite(np.asarray(energies))
+    if not finite.all():
+        raise ValueError(
+            f"The energies of {np.sum(~finite)} of {n_frames} frames are not finite, first that of frame "
+            f"{np.argmin(finite)}. Did the simulation blow up, or do atoms overlap?"
+        )
+    measured = {
+        name: measure(name, observable, frames) for name, observable in (observables or {}).items() if observable.fixed
+    }
+    dtype = energies.dtype
+    return Trajectory(
+        jax.tree.map(jnp.asarray, frames),
+        energies,
+        jnp.asarray(temperature, dtype),
+        None if pressure is None else jnp.asarray(pressure, dtype),
+        measured,
+    )
+
+
+def count_frames(frames: PyTree) -> int:
+    """Number of stacked frames.
+
+    Raises:
+        ValueError: for none, or arrays of different lengths.
+    """
+    lengths = {len(leaf) if np.ndim(leaf) else -1 for leaf in jax.tree.leaves(frames)}
+    if len(lengths) != 1 or -1 in lengths:
+        raise ValueError(f"`frames` must be stacked along one leading axis, got arrays of lengths {sorted(lengths)}.")
+    n_frames = lengths.pop()
+    if n_frames == 0:
+        raise ValueError("`frames` is empty: the trajectory has no frame to reweight.")
+    return n_frames
+
+
+def measure(name: str, observable: Observable, frames: PyTree) -> Float[Array, "t ..."]:
+    """Values of a fixed observable, computed on the host.
+
+    Raises:
+        ValueError: for another number of values than frames, or values that are not finite.
+    """
+    values = np.asarray(observable.function(jax.tree.map(np.asarray, frames)))
+    n_frames = count_frames(frames)
+    if values.shape[:1] != (n_frames,):
+        raise ValueError(
+            f"Observable {name!r} gave an array of shape {values.shape} for {n_frames} frames. A fixed observable is "
+            "called once with all frames and returns one value, or row, for each."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(f"Observable {name!r} is not finite in some frame.")
+    return jnp.asarray(values, frames.positions.dtype)
+
+
+def frame_energies(energy_fn: Energy, params: PyTree, frames: PyTree, batch_size: int) -> Float[Array, " t"]:
+    """Energies of stacked frames, eV."""
+    return _map_frames(energy_fn, params, jax.tree.map(jnp.asarray, frames), batch_size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _map_frames(function: Callable[[Any, Any], Array], params: PyTree, frames: PyTree, batch_size: int) -> Array:
+    """A function of each frame; the backward pass computes it again, so that memory is that of one batch."""
+    one = jax.checkpoint(lambda frame: function(params, frame))
+    return jax.lax.map(one, frames, batch_size=batch_size)
+
+
+def weights(
+    energies: Float[Array, " t"],
+    trajectory: Trajectory,
+    *,
+    temperature: float | Float[Array, ""] | None = None,
+    pressure: float | Float[Array, ""] | None = None,
+) -> Float[Array, " t"]:
+    """Weights of the frames under energies of other parameters, of sum one; formula in the module.
+
+    Args:
+        energies: of the frames, eV.
+        trajectory: the frames with the energies that they were drawn with.
+        temperature: K; that of the trajectory by default.
+        pressure: bar; that of the trajectory by default.
+
+    Raises:
+        ValueError: for another number of energies than frames, or a pressure for frames of constant volume.
+    """
+    if energies.shape != trajectory.energies.shape:
+        raise ValueError(
+            f"`energies` has shape {energies.shape}, but the trajectory has {len(trajectory)} frames. Compute them of "
+            "`trajectory.frames`, with `frame_energies`."
+        )
+    if pressure is not None and trajectory.pressure is None:
+        raise ValueError(
+            f"`pressure` = {pressure} was given, but the trajectory is one of constant volume: its frames cannot be "
+            "reweighted to a pressure. Draw them at constant pressure, and give `pressure` to `make_trajectory`."
+        )
+    dtype = energies.dtype
+    drawn_beta = 1.0 / (BOLTZMANN * trajectory.temperature)
+    beta = drawn_beta if temperature is None else 1.0 / (BOLTZMANN * jnp.asarray(temperature, dtype))
+    # the difference first: energies are large, and it keeps the digits
+    exponents = -beta * (energies - trajectory.energies) + (drawn_beta - beta) * trajectory.energies
+    if trajectory.pressure is not None:
+        drawn = trajectory.pressure
+        wanted = drawn if pressure is None else jnp.asarray(pressure, dtype)
+        exponents += BAR * (drawn_beta * drawn - beta * wanted) * volumes(trajectory.frames)
+    return jax.nn.softmax(exponents)
+
+
+def volumes(frames: PyTree) -> Float[Array, " t"]:
+    """Volumes of stacked frames, Å³."""
+    return jnp.abs(jnp.linalg.det(jnp.asarray(frames.cell)))
+
+
+def effective_fraction(weights: Float[Array, " t"]) -> Float[Array, ""]:
+    r"""Effective sample size by the entropy of the weights, as a fraction of the number t of frames.
+
+    .. math:: \frac{1}{t} \exp \Bigl( - \sum_i w_i \ln w_i \Bigr)
+
+    One for equal weights, 1 / t where a single frame has all the weight.
+    """
+    logs = jnp.log(jnp.where(weights > 0, weights, 1.0))
+    return jnp.exp(-jnp.sum(weights * logs)) / len(weights)
+
+
+def averages(
+    energy_fn: Energy,
+    params: PyTree,
+    trajectory: Trajectory,
+    observables: Mapping[str, Observable],
+    *,
+    temperature: float | Float[Array, ""] | None = None,
+    pressure: float | Float[Array, ""] | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> tuple[dict[str, Float[Array, "..."]], Float[Array, " t"]]:
+    """Observables under `params`, and the weights of the frames: a pure function to differentiate and compile.
+
+    Its gradient contains that of the weights and that of the observables.
+
+    Args:
+        energy_fn: as for `make_trajectory`.
+        params: other parameters.
+        trajectory: frames drawn with parameters that are not far away; look at `effective_fraction` of the weights.
+        observables: by name; those that no parameter changes by the names that `make_trajectory` knew them by.
+        temperature: K; that of the trajectory by default.
+        pressure: bar; that of the trajectory by default.
+        batch_size: frames that are computed at once.
+
+    Raises:
+        ValueError: as `weights`; for a fixed observable that the trajectory was not made with, if it is traced.
+    """
+    energies = frame_energies(energy_fn, params, trajectory.frames, batch_size)
+    found = weights(energies, trajectory, temperature=temperature, pressure=pressure)
+    result = {}
+    for name, observable in observables.items():
+        values = observable_values(name, observable, params, trajectory, batch_size)
+        result[name] = observable.reduce(found, values)
+    return result, found
+
+
+def observable_values(
+    name: str, observable: Observable, params: PyTree, trajectory: Trajectory, batch_size: int = BATCH_SIZE
+) -> Float[Array, "t ..."]:
+    """Values of an observable in each frame."""
+    if not observable.fixed:
+        return _map_frames(observable.function, params, trajectory.frames, batch_size)
+    if name in trajectory.measured:
+        return trajectory.measured[name]
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trajectory.frames)):
+        raise ValueError(
+            f"Observable {name!r} is computed on the host, and the trajectory, which is traced, was made without it. "
+            "Give it to `make_trajectory` under `observables`."
+        )
+    return measure(name, observable, trajectory.frames)

@@ -1,0 +1,154 @@
+"""Samplers: functions that draw new frames with new parameters, from the integrators of `lesjax.dynamics`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from lesjax import io
+from lesjax.batching import stack
+from lesjax.dynamics import Settings, simulate
+from lesjax.dynamics.ensembles import leniently, make_ensemble, maxwell_boltzmann
+from lesjax.models.potential import Potential
+from lesjax.properties import energy_forces_stress
+from lesjax.system import System
+
+
+# (parameters, number of the draw, structure to start from) -> stacked frames
+Sampler = Callable[[Any, int, Any], Any]
+WIDTH = 8  # numbers of neighbours are rounded up to its multiples, so that draws share their shapes
+
+
+def make_sampler(
+    energy_fn: Callable[[Any, Any], Array],
+    masses: Float[np.ndarray, " n"],
+    settings: Settings,
+    *,
+    equilibration: int = 0,
+) -> Sampler:
+    """A sampler for any energy that needs no neighbour list: one compiled run of molecular dynamics.
+
+    Each draw starts at the structure that it is handed, with new momenta and random numbers.
+
+    Args:
+        energy_fn: potential energy, eV, of parameters and one frame.
+        masses: of the atoms, amu.
+        settings: ensemble, length (`steps`), interval of frames (`frame_every`) and so on; what concerns files plays no
+            part.
+        equilibration: steps before the first frame, part of `steps`.
+
+    Raises:
+        ValueError: if no frame is left, or there is no temperature.
+    """
+    n_frames = (settings.steps - equilibration) // settings.frame_every
+    if equilibration < 0 or n_frames < 1:
+        raise ValueError(
+            f"`equilibration` = {equilibration} leaves no frame: `settings` has {settings.steps} steps with a frame "
+            f"every {settings.frame_every}."
+        )
+    temperature = settings.temperature
+    if not temperature:
+        raise ValueError(f"`settings.temperature` must be positive to draw from an ensemble, got {temperature}.")
+
+    def force_virial(positions: Array, cell: Array, *, params: PyTree, frame: Any) -> tuple[Array, Array]:
+        def energy_of(positions: Array, cell: Array) -> tuple[Array, None]:
+            return energy_fn(params, dataclasses.replace(frame, positions=positions, cell=cell)), None
+
+        with_stress = settings.constant_pressure
+        _, forces, stress, _ = energy_forces_stress(energy_of, positions, cell, with_stress=with_stress)
+        virial = jnp.zeros((3, 3), forces.dtype) if stress is None else -stress * jnp.abs(jnp.linalg.det(cell))
+        return forces, virial
+
+    ensemble = make_ensemble(settings, len(masses), force_virial)
+
+    @leniently
+    @jax.jit
+    def run(params: PyTree, frame: Any, momenta: Array, key: Array) -> tuple[Array, Array]:
+        positions, cell = jnp.asarray(frame.positions), jnp.asarray(frame.cell)
+        given = {"params": params, "frame": frame}
+        fixed = {} if settings.constant_pressure else {"cell": cell}
+        mass = jnp.asarray(masses, positions.dtype)
+        state = ensemble.initialize(positions, cell, mass, momenta, **given)
+        if settings.ensemble == "langevin":
+            state = dataclasses.replace(state, rng=key)
+
+        def advance(state: Any, steps: int) -> Any:
+            return jax.lax.fori_loop(0, steps, lambda _, state: ensemble.step(state, **given, **fixed), state)
+
+        def draw(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
+            state = advance(state, settings.frame_every)
+            return state, (state.position, ensemble.cell(state, cell))
+
+        return jax.lax.scan(draw, advance(state, equilibration), None, length=n_frames)[1]
+
+    def sample(params: PyTree, number: int, start: Any) -> Any:
+        rng = np.random.default_rng([settings.seed, number])
+        start = jax.tree.map(jnp.asarray, start)
+        momenta = jnp.asarray(maxwell_boltzmann(np.asarray(masses), temperature, rng), start.positions.dtype)
+        key = jax.random.PRNGKey(int(rng.integers(2**31)))
+        positions, cells = run(params, start, momenta, key)
+        repeated = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n_frames, *leaf.shape)), start)
+        return dataclasses.replace(repeated, positions=positions, cell=cells)
+
+    return sample
+
+
+def potential_sampler(
+    atoms: io.Atoms, settings: Settings, folder: str | pathlib.Path, *, equilibration: int = 0
+) -> Sampler:
+    """A sampler for a `Potential`: a run of `lesjax.dynamics.simulate` for each draw, with its files.
+
+    The energy that goes with it is ``lambda potential, system: potential.interaction_energy(system, solver)`` with
+    ``solver = potential.make_solver(system)`` of one frame, of the largest volume at constant pressure.
+
+    Args:
+        atoms: elements, masses and periodicity; positions and cell come from the structure that a draw starts from.
+        settings: the run; its `seed` counts up with the draws.
+        folder: of the runs, ``draw-0`` and so on.
+        equilibration: steps before the first frame that is kept, part of `settings.steps`.
+
+    Raises:
+        ValueError: if no frame is left; from the sampler, for a draw that is in the folder already.
+    """
+    if not 0 <= equilibration <= settings.steps - settings.frame_every:
+        raise ValueError(f"`equilibration` = {equilibration} leaves no frame of {settings.steps} steps.")
+
+    def sample(potential: Potential, number: int, start: System) -> System:
+        first = atoms.copy()
+        first.positions, first.cell = np.asarray(start.positions, float), np.asarray(start.cell, float)
+        first.set_momenta(np.zeros((len(first), 3)))
+        run = pathlib.Path(folder) / f"draw-{number}"
+        if run.exists():
+            raise ValueError(f"{str(run)!r} holds a run already, perhaps of other parameters. Give a new `folder`.")
+        simulate(potential, first, run, dataclasses.replace(settings, seed=settings.seed + number), quiet=True)
+        frames = [f for f in io.read(run / f"trajectory.{settings.format}") if f.info["step"] > equilibration]
+        return stack_frames(frames, cutoff=potential.cutoff)
+
+    return sample
+
+
+def stack_frames(frames: list[io.Atoms], *, cutoff: float) -> System:
+    """Structures of the same atoms as one stacked system.
+
+    Args:
+        frames: structures, of one number of atoms.
+        cutoff: ``potential.cutoff``, Å.
+
+    Raises:
+        ValueError: for no frames, or different atoms.
+    """
+    if not frames:
+        raise ValueError("`frames` is empty: the trajectory has no frame to reweight.")
+    numbers = frames[0].numbers
+    for i, frame in enumerate(frames):
+        if not np.array_equal(frame.numbers, numbers):
+            raise ValueError(f"`frames` must be of the same atoms: frame {i} is {frame.symbols}, the first another.")
+    systems = [System.from_ase(frame, cutoff=cutoff) for frame in frames]
+    widest = max(system.shape[1] for system in systems)
+    width = -(-widest // WIDTH) * WIDTH
+    return stack([system.pad_to(len(numbers), width) for system in systems])

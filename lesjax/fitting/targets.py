@@ -1,0 +1,237 @@
+"""Targets of a fit, the losses they make, and whether a trajectory covers them: pure functions to be added up."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float
+
+from lesjax.fitting.observables import Observable, mean
+from lesjax.fitting.reweighting import (
+    BATCH_SIZE,
+    Energy,
+    ReweightingError,
+    Trajectory,
+    averages,
+    effective_fraction,
+    make_trajectory,
+    measure,
+)
+from lesjax.fitting.sampling import Sampler
+from lesjax.models.potential import Potential
+from lesjax.training.data import Dataset, epoch_batches, take
+from lesjax.training.losses import Weights
+from lesjax.training.step import batch_loss
+
+
+Loss = Callable[[Any], Array]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A value that the fit aims at.
+
+    Attributes:
+        name: in log and messages.
+        observable: an `Observable` for an average over an ensemble; for a direct target a pure function of the
+            parameters, for example ``observable.at(structure)``.
+        value: what it should be, in the observable's unit.
+        uncertainty: of this value, in the same unit; its inverse square is the weight of the target. One number, or one
+            for each entry.
+    """
+
+    name: str
+    observable: Observable | Loss
+    value: ArrayLike | Sequence
+    uncertainty: ArrayLike | Sequence
+
+    def __post_init__(self) -> None:
+        if not np.all(np.isfinite(np.asarray(self.value))):
+            raise ValueError(f"Target {self.name!r}: `value` must be finite, got {self.value}.")
+        if not np.all(np.asarray(self.uncertainty) > 0):
+            raise ValueError(f"Target {self.name!r}: `uncertainty` must be positive, got {self.uncertainty}.")
+
+
+@dataclass(frozen=True)
+class Reweighting:
+    """Targets that are averages over one ensemble, with the trajectory that they are computed from.
+
+    Attributes:
+        energy_fn: potential energy, eV, of parameters and one frame; a pure function.
+        trajectory: frames of the ensemble, see `make_trajectory`.
+        targets: averages.
+        sampler: draws new frames where the old ones represent the ensemble no more, see `Sampler`; without one, that is
+            an error.
+        min_effective: smallest `effective_fraction` of the frames.
+        max_draws: number of draws after which the fit gives up.
+        batch_size: frames that are computed at once.
+    """
+
+    energy_fn: Energy
+    trajectory: Trajectory
+    targets: Sequence[Target]
+    sampler: Sampler | None = None
+    min_effective: float = 0.5
+    max_draws: int = 50
+    batch_size: int = BATCH_SIZE
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.min_effective < 1.0:
+            raise ValueError(f"`min_effective` must lie between 0 and 1, got {self.min_effective}.")
+        for target in self.targets:
+            if not isinstance(target.observable, Observable):
+                raise TypeError(
+                    f"Target {target.name!r} of an ensemble needs an `Observable`, got {target.observable!r}. A "
+                    "function of the parameters alone goes into `targets` of `fit`."
+                )
+
+    @property
+    def observables(self) -> dict[str, Observable]:
+        """Those of the targets, by name."""
+        return {t.name: t.observable for t in self.targets if isinstance(t.observable, Observable)}
+
+
+def target_loss(target: Target, found: Float[Array, "..."]) -> Float[Array, ""]:
+    """Mean over the entries of the squared deviation in units of the uncertainty.
+
+    Raises:
+        ValueError: for a value of another shape than the observable's.
+    """
+    value, uncertainty = (jnp.asarray(np.asarray(x), found.dtype) for x in (target.value, target.uncertainty))
+    if value.shape != found.shape:
+        raise ValueError(
+            f"Target {target.name!r}: `value` has shape {value.shape}, the observable gives {found.shape}."
+        )
+    return jnp.mean(jnp.square((found - value) / jnp.broadcast_to(uncertainty, found.shape)))
+
+
+def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Callable[[Potential], Float[Array, ""]]:
+    """The energy-and-force loss of training as a pure function of a `Potential`, so that a fit keeps to its data.
+
+    The mean over all structures, and its cost at each step: choose some, if there are many.
+
+    Args:
+        dataset: from `lesjax.training.data.make_dataset`.
+        weights: factors of the terms, see `lesjax.training.losses.Weights`; multiply them all to weigh data against
+            targets.
+        batch_size: structures that are computed at once.
+    """
+    if len(dataset) == 0:
+        raise ValueError("`dataset` is empty.")
+    stacked: dict[int, tuple[Array, Array]] = {}
+    batches = epoch_batches(dataset, batch_size, None)
+    for bucket in range(len(dataset.buckets)):
+        own = [(rows, mask) for b, rows, mask in batches if b == bucket]
+        stacked[bucket] = (jnp.asarray(np.stack([r for r, _ in own])), jnp.asarray(np.stack([m for _, m in own])))
+
+    def loss(potential: Potential) -> Float[Array, ""]:
+        sums = []
+        for bucket, chosen in stacked.items():
+
+            def one(chosen: tuple[Array, Array], bucket: int = bucket) -> Array:
+                batch = take(dataset.buckets[bucket], *chosen)
+                value = batch_loss(potential.config, batch, weights, potential.params)
+                return value * jnp.sum(chosen[1]).astype(value.dtype)
+
+            sums.append(jnp.sum(jax.lax.map(jax.checkpoint(one), chosen)))
+        return jnp.sum(jnp.stack(sums)) / len(dataset)
+
+    return loss
+
+
+def make_loss(
+    reweightings: Sequence[Reweighting], targets: Sequence[Target], losses: Mapping[str, Loss]
+) -> Callable[[Any, Sequence[Trajectory]], tuple[Array, tuple[dict[str, Array], dict[str, Array], list[Array]]]]:
+    """The total loss, a pure function (params, trajectories) -> loss, (terms, what was found, effective fractions)."""
+
+    def loss(params: Any, trajectories: Sequence[Trajectory]):
+        terms: dict[str, Array] = {}
+        found: dict[str, Array] = {}
+        effective = []
+        for reweighting, trajectory in zip(reweightings, trajectories, strict=True):
+            energy_fn, size = reweighting.energy_fn, reweighting.batch_size
+            values, weights = averages(energy_fn, params, trajectory, reweighting.observables, batch_size=size)
+            found |= values
+            terms |= {target.name: target_loss(target, values[target.name]) for target in reweighting.targets}
+            effective.append(effective_fraction(weights))
+        for target in targets:
+            assert not isinstance(target.observable, Observable)
+            found[target.name] = target.observable(params)
+            terms[target.name] = target_loss(target, found[target.name])
+        terms |= {name: function(params) for name, function in losses.items()}
+        return jnp.sum(jnp.stack(list(terms.values()))), (terms, found, effective)
+
+    return loss
+
+
+def with_measured(reweighting: Reweighting) -> Reweighting:
+    """With the fixed observables of its targets measured in the trajectory, which they need be once."""
+    trajectory, observables = reweighting.trajectory, reweighting.observables
+    absent = {
+        name: measure(name, observable, trajectory.frames)
+        for name, observable in observables.items()
+        if observable.fixed and name not in trajectory.measured
+    }
+    # only what is asked for, so that all trajectories have one structure
+    measured = {name: o for name, o in {**trajectory.measured, **absent}.items() if name in observables}
+    return replace(reweighting, trajectory=replace(trajectory, measured=measured))
+
+
+def check_coverage(reweighting: Reweighting) -> None:
+    """Raise ValueError for the target of an average that no weights of these frames can reach.
+
+    For observables that no parameter changes: the value must lie between the smallest and the largest one of the
+    frames, or within its uncertainty of them.
+    """
+    for target in reweighting.targets:
+        observable = target.observable
+        assert isinstance(observable, Observable)
+        if not observable.fixed or observable.reduce is not mean:
+            continue
+        values = np.asarray(reweighting.trajectory.measured[target.name])
+        low, high = values.min(axis=0), values.max(axis=0)
+        wanted, margin = np.asarray(target.value), np.asarray(target.uncertainty)
+        outside = np.asarray((wanted < low - margin) | (wanted > high + margin))
+        if outside.any():
+            worst = tuple(np.argwhere(outside)[0])
+            where = f" (entry {', '.join(map(str, worst))})" if worst else ""
+            raise ValueError(
+                f"Target {target.name!r} is outside of what the trajectory covers: {wanted[worst]:.6g}{where}, but its "
+                f"frames have values from {low[worst]:.6g} to {high[worst]:.6g}, and no weights lead beyond them. Give "
+                "a `sampler`, or a trajectory that comes closer."
+            )
+
+
+def redraw(reweighting: Reweighting, params: Any, number: int, effective: float, step: int) -> Reweighting:
+    """A new trajectory with these parameters, from the last frame of the old one.
+
+    Raises:
+        ReweightingError: without a sampler, or after too many draws.
+    """
+    old = reweighting.trajectory
+    size = f"{effective * len(old):.3g} of {len(old)} frames"
+    problem = f"Step {step}: the effective sample size is {size}, below `min_effective` = {reweighting.min_effective}"
+    if reweighting.sampler is None:
+        raise ReweightingError(
+            f"{problem}: the parameters have gone too far from those that the trajectory was drawn with. Give a "
+            "`sampler` that draws new frames, or lower the learning rate or the number of steps."
+        )
+    if number > reweighting.max_draws:
+        raise ReweightingError(
+            f"{problem}, and re-sampling does not help: {reweighting.max_draws} new trajectories are used up. Lower "
+            "the learning rate, or raise `max_draws`."
+        )
+    last = jax.tree.map(lambda leaf: leaf[-1], old.frames)
+    trajectory = make_trajectory(
+        reweighting.energy_fn,
+        params,
+        reweighting.sampler(params, number, last),
+        temperature=float(old.temperature),
+        pressure=None if old.pressure is None else float(old.pressure),
+        observables=reweighting.observables,
+        batch_size=reweighting.batch_size,
+    )
+    return replace(reweighting, trajectory=trajectory)

@@ -1,0 +1,124 @@
+"""Samplers, whose frames belong to the ensemble of the parameters that they get; and fits of a whole potential."""
+
+import math
+
+import ase
+import ase.io
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax import fitting, io, units
+from lesjax.dynamics import Settings
+from lesjax.fitting.sampling import stack_frames
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.system import System
+from lesjax.training.data import make_dataset
+from lesjax.training.loop import dataset_errors
+from lesjax.training.losses import Weights
+from lesjax.training.step import make_evaluation
+from toy import make_frame, make_frames, moved_potential
+
+
+KT = units.BOLTZMANN * 300.0
+MASSES = np.full(8, 12.0)
+START = fitting.Frame(jnp.zeros((8, 3)), 10.0 * jnp.eye(3))
+
+
+def springs(k, frame):
+    return 0.5 * k * jnp.sum(frame.positions**2)
+
+
+def test_langevin_sampler_draws_from_the_ensemble_and_draws_differ():
+    settings = Settings(
+        ensemble="langevin", steps=10_500, timestep=2.0, temperature=300.0, thermostat_time=50.0, frame_every=50
+    )
+    sample = fitting.make_sampler(springs, MASSES, settings, equilibration=500)
+    for k in (1.0, 3.0):
+        frames = sample(jnp.asarray(k), 1, START)
+        assert frames.positions.shape == (200, 8, 3)
+        assert frames.cell.shape == (200, 3, 3)
+        # 4800 numbers, nearly independent
+        assert jnp.mean(frames.positions**2) == pytest.approx(KT / k, rel=0.1)
+    again, other = sample(jnp.asarray(3.0), 1, START), sample(jnp.asarray(3.0), 2, START)
+    assert np.array_equal(frames.positions, again.positions)
+    assert not np.allclose(frames.positions, other.positions)
+
+
+def test_sampler_at_constant_pressure_moves_the_cell():
+    """An ideal gas at 300 K: the mean volume is (n + 1) kT / p up to the centre of mass."""
+    pressure = 8 * KT / 1000.0 / units.BAR
+    settings = Settings(
+        ensemble="npt", steps=4000, timestep=5.0, temperature=300.0, pressure=pressure, thermostat_time=100.0,
+        barostat_time=300.0, frame_every=40,
+    )  # fmt: skip
+
+    def free(params, frame):
+        return params * jnp.sum(frame.positions)
+
+    frames = fitting.make_sampler(free, MASSES, settings)(jnp.asarray(0.0), 0, START)
+    volumes = np.linalg.det(np.asarray(frames.cell))
+    assert len(volumes) == 100
+    assert 600.0 < volumes.mean() < 1500.0
+    assert volumes.std() > 50.0
+
+
+def test_sampler_refuses_what_leaves_no_frame():
+    settings = Settings(ensemble="langevin", steps=100, temperature=300.0, frame_every=50)
+    with pytest.raises(ValueError, match="`equilibration` = 60 leaves no frame"):
+        fitting.make_sampler(springs, MASSES, settings, equilibration=60)
+    with pytest.raises(ValueError, match="must be positive to draw"):
+        fitting.make_sampler(springs, MASSES, Settings(steps=100))
+    with pytest.raises(ValueError, match="leaves no frame"):
+        fitting.potential_sampler(ase.Atoms("H"), settings, "nowhere", equilibration=60)
+    with pytest.raises(ValueError, match="`frames` is empty"):
+        stack_frames([], cutoff=3.0)
+    with pytest.raises(ValueError, match="frame 1 is Ar, the first another"):
+        stack_frames([ase.Atoms("Ne"), ase.Atoms("Ar")], cutoff=3.0)
+
+
+CONFIG = ModelConfig(
+    CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
+    LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.6),
+    hidden=(4,),
+)
+
+
+def test_a_potential_is_reweighted_and_fitted(tmp_path):
+    """Energies of the frames are those that the simulation wrote, and a step of a fit gives another potential."""
+    potential, atoms = moved_potential(CONFIG), make_frame(np.random.default_rng(0))
+    settings = Settings(ensemble="npt", steps=12, temperature=100.0, timestep=0.5, frame_every=4, log_every=12)
+    sampler = fitting.potential_sampler(atoms, settings, tmp_path, equilibration=4)
+    start = System.from_ase(atoms, cutoff=potential.cutoff)
+    solver = jax.tree.map(jnp.asarray, potential.make_solver(start))
+    frames = sampler(potential, 0, start)
+    with pytest.raises(ValueError, match="holds a run already"):
+        sampler(potential, 0, start)
+
+    def energy(potential, system):
+        return potential.interaction_energy(system, solver)
+
+    trajectory = fitting.make_trajectory(energy, potential, frames, temperature=100.0, pressure=0.0)
+    written = [frame.get_potential_energy() for frame in ase.io.read(tmp_path / "draw-0" / "trajectory.xyz", ":")]
+    expected = np.array(written[2:]) - potential.config.reference_energy(atoms.numbers)
+    assert np.allclose(trajectory.energies, expected, rtol=1e-4, atol=1e-4)
+    target = fitting.Target("density", fitting.density(atoms.get_masses()), 1.0, 0.1)
+    ensemble = fitting.Reweighting(energy, trajectory, [target], sampler=sampler)
+    moved = fitting.fit(potential, [ensemble], steps=1, quiet=True).params
+    assert type(moved) is type(potential)
+    changes = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), moved.params, potential.params)
+    assert max(jax.tree.leaves(changes)) == pytest.approx(0.01, rel=1e-3)  # Adam's first step
+    assert math.isfinite(float(moved.energy(start)))
+
+
+def test_data_loss_is_that_of_training():
+    potential, frames = moved_potential(CONFIG), make_frames(3)
+    dataset = make_dataset(CONFIG, frames, io.all_labels(frames))
+    weights = Weights(energy=2.0, forces=3.0)
+    evaluation = make_evaluation(CONFIG, with_stress=False)
+    expected, _ = dataset_errors(evaluation, potential.params, dataset, 2, weights)
+    loss = fitting.data_loss(dataset, weights, batch_size=2)
+    assert jax.jit(loss)(potential) == pytest.approx(expected, rel=1e-5)
+    result = fitting.fit(potential, losses={"data": loss}, steps=5, quiet=True)
+    assert result.history[-1]["data_loss"] < 0.9 * expected
