@@ -35,7 +35,7 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.
 
 def goals(results: Mapping[str, dict]) -> list[Goal]:
     """All of them, from the contents of the result files by their names."""
-    groups = (of_learning_curves, of_dimers, of_published_sets, of_ensembles, of_fits)
+    groups = (of_learning_curves, of_dimers, of_published_sets, of_dynamics, of_ensembles, of_fits)
     return [goal for group in groups for goal in group(results)]
 
 
@@ -91,6 +91,36 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
             unit, factor = UNITS[kind] if kind in UNITS else ("", 1.0)
             text = f"{name}, {metric}: as published or better"
             yield Goal(text, found.get(metric), limit, unit, factor, at_least=metric.endswith("_r2"))
+
+
+def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Conservation, restarts and the cost of molecular dynamics of water."""
+    runs = results.get("conservation", {}).get("runs", {})
+    for dtype, limit in (("float64", 1e-6), ("float32", 1e-5)):
+        found = runs.get(dtype, {})
+        for ensemble in ("nve", "nvt", "npt", "npt-flexible"):
+            drift = found.get(ensemble, {}).get("drift_eV_per_atom_and_ps")
+            drift = None if drift is None else abs(drift)
+            yield Goal(f"Water, {ensemble}, {dtype}: drift of the conserved energy", drift, limit, "µeV/atom/ps", 1e6)
+    found = runs.get("float64", {})
+    yield Goal("Water, 500 steps there and back, float64: distance", found.get("reversal_A"), 1e-8, "Å")
+    yield Goal("Water, new plan of the Ewald sum: jump", found.get("new_plan_eV_per_atom"), 1e-5, "µeV/atom", 1e6)
+    rows = {row["n_atoms"]: row for row in results.get("md", {}).get("rows", [])}
+    for n, factor in ((192, 8.0), (1536, 8.0), (12288, 25.0)):
+        row = rows.get(n, {})
+        steps, reference = row.get("steps_per_second"), row.get("reference_torch_steps_per_second")
+        ratio = None if steps is None else steps / reference
+        yield Goal(f"Water, {n} atoms: steps per second over PyTorch code", ratio, factor, at_least=True)
+        if n != 192:
+            share = row.get("long_range_share")
+            yield Goal(f"Water, {n} atoms: long range of energy and forces", share, 0.15, "%", 100.0)
+        if n != 1536:
+            text = f"Water, {n} atoms: what a step takes beyond energy and forces"
+            yield Goal(f"{text} in a compiled loop", row.get("driver_overhead"), 0.15, "%", 100.0)
+            yield Goal(f"{text} called from the host", row.get("driver_overhead_over_calls"), 0.15, "%", 100.0)
+    if 1536 in rows and 12288 in rows:
+        per_atom = [rows[n]["step_ms"] / n for n in (1536, 12288)]
+        yield Goal("Water: cost per atom, 12288 over 1536 atoms", per_atom[1] / per_atom[0], 1.5)
 
 
 def of_ensembles(results: Mapping[str, dict]) -> Iterator[Goal]:
