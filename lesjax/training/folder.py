@@ -15,6 +15,7 @@ from lesjax.io import atomic_path, write_json
 from lesjax.models.config import differences, to_dict
 from lesjax.training.config import RunConfig
 from lesjax.training.prepare import Prepared
+from lesjax.training.schema import build
 
 
 def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
@@ -23,11 +24,11 @@ def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
     if not description.exists():
         return
     try:
-        there = json.loads(description.read_text())["run"]
+        # keys that an older version did not know get their defaults
+        there = build(RunConfig, json.loads(description.read_text())["run"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(description)!r} is damaged ({error}). Choose another `output`.") from error
-    here = json.loads(json.dumps(dataclasses.asdict(config)))
-    different = differences(there, here)
+    different = differences(*(json.loads(json.dumps(dataclasses.asdict(run))) for run in (there, config)))
     if different:
         raise ValueError(
             f"{str(folder)!r} holds a run with other settings ({', '.join(different[:3])}). "
