@@ -61,7 +61,7 @@ print(f"{len(training)} frames to train, {len(test[0])} ions each; root mean squ
 # The shipped configuration `point_charges`, with fewer epochs. The two runs differ in one key.
 
 # %%
-settings = [f"data.train={folder}/train.xyz", f"data.valid={folder}/valid.xyz", "training.phases.0.epochs=80"]
+settings = [f"data.train={folder}/train.xyz", f"data.valid={folder}/valid.xyz", "training.phases.0.epochs=60"]
 if QUICK:
     settings += ["training.phases.0.epochs=1", "model.cutoff=3.5", "model.max_l=1", "model.n_radial=2"]
 potentials = {}

@@ -98,7 +98,7 @@ plt.show()
 # to 6600 cm⁻¹. The thermostat is slow, so that it leaves the vibrations alone.
 
 # %%
-steps, every = (120, 5) if QUICK else (24_000, 5)
+steps, every = (100, 5) if QUICK else (16_000, 5)
 run = dynamics.Settings(
     ensemble="nvt", temperature=300.0, thermostat_time=500.0, timestep=0.5, steps=steps, frame_every=every,
     log_every=steps // 10, checkpoint_every=steps, born_effective_charges=True, format="traj",
@@ -119,7 +119,7 @@ print(f"{len(frames)} frames over {1e-3 * len(frames) * every * run.timestep:.1f
 # where anything moves at all.
 
 # %%
-options = {"resolution": 1500.0, "n_blocks": 2} if QUICK else {"resolution": 40.0, "n_blocks": 8}
+options = {"resolution": 2000.0, "n_blocks": 2} if QUICK else {"resolution": 40.0, "n_blocks": 6}
 fixed = np.array([force_field[s] for s in symbols])
 rates = {
     "lesjax": properties.dipole_rate(charges, velocities),

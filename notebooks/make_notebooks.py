@@ -162,6 +162,8 @@ def page(name: str, notebook: NotebookNode, outputs: list[list[NotebookNode]]) -
                 if picture.stat().st_size > MAX_PICTURE:
                     sys.exit(f"{picture.name} has {picture.stat().st_size} bytes, more than {MAX_PICTURE}: draw less.")
                 parts.append(f"![Output of the cell above](../images/notebooks/{picture.name})")
+            elif output.get("name") == "stdout" and parts[-1].startswith("```text\n"):  # it comes in pieces
+                parts[-1] = f"{parts[-1].removesuffix('```')}{output.text.rstrip()}\n```"
             elif output.get("name") == "stdout":
                 parts.append(f"```text\n{output.text.rstrip()}\n```")
     return "\n\n".join(parts) + "\n"
@@ -176,8 +178,8 @@ def index() -> str:
         parts.append(f"## [{title.removeprefix('# ')}]({name}.md)\n\n{first}\n")
         pictures = sorted(PICTURES.glob(f"{name}_*.png"))
         if pictures:
-            alt = re.sub(r"[^\w ,]", "", title).strip()
-            parts.append(f"![{alt}](../images/notebooks/{pictures[-1].name})\n")
+            alt = re.sub(r"[^\w ,-]", "", title).strip()
+            parts.append(f"![{alt}](../images/notebooks/{pictures[0].name})\n")
     parts.append("```{toctree}\n:hidden:\n\n" + "\n".join(names) + "\n```\n")
     return "\n".join(parts)
 

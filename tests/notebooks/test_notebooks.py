@@ -58,11 +58,11 @@ def test_page(tmp_path, monkeypatch):
         cells=[new_markdown_cell("# Title\n\nFirst."), new_code_cell("plot()"), new_markdown_cell("End")]
     )
     picture = new_output("display_data", data={"image/png": "iVBORw0KGgo="})
-    printed, warned = (new_output("stream", name=name, text=f"{name}\n") for name in ("stdout", "stderr"))
-    text = make_notebooks.page("97_page", notebook, [[printed, warned, picture]])
+    printed = [new_output("stream", name=name, text=f"{name}\n") for name in ("stdout", "stderr", "stdout")]
+    text = make_notebooks.page("97_page", notebook, [[*printed, picture]])
     assert text.startswith("# Title\n\nFirst.\n\n")
     assert text.endswith(
-        "```py\nplot()\n```\n\n```text\nstdout\n```\n\n"
+        "```py\nplot()\n```\n\n```text\nstdout\nstdout\n```\n\n"
         "![Output of the cell above](../images/notebooks/97_page_1.png)\n\nEnd\n"
     )
     assert (tmp_path / "97_page_1.png").read_bytes().startswith(b"\x89PNG")
