@@ -116,10 +116,10 @@ for c in classes:
     plt.show()
 
 # %% [markdown]
-# Where no atom of one molecule is within the cutoff of the other, the short-range model is flat. For the charged pair LES
-# goes on as it should, up to 15 Å. For the ion and water the energies are a hundred times smaller. The absolute error of
-# LES is about as small as before, but not the relative one: nothing in the model says that the molecules have the charges
-# 1 e and 0, or that the energy at infinite distance is zero.
+# Where no atom of one molecule is within the cutoff of the other, the short-range model is flat. For the charged pair
+# LES goes on as it should, up to 15 Å. For the ion and water the energies are a hundred times smaller. The absolute
+# error of LES is about as small as before, but not the relative one: nothing in the model says that the molecules have
+# the charges 1 e and 0, or that the energy at infinite distance is zero.
 
 # %% [markdown]
 # ## Charges of the molecules
