@@ -56,7 +56,7 @@ if QUICK:
     training, test = training[:40], test[:2]
 io.write(folder / "train.xyz", training)
 settings = [f"data.train={folder}/train.xyz", f"output={folder}/model", "model.max_l=2", "model.max_nu=2"]
-settings += ["training.phases.0.epochs=120"]
+settings += ["model.long_range.element_charges=true", "training.phases.0.epochs=120"]
 if QUICK:
     settings += ["training.phases.0.epochs=8", "model.cutoff=3", "model.max_l=1", "model.n_radial=2"]
 potential = train(load_config("kf_water", settings), quiet=True)

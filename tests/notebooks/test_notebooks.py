@@ -25,7 +25,6 @@ def test_the_pair_agrees_and_has_no_outputs(script):
     expected = make_notebooks.as_notebook(script)
     assert make_notebooks.cells(paired) == make_notebooks.cells(expected), "run `make_notebooks.py pair`"
     assert all(not cell.outputs and cell.execution_count is None for cell in paired.cells if cell.cell_type == "code")
-    assert any("LESJAX_QUICK" in text for text in make_notebooks.code(expected))
 
 
 @each
