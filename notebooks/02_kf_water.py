@@ -122,8 +122,8 @@ print(f"mean temperature {temperatures.mean():.0f} K")
 # ## Structure
 #
 # Radial distribution functions of the run and of the frames of the data set, which come from dynamics with the force
-# field itself. There are two ions of each kind, so their curves are noisier. The peaks lie where they should and are as
-# high within some per cent, although the charges are not those of the force field.
+# field itself. There are two ions of each kind, so their curves are noisier. The first peaks lie within one bin,
+# 0.1 Å, of those of the data and are as high within 3 %, although the charges are not those of the force field.
 
 # %%
 figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained")
