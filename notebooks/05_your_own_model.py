@@ -15,7 +15,7 @@
 # small network on a descriptor of Gaussians of the distances, written from scratch in 30 lines; lesjax
 # gives neighbours and the long-range sum, and JAX the forces.
 #
-# $$ E = \sum_i E(d_i) + E_\mathrm{Ewald}(q(d_1), \dots, q(d_n)), \qquad
+# $$ E = \sum_i E(d_i) + E_\mathrm{Ewald}(q(d_1), \ldots, q(d_n)), \qquad
 # d_{i, g s} = \sum_{j \in s} e^{-(r_{ij} - c_g)^2 / 2 w^2} f(r_{ij}) $$
 
 # %%
