@@ -45,7 +45,8 @@ INTRODUCTION = """\
 Each is a file `notebooks/NN_name.ipynb`, paired with a script `NN_name.py` by
 [jupytext](https://jupytext.readthedocs.io). They ask for nothing but lesjax and Jupyter, take a few minutes on two CPU
 cores, and are meant to be changed. With the environment variable `LESJAX_QUICK=1` each runs in about half a
-minute with a tiny model, which shows that the code runs and nothing else. The pages show the full setting (`make notebooks`).
+minute with a tiny model, which shows that the code runs and nothing else. The pages show the full
+setting (`make notebooks`).
 """
 
 
