@@ -18,13 +18,15 @@ QUICK := runs/quick
 SHARED := $(wildcard $(or $(LESJAX_SHARED),../shared)/data)
 BENCH := $(BIN)/python benchmarks
 
-.PHONY: help demo test lint docs results results-errors results-cost results-quick
+.PHONY: help demo test lint docs notebooks notebooks-quick results results-errors results-cost results-quick
 
 help:
 	@echo "make demo            run the demonstration into demo/"
 	@echo "make test            run the tests"
 	@echo "make lint            run ruff and basedpyright"
 	@echo "make docs            build the documentation into docs/_build"
+	@echo "make notebooks       execute the notebooks and write their pages in docs/notebooks; ARGS=03 for one"
+	@echo "make notebooks-quick execute them with tiny models, as CI does"
 	@echo "make results         all of benchmarks/RESULTS.md anew, in hours; the same command goes on"
 	@echo "make results-quick   the same commands for a few steps, into runs/quick"
 
@@ -43,6 +45,13 @@ lint: $(VENV)/.installed-dev
 docs: $(VENV)/.installed-docs
 	JAX_PLATFORMS=cpu $(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build
 	@echo "docs/_build/index.html"
+
+notebooks: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/make_notebooks.py pair $(ARGS)
+	$(BIN)/python notebooks/make_notebooks.py run $(ARGS)
+
+notebooks-quick: $(VENV)/.installed-dev
+	$(BIN)/python notebooks/make_notebooks.py run --quick $(ARGS)
 
 # Finished trainings are kept in runs/. Simulations and timings start anew; these want a machine that does nothing else.
 results: results-errors results-cost
