@@ -13,8 +13,9 @@ VACUUM_PERMITTIVITY = 1.0 / (4.0 * math.pi * COULOMB)
 # Boltzmann constant in eV/K, 1.380649e-23 J/K over e = 1.602176634e-19 C (both exact)
 BOLTZMANN = 8.617333262145179e-5
 
-# pressure or elastic constant of 1 GPa, eV/Å³: 1e9 J/m³ over e (exact)
-GIGAPASCAL = 1e9 * 1e-30 / 1.602176634e-19
+# pressures of 1 bar and 1 GPa, eV/Å³: 1e5 J/m³ over e (exact)
+BAR = 1e5 * 1e-30 / 1.602176634e-19
+GIGAPASCAL = 1e4 * BAR
 
 # speed of light in vacuum 299792458 m/s (exact), Å/fs
 SPEED_OF_LIGHT = 2997.92458
@@ -24,9 +25,6 @@ AMU = 1.66053906660e-27 * 1e10 / 1.602176634e-19
 
 # wavenumber of the frequency 1/fs, cm^-1
 WAVENUMBER = 1e8 / SPEED_OF_LIGHT
-
-# 1e5 J/m³ in eV/Å³ (exact)
-BAR = 1e5 * 1e-30 / 1.602176634e-19
 
 # atomic mass constant over Å³ in g/cm³: masses in amu and volumes in Å³ to densities
 AMU_PER_A3 = 1.66053906660e-24 / 1e-24
