@@ -167,9 +167,10 @@ def main() -> None:
             else:
                 found[check] = checks[check]()
             print(dtype, check, found[check], flush=True)
-    if arguments.json:
-        runs = read_runs(arguments.json)
-        write_json(arguments.json, {"timestep_fs": TIMESTEP, "runs": {**runs, dtype: {**runs.get(dtype, {}), **found}}})
+            if arguments.json:
+                runs = read_runs(arguments.json)
+                runs[dtype] = {**runs.get(dtype, {}), **found}
+                write_json(arguments.json, {"timestep_fs": TIMESTEP, "runs": runs})
 
 
 if __name__ == "__main__":
