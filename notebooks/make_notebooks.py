@@ -19,6 +19,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
+import jax
 import jupytext
 import nbformat
 from nbformat import NotebookNode
@@ -34,10 +35,11 @@ COLORS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal, in tracebacks
 # The small setting is nearly all compilation, so that it goes without XLA's costly passes, as in tests/conftest.py.
 QUICK = {
     "LESJAX_QUICK": "1",
-    "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
 }
+if jax.__version_info__ < (0, 11):  # newer ones do not know the flag
+    QUICK["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
 TEST_CACHE = os.environ.get("LESJAX_TEST_CACHE") or pathlib.Path.home() / ".cache/lesjax-tests"
 INTRODUCTION = """\
 # Notebooks

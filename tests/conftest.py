@@ -15,8 +15,8 @@ if "JAX_ENABLE_X64" not in os.environ:
 
 # Nearly all of the time goes into compilation, which is three to four times faster without the
 # costly passes. Whoever sets XLA_FLAGS, be it to nothing, compiles as users do; jax dies of a flag
-# that it does not know, so that a newer one gets none until somebody has looked.
-if "XLA_FLAGS" not in os.environ and jax.__version_info__ < (0, 13):
+# that it does not know, as 0.12 does of this one.
+if "XLA_FLAGS" not in os.environ and jax.__version_info__ < (0, 11):
     os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
     jax.config.update("jax_disable_most_optimizations", True)
