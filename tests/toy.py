@@ -1,6 +1,7 @@
 """Data and models small enough to train in a test: a few ions with Lennard-Jones energies and charges of ±1."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,21 @@ def phases(*epochs: int, **settings: Any) -> tuple[Phase, ...]:
 def log_of(folder: str | Path) -> list[dict[str, Any]]:
     """The log of a run without what a clock says."""
     return [{k: v for k, v in record.items() if k != "seconds"} for record in read_log(Path(folder) / "log.jsonl")]
+
+
+class Killed(BaseException):
+    """In the place of a signal."""
+
+
+def killing(function: Callable, period: int, counter: Iterator[int]) -> Callable:
+    """`function`, which dies at each `period`-th count, before it does anything."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if next(counter) % period == period - 1:
+            raise Killed
+        return function(*arguments, **options)
+
+    return call
 
 
 def moved_potential(config: ModelConfig) -> Potential:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from lesjax.dynamics.barostat import Barostat, chain_energy
 from lesjax.dynamics.settings import Settings
+from lesjax.properties.forces import EnergyFunction, energy_forces_stress
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,16 @@ def make_ensemble(settings: Settings, n_atoms: int, force_virial: Callable[..., 
         return init(key, positions, mass=masses, momenta=momenta, cell=cell, **temperature, **given)
 
     return Ensemble(initialize, step, lambda _, cell: cell, extra, None, dof)
+
+
+def forces_and_virial(
+    energy_fn: EnergyFunction, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], *, with_virial: bool
+) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
+    """Forces, eV/Å, and the virial -dU/dε, eV, zero unless asked for."""
+    _, forces, stress, _ = energy_forces_stress(energy_fn, positions, cell, with_stress=with_virial)
+    if stress is None:
+        return forces, jnp.zeros((3, 3), forces.dtype)
+    return forces, -stress * jnp.abs(jnp.linalg.det(cell))
 
 
 def temperature_of(momentum: Float[Array, "n 3"], mass: Float[Array, "n 1"], dof: int) -> Float[Array, ""]:

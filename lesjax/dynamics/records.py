@@ -8,7 +8,6 @@ import csv
 import dataclasses
 import json
 import pathlib
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from lesjax import io
 from lesjax.dynamics.settings import Settings
 from lesjax.models.potential import Potential, Prediction
 from lesjax.neighbor_plan import NeighborPlan, complete_cell
+from lesjax.progress import progress_bar
 from lesjax.system import System
 
 
@@ -253,20 +253,11 @@ MORE_PANELS = (("conserved_energy_eV", ""), ("pressure_bar", "pressure (bar)"), 
 
 @contextmanager
 def progress(steps: int, done: int, quiet: bool | None) -> Iterator[Any]:
-    """Progress bar with temperature, energy, steps per second and time left; nothing where there is no terminal."""
-    if quiet or (quiet is None and not sys.stderr.isatty()):
-        yield lambda *_: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("compiling", total=steps, completed=done)
+    """Progress bar with temperature, energy, steps per second and time left."""
+    with progress_bar("step", steps, done, quiet) as show:
 
         def report(step: int, speed: float, observed: dict[str, Any], reference: float) -> None:
             energy = float(observed["potential_energy"]) + reference
-            text = f"{float(observed['temperature']):.0f} K, {energy:.6g} eV, {speed:.3g} steps/s"
-            bar.update(task, completed=step, description=text)
+            show(step, f"{float(observed['temperature']):.0f} K, {energy:.6g} eV, {speed:.3g} steps/s")
 
         yield report

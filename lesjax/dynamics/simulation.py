@@ -21,13 +21,20 @@ from jaxtyping import Array, Float
 
 from lesjax import ewald
 from lesjax.dynamics import adapter, records
-from lesjax.dynamics.ensembles import Ensemble, leniently, make_ensemble, maxwell_boltzmann, temperature_of
+from lesjax.dynamics.ensembles import (
+    Ensemble,
+    forces_and_virial,
+    leniently,
+    make_ensemble,
+    maxwell_boltzmann,
+    temperature_of,
+)
 from lesjax.dynamics.settings import Settings
 from lesjax.models.potential import Potential, Prediction, predict
 from lesjax.neighbor_list import NeighborList, crowded, renew, within_cutoff
 from lesjax.neighbor_plan import NeighborPlan, grown
 from lesjax.neighbors import neighbor_arrays
-from lesjax.properties import energy_forces_stress, field_forces
+from lesjax.properties import field_forces
 
 
 # No atom moves that far in a sensible step, Å
@@ -162,12 +169,11 @@ class Simulation:
             system = within_cutoff(world.pairs, self.template, positions, cell)
             return world.potential.interaction_energy(system, world.solver), None
 
-        with_stress = self.settings.constant_pressure
-        _, forces, stress, _ = energy_forces_stress(energy_of, positions, cell, with_stress=with_stress)
+        with_virial = self.settings.constant_pressure
+        forces, virial = forces_and_virial(energy_of, positions, cell, with_virial=with_virial)
         if self.settings.electric_field is not None:
             born = self.born_effective_charges(world, positions, cell)
             forces += field_forces(born, jnp.asarray(self.settings.electric_field, forces.dtype))
-        virial = jnp.zeros((3, 3), forces.dtype) if stress is None else -stress * jnp.abs(jnp.linalg.det(cell))
         return forces, virial
 
     def born_effective_charges(self, world: World, positions: Array, cell: Array) -> Float[Array, "n 3 3"]:

@@ -11,7 +11,6 @@ with uncertainties δ: a target that is met within its uncertainty contributes a
 
 import json
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,10 +21,10 @@ import jax
 import numpy as np
 import optax
 from jaxtyping import Array, PyTree
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lesjax.fitting.observables import Observable
 from lesjax.fitting.targets import Loss, Reweighting, Target, check_coverage, make_loss, redraw, with_measured
+from lesjax.progress import progress_bar
 from lesjax.training.loop import DivergedError
 
 
@@ -158,20 +157,13 @@ def _log(path: str | pathlib.Path | None) -> Iterator[Callable[[dict[str, Any]],
 
 @contextmanager
 def _bar(steps: int, quiet: bool | None) -> Iterator[Callable[[int, dict[str, Any]], None]]:
-    """Progress bar with the loss and time left; nothing where the output is no terminal."""
-    if quiet or (quiet is None and not sys.stderr.isatty()):
-        yield lambda step, record: None
-        return
-    from rich.console import Console
-
-    columns = (TextColumn("step {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("compiling", total=steps)
+    """Progress bar with the loss and time left."""
+    with progress_bar("step", steps, 0, quiet) as show:
 
         def report(step: int, record: dict[str, Any]) -> None:
             text = f"loss {record['loss']:.3g}"
             if record.get("effective"):
                 text += f", effective {100 * min(record['effective']):.0f} %, draws {sum(record['draws'])}"
-            progress.update(task, completed=step + 1, description=text)
+            show(step + 1, text)
 
         yield report

@@ -13,9 +13,8 @@ from jaxtyping import Array, Float, PyTree
 from lesjax import io
 from lesjax.batching import stack
 from lesjax.dynamics import Settings, simulate
-from lesjax.dynamics.ensembles import leniently, make_ensemble, maxwell_boltzmann
+from lesjax.dynamics.ensembles import forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
 from lesjax.models.potential import Potential
-from lesjax.properties import energy_forces_stress
 from lesjax.system import System
 
 
@@ -59,10 +58,7 @@ def make_sampler(
         def energy_of(positions: Array, cell: Array) -> tuple[Array, None]:
             return energy_fn(params, dataclasses.replace(frame, positions=positions, cell=cell)), None
 
-        with_stress = settings.constant_pressure
-        _, forces, stress, _ = energy_forces_stress(energy_of, positions, cell, with_stress=with_stress)
-        virial = jnp.zeros((3, 3), forces.dtype) if stress is None else -stress * jnp.abs(jnp.linalg.det(cell))
-        return forces, virial
+        return forces_and_virial(energy_of, positions, cell, with_virial=settings.constant_pressure)
 
     ensemble = make_ensemble(settings, len(masses), force_virial)
 

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential, check_solved
 from lesjax.models.storage import load
+from lesjax.progress import progress_bar
 from lesjax.training.checkpoint import load_checkpoint, save_checkpoint
 from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
@@ -382,20 +381,13 @@ def dataset_errors(
 
 @contextmanager
 def bar(total: int, done: int, quiet: bool | None) -> Iterator[Any]:
-    """Progress bar with losses and time left; nothing where the output is no terminal."""
-    if quiet or (quiet is None and not sys.stderr.isatty()):
-        yield lambda epoch, record: None
-        return
-    from rich.console import Console
-
-    columns = (TextColumn("epoch {task.completed}/{task.total}"), BarColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        task = progress.add_task("compiling", total=total, completed=done)
+    """Progress bar with losses and time left."""
+    with progress_bar("epoch", total, done, quiet) as show:
 
         def report(epoch: int, record: dict[str, Any]) -> None:
             text = f"loss {record['train_loss']:.3g}, validation {record['valid_loss']:.3g}"
             if "forces_rmse" in record:
                 text += f", forces {1e3 * record['forces_rmse']:.3g} meV/Å"
-            progress.update(task, completed=epoch, description=text)
+            show(epoch, text)
 
         yield report

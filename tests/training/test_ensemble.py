@@ -30,7 +30,7 @@ from lesjax.training.ensemble import member_config
 from lesjax.training.orient import align, flip
 from lesjax.training.prepare import prepare
 from lesjax.training.step import make_evaluation
-from toy import log_of, make_config, make_frame, make_frames, moved_potential, phases
+from toy import Killed, killing, log_of, make_config, make_frame, make_frames, moved_potential, phases
 
 
 X64 = jax.config.jax_enable_x64
@@ -102,9 +102,6 @@ class TestTraining:
     def test_killed_again_and_again(self, tmp_path, together, monkeypatch):
         """Structures of two shapes; deaths between the checkpoints of two members as well."""
 
-        class Killed(BaseException):
-            pass
-
         rng = np.random.default_rng(0)
         frames = [make_frame(rng, repeats, pbc=False) for repeats in (1, 1, 1, 2, 2, 1, 2, 1)]
         settings = {"phases": phases(6, 4, learning_rate=0.05), "ensemble": 3, "early_stop": 4}
@@ -113,18 +110,10 @@ class TestTraining:
         train_ensemble(whole, together=together)
         counter = itertools.count()
 
-        def killing(function, period):
-            def call(*arguments, **options):
-                if next(counter) % period == period - 1:
-                    raise Killed
-                return function(*arguments, **options)
-
-            return call
-
         deaths = 0
         for name, period in (("checkpoint", 5), ("evaluate", 7), ("save_best", 4), ("checkpoint", 8)):
             with monkeypatch.context() as patch:
-                patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period))
+                patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period, counter))
                 try:
                     train_ensemble(broken, together=together)
                 except Killed:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from lesjax import io
 from lesjax.training import loop, train
 from lesjax.training.config import Phase
-from toy import log_of, make_config, make_frames, phases
+from toy import Killed, killing, log_of, make_config, make_frames, phases
 
 
 X64 = jax.config.jax_enable_x64
@@ -34,10 +34,6 @@ def assert_same_run(a, b):
 
 
 # --- resume
-
-
-class Killed(BaseException):
-    pass
 
 
 # the plateau, the early stop and the second phase have a memory of their own
@@ -69,18 +65,10 @@ class TestResume:
 
         counter = itertools.count()
 
-        def killing(function, period):
-            def call(*arguments, **options):
-                if next(counter) % period == period - 1:
-                    raise Killed
-                return function(*arguments, **options)
-
-            return call
-
         deaths = 0
         for name, period in (("run_epoch", 3), ("evaluate", 4), ("save_best", 5)):
             with monkeypatch.context() as patch:
-                patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period))
+                patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period, counter))
                 try:
                     train(broken)
                 except Killed:
