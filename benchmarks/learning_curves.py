@@ -112,9 +112,9 @@ STUDIES = {
     "gas": Study("Gas of point charges", "point_charges", 5.0, gas, (10, 30, 100, 300), 4000),
     # 180: the size of a published training set
     "kf_water": Study(
-        "Aqueous KF", "kf_water", 4.5, shipped("kf_water"), (10, 30, 100, 180, 300), 24_000, kinds=("bulk", "interface")
+        "Aqueous KF", "kf_water", 4.5, shipped("kf_water"), (10, 30, 100, 180, 300), 16_000, kinds=("bulk", "interface")
     ),
-    "nacl_water": Study("NaCl(001) in water", "kf_water", 4.5, shipped("nacl_water"), (70,), 24_000, n_valid=10),
+    "nacl_water": Study("NaCl(001) in water", "kf_water", 4.5, shipped("nacl_water"), (70,), 16_000, n_valid=10),
 }
 
 

@@ -19,8 +19,9 @@ from lesjax.training.step import make_lbfgs, make_optimizer
 
 # structures of each bucket that the size of the features is taken from
 MAX_STRUCTURES = 64
-# e per unit of Pauling's scale: charges of half the size that molecules have, which training corrects
-CHARGE_PER_ELECTRONEGATIVITY = 0.3
+# e per unit of Pauling's scale: two thirds of what force fields have for water and salts; charges grow slowly where
+# the short-range part explains most of the forces
+CHARGE_PER_ELECTRONEGATIVITY = 0.6
 
 
 def scaled_parameters(config: ModelConfig, seed: int, dataset: Dataset) -> PyTree:
