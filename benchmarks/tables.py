@@ -91,7 +91,7 @@ def real_data(content: dict) -> list[str]:
     """What each run reached on the frames held out, beside what is published."""
     lines = table(
         ["run", "frames held out", *ERRORS, "epochs", "s"],
-        ([name, str(m["n_structures"]), *errors(m), str(run["epochs"]), str(run["seconds"])]
+        ([name, str(m["n_structures"]), *errors(m), str(run.get("epochs", "–")), str(run.get("seconds", "–"))]
          for name, run in content["runs"].items() for m in [_held_out(run)]),
     )  # fmt: skip
     rows = []
