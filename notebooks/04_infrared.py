@@ -92,9 +92,8 @@ left.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The signs are right, the sizes are not: after this short training on few frames Z* is 30 to 40 % too small, and it
-# depends on the surroundings, as it does not in the force field. Forces alone are met far better than the charges
-# behind them. Any number that is made of Z* inherits this.
+# Energies and forces alone give Z* of both elements within 1 %. What is left is a dependence on the surroundings of
+# some 0.01 e, which the force field does not have.
 
 # %% [markdown]
 # ## Dynamics
@@ -153,16 +152,14 @@ top.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# The bands lie where those of the force field's charges lie, since the motion is the same. The heights are another
-# matter. Stretching comes out nearly right, libration and bend several times too weak, with charges too small by 30 to
-# 40 % and absorption going with their square, and with the response of the charges to the motion, which is different
-# for each band. Positions of bands can be trusted before intensities can.
+# Positions and heights of the bands are those of the force field's charges. That asks more of a model than good forces:
+# absorption goes with the square of the charges, and their response to the motion is different for each band. A
+# training that is stopped early has charges that are too small, and a spectrum that is too weak.
 
 # %% [markdown]
 # ## To change
 #
-# - The charges: more frames (the slabs and the solutions of the same set), a larger model, more epochs. Do Z* and the
-#   heights of the bands get better?
+# - `training.phases.0.epochs=100`: what becomes of Z* and of the heights of the bands?
 # - A set labelled by density-functional theory: `benchmarks/water_infrared.py` does so and compares with measured
 #   bands.
 # - `run`: a longer run makes the errors smaller, a lower temperature sharpens the bands.
