@@ -162,7 +162,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax.io import write_json
     from lesjax.models import load, load_ensemble
-    from lesjax.models.ensemble import is_ensemble
+    from lesjax.models.storage import is_ensemble
     from lesjax.training import evaluate_file, plots
 
     pbc = {"file": None, "true": True, "false": False}[arguments.pbc]

@@ -4,6 +4,7 @@ An observable is a function of parameters and one frame, and a rule that makes t
 and their weights. Where parameters do not change it, its values are computed once for each trajectory.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -131,13 +132,15 @@ def dielectric_constant(
     For molecules without net charge that the cell does not break. At constant pressure the mean volume is taken.
 
     Args:
-        charges_fn: charges, e, [n] or [n, c], of parameters and one frame.
+        charges_fn: latent charges, e, [n] or [n, c], of parameters and one frame; their dipole moment times the root of
+            `epsilon_infinity` is that of the system.
         temperature: K.
-        epsilon_infinity: electronic dielectric constant.
+        epsilon_infinity: electronic dielectric constant; one for the charges of a force field.
     """
 
     def function(params: PyTree, frame: Any) -> Float[Array, "4"]:
         moment = dipole_moment(jnp.asarray(frame.positions), charges_fn(params, frame))
+        moment = math.sqrt(epsilon_infinity) * moment
         return jnp.append(moment, jnp.abs(jnp.linalg.det(jnp.asarray(frame.cell))))
 
     def reduce(weights: Float[Array, " t"], values: Float[Array, "t 4"]) -> Float[Array, ""]:
@@ -147,18 +150,22 @@ def dielectric_constant(
     return Observable(function, reduce=reduce)
 
 
-def born_charges(charges_fn: Callable[[Any, Any], Array], pbc: tuple[bool, bool, bool]) -> Observable:
+def born_charges(
+    charges_fn: Callable[[Any, Any], Array], pbc: tuple[bool, bool, bool], *, epsilon_infinity: float = 1.0
+) -> Observable:
     """Born effective charges, e, [atom, polarization, displacement], of latent charges.
 
     Args:
-        charges_fn: charges, e, [n] or [n, c], of parameters and one frame.
+        charges_fn: latent charges, e, [n] or [n, c], of parameters and one frame.
         pbc: which directions are periodic.
+        epsilon_infinity: electronic dielectric constant; the charges are multiplied by its root.
     """
 
     def function(params: PyTree, frame: Any) -> Float[Array, "n 3 3"]:
         def moments(positions: Array) -> Array:
             return charges_fn(params, replace(frame, positions=positions))
 
-        return born_effective_charges(moments, jnp.asarray(frame.positions), jnp.asarray(frame.cell), pbc)
+        positions, cell = jnp.asarray(frame.positions), jnp.asarray(frame.cell)
+        return born_effective_charges(moments, positions, cell, pbc, epsilon_infinity=epsilon_infinity)
 
     return Observable(function)

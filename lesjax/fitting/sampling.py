@@ -23,6 +23,26 @@ Sampler = Callable[[Any, int, Any], Any]
 WIDTH = 8  # numbers of neighbours are rounded up to its multiples, so that draws share their shapes
 
 
+def number_of_frames(settings: Settings, equilibration: int) -> int:
+    """Of a draw.
+
+    Raises:
+        ValueError: if no frame is left, or for an ensemble without temperature.
+    """
+    if settings.ensemble == "nve":
+        raise ValueError(
+            "`settings.ensemble` = 'nve' keeps the energy and has no temperature to draw at: take 'langevin', 'nvt', "
+            "'npt' or 'npt-flexible'."
+        )
+    n_frames = (settings.steps - equilibration) // settings.frame_every
+    if equilibration < 0 or n_frames < 1:
+        raise ValueError(
+            f"`equilibration` = {equilibration} leaves no frame: `settings` has {settings.steps} steps with a frame "
+            f"every {settings.frame_every}."
+        )
+    return n_frames
+
+
 def make_sampler(
     energy_fn: Callable[[Any, Any], Array],
     masses: Float[np.ndarray, " n"],
@@ -42,17 +62,13 @@ def make_sampler(
         equilibration: steps before the first frame, part of `steps`.
 
     Raises:
-        ValueError: if no frame is left, or there is no temperature.
+        ValueError: if no frame is left, for an ensemble without temperature, or an electric field.
     """
-    n_frames = (settings.steps - equilibration) // settings.frame_every
-    if equilibration < 0 or n_frames < 1:
-        raise ValueError(
-            f"`equilibration` = {equilibration} leaves no frame: `settings` has {settings.steps} steps with a frame "
-            f"every {settings.frame_every}."
-        )
+    n_frames = number_of_frames(settings, equilibration)
+    if settings.electric_field is not None:
+        raise ValueError("`settings.electric_field` is not possible here: add the energy of the field to `energy_fn`.")
     temperature = settings.temperature
-    if not temperature:
-        raise ValueError(f"`settings.temperature` must be positive to draw from an ensemble, got {temperature}.")
+    assert temperature is not None
 
     def force_virial(positions: Array, cell: Array, *, params: PyTree, frame: Any) -> tuple[Array, Array]:
         def energy_of(positions: Array, cell: Array) -> tuple[Array, None]:
@@ -109,10 +125,10 @@ def potential_sampler(
         equilibration: steps before the first frame that is kept, part of `settings.steps`.
 
     Raises:
-        ValueError: if no frame is left; from the sampler, for a draw that is in the folder already.
+        ValueError: if no frame is left, for an ensemble without temperature; from the sampler, for a draw that is in
+            the folder already.
     """
-    if not 0 <= equilibration <= settings.steps - settings.frame_every:
-        raise ValueError(f"`equilibration` = {equilibration} leaves no frame of {settings.steps} steps.")
+    number_of_frames(settings, equilibration)
 
     def sample(potential: Potential, number: int, start: System) -> System:
         first = atoms.copy()

@@ -107,7 +107,7 @@ class Ensemble:
             ValueError: if there is something else at `path`.
         """
         path = pathlib.Path(path)
-        if path.exists() and not is_ensemble(path):
+        if path.exists() and not _holds_members_alone(path):
             raise ValueError(f"There is something else than an ensemble at {str(path)!r}. Choose another path.")
         contents = {}
         for i in range(len(self)):
@@ -115,10 +115,12 @@ class Ensemble:
         storage.replace_folder(path, contents)
 
 
-def is_ensemble(path: str | os.PathLike) -> bool:
-    """Whether there is a folder that `Ensemble.save` wrote."""
-    path = pathlib.Path(path)
-    return (path / "0" / storage.FILES[0]).is_file() and not (path / storage.FILES[0]).exists()
+def _holds_members_alone(path: pathlib.Path) -> bool:
+    """Whether there is nothing in a folder but potentials in folders with numbers."""
+    members = [m for m in path.iterdir() if not m.name.startswith(".")] if storage.is_ensemble(path) else []
+    return bool(members) and all(
+        m.is_dir() and m.name.isdecimal() and {f.name for f in m.iterdir()} <= set(storage.FILES) for m in members
+    )
 
 
 def load_ensemble(path: str | os.PathLike) -> Ensemble:
@@ -131,7 +133,7 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
     path = pathlib.Path(path)
     if (path / storage.FILES[0]).is_file():
         raise ValueError(f"{str(path)!r} is a single potential, no ensemble: read it with `lesjax.load`.")
-    if not is_ensemble(path):
+    if not storage.is_ensemble(path):
         raise FileNotFoundError(f"{str(path)!r} is not an ensemble: it has no potential in a folder '0'.")
     numbers = {int(folder.name) for folder in path.iterdir() if folder.name.isdecimal()}
     if numbers != set(range(len(numbers))):

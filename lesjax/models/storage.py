@@ -73,6 +73,12 @@ def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def is_ensemble(path: str | os.PathLike) -> bool:
+    """Whether there is a folder with potentials in folders ``0``, ``1``, …"""
+    path = pathlib.Path(path)
+    return all((path / "0" / name).is_file() for name in FILES) and not (path / FILES[0]).exists()
+
+
 def _json(data: dict) -> bytes:
     return (json.dumps(data, indent=2) + "\n").encode()
 
@@ -87,7 +93,7 @@ def load(path: str | os.PathLike) -> Potential:
     path = pathlib.Path(path)
     description, parameters = path / "config.json", path / "params.safetensors"
     missing = [file.name for file in (description, parameters) if not file.is_file()]
-    if missing and (path / "0" / FILES[0]).is_file():
+    if missing and is_ensemble(path):
         raise ValueError(
             f"{str(path)!r} is an ensemble: read it with `lesjax.models.load_ensemble`, or one member, "
             f"as {str(path / '0')!r}."

@@ -142,7 +142,7 @@ def test_dielectric_constant_of_an_ideal_gas_of_dipoles_and_its_derivative():
         return fitting.averages(energy, scale, trajectory, observables, batch_size=100)[0]["epsilon"]
 
     found, slope = jax.value_and_grad(epsilon)(asarray(0.9))
-    exact = 1.5 + N_DIPOLES * (0.9 * DISTANCE) ** 2 / (3.0 * units.VACUUM_PERMITTIVITY * VOLUME * KT)
+    exact = 1.5 + 1.5 * N_DIPOLES * (0.9 * DISTANCE) ** 2 / (3.0 * units.VACUUM_PERMITTIVITY * VOLUME * KT)
     # relative spread of the square of a vector in 3 t dimensions
     error = (exact - 1.5) * math.sqrt(2.0 / (3.0 * 3000))
     assert abs(found - exact) < 3.0 * error
@@ -218,7 +218,7 @@ def test_gradients_against_finite_differences():
         "pressure": fitting.pressure(energy, 300.0),
         "dipole": fitting.dipole(of_charge),
         "density": fitting.density([1.0, 2.0, 3.0, 4.0]),
-        "born": fitting.born_charges(of_charge, (True, True, True)),
+        "born": fitting.born_charges(of_charge, (True, True, True), epsilon_infinity=4.0),
     }
 
     def everything(vector):
@@ -234,6 +234,8 @@ def test_gradients_against_finite_differences():
     scale = np.maximum(np.abs(numeric).max(axis=1, keepdims=True), 1e-12)
     assert np.all(np.abs(jacobian - numeric) < 1e-6 * scale)
     assert np.count_nonzero(np.abs(numeric[0]) > 1e-3 * scale[0]) == 4
+    born = fitting.averages(energy, start, trajectory, {"born": observables["born"]})[0]["born"]
+    np.testing.assert_allclose(born, 2.0 * np.array(of_charge(start, None))[:, None, None] * np.eye(3), atol=1e-6)
 
 
 def test_effective_fraction_counts_frames():

@@ -1,5 +1,6 @@
 """Samplers, whose frames belong to the ensemble of the parameters that they get; and fits of a whole potential."""
 
+import dataclasses
 import math
 
 import ase
@@ -64,12 +65,18 @@ def test_sampler_at_constant_pressure_moves_the_cell():
     assert volumes.std() > 50.0
 
 
-def test_sampler_refuses_what_leaves_no_frame():
+def test_sampler_refuses_what_it_cannot_draw():
     settings = Settings(ensemble="langevin", steps=100, temperature=300.0, frame_every=50)
     with pytest.raises(ValueError, match="`equilibration` = 60 leaves no frame"):
         fitting.make_sampler(springs, MASSES, settings, equilibration=60)
-    with pytest.raises(ValueError, match="must be positive to draw"):
-        fitting.make_sampler(springs, MASSES, Settings(steps=100))
+    nve = Settings(steps=100, temperature=300.0, frame_every=10)
+    with pytest.raises(ValueError, match="'nve' keeps the energy and has no temperature to draw at: take 'langevin'"):
+        fitting.make_sampler(springs, MASSES, nve)
+    with pytest.raises(ValueError, match="'nve' keeps the energy"):
+        fitting.potential_sampler(ase.Atoms("H"), nve, "nowhere")
+    field = dataclasses.replace(settings, electric_field=(0.1, 0.0, 0.0))
+    with pytest.raises(ValueError, match="add the energy of the field to `energy_fn`"):
+        fitting.make_sampler(springs, MASSES, field)
     with pytest.raises(ValueError, match="leaves no frame"):
         fitting.potential_sampler(ase.Atoms("H"), settings, "nowhere", equilibration=60)
     with pytest.raises(ValueError, match="`frames` is empty"):
