@@ -150,6 +150,9 @@ class TrainingSection:
         eval_every: epochs between evaluations.
         checkpoint_seconds: least time between checkpoints.
         early_stop: evaluations without a better validation loss after which a phase ends; 0 for never.
+        feature_scale: features start with a root mean square of one over the training set: "each" of them, or "all"
+            together, by one number. That leaves products of three factors small beside those of one, which is slower
+            where there are enough data, and generalizes better where a large model has few of them.
         ensemble: train so many models at once, with the seeds `seed`, `seed` + 1, …; a single one if it is not given.
     """
 
@@ -163,11 +166,14 @@ class TrainingSection:
     eval_every: int = 1
     checkpoint_seconds: float = 20.0
     early_stop: int = 0
+    feature_scale: str = "each"
     ensemble: int | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in ("adam", "adamw"):
             raise ValueError(f"`optimizer` must be adam or adamw, got {self.optimizer!r}.")
+        if self.feature_scale not in ("each", "all"):
+            raise ValueError(f"`feature_scale` must be each or all, got {self.feature_scale!r}.")
         for name in ("batch_size", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")

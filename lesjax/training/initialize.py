@@ -24,16 +24,20 @@ MAX_STRUCTURES = 64
 CHARGE_PER_ELECTRONEGATIVITY = 0.6
 
 
-def scaled_parameters(config: ModelConfig, seed: int, dataset: Dataset) -> PyTree:
+def scaled_parameters(config: ModelConfig, seed: int, dataset: Dataset, feature_scale: str = "each") -> PyTree:
     """Fresh parameters with the features scaled to a root mean square of one over the training set.
 
-    Products of two and three factors spread over three orders of magnitude, on which Adam stalls. Charges of the
-    elements (`element_charges`) start from the electronegativities.
+    Products of two and three factors spread over three orders of magnitude, on which Adam stalls, if not each feature
+    has a scale of its own; see `TrainingSection.feature_scale`. Charges of the elements (`element_charges`) start from
+    the electronegativities.
     """
     params = dict(initial_parameters(config, seed)["params"])
     for name in ("representation", "charge_representation"):
         if name in params:
-            scale = 1.0 / _root_mean_square(config, params[name], dataset)
+            size = _root_mean_square(config, params[name], dataset)
+            if feature_scale == "all":
+                size = np.full_like(size, np.sqrt(np.mean(size**2)))
+            scale = 1.0 / size
             params[name] = {**params[name], "feature_scale": jnp.asarray(scale, params[name]["feature_scale"].dtype)}
     if "element_charges" in params:
         params["element_charges"] = _electronegativity_charges(config, dataset, params["element_charges"])

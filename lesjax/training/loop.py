@@ -122,7 +122,8 @@ def start(config: RunConfig, prepared: Prepared, functions: Functions) -> "Run":
     check_folder(config, folder)
     remove_leftovers(folder)
     write_description(config, prepared, folder)
-    state = initial_state(section, scaled_parameters(prepared.model, section.seed, prepared.train))
+    params = scaled_parameters(prepared.model, section.seed, prepared.train, section.feature_scale)
+    state = initial_state(section, params)
     host = Progressed()
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.exists():

@@ -37,10 +37,10 @@ _scaled_parameters = loop.scaled_parameters
 _known_parameters = {}
 
 
-def _parameters(model, seed, dataset):
+def _parameters(model, seed, dataset, feature_scale):
     """The hyper-parameters hold two numbers that the data set determines: they stand for it."""
     if (model, seed) not in _known_parameters:
-        _known_parameters[model, seed] = _scaled_parameters(model, seed, dataset)
+        _known_parameters[model, seed] = _scaled_parameters(model, seed, dataset, feature_scale)
     return _known_parameters[model, seed]
 
 
@@ -87,4 +87,4 @@ def cheap_model(monkeypatch):
     """Replace the model by `cheap_predict`, for tests of what surrounds it."""
     initial = functools.cache(initial_parameters)
     monkeypatch.setattr(step, "predict", cheap_predict)
-    monkeypatch.setattr(loop, "scaled_parameters", lambda model, seed, dataset: initial(model, seed))
+    monkeypatch.setattr(loop, "scaled_parameters", lambda model, seed, *_: initial(model, seed))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lesjax.training import loop
+from lesjax.training import initialize, loop
 from lesjax.training.config import TrainingSection
 from lesjax.training.initialize import initial_state, scaled_parameters
 from lesjax.training.losses import Weights
@@ -32,6 +32,18 @@ def step(small):
 @pytest.fixture(scope="module")
 def parameters(small):
     return scaled_parameters(small.model, 0, small.train)
+
+
+def test_features_start_at_a_root_mean_square_of_one(small, parameters):
+    def sizes(parameters):
+        return initialize._root_mean_square(small.model, parameters["params"]["representation"], small.train)
+
+    np.testing.assert_allclose(sizes(parameters), 1.0, rtol=1e-4)
+    together = sizes(scaled_parameters(small.model, 0, small.train, "all"))
+    assert np.mean(together**2) == pytest.approx(1.0, rel=1e-4)
+    assert together.max() > 3.0 * together.min()
+    with pytest.raises(ValueError, match="`feature_scale` must be each or all, got 'none'"):
+        TrainingSection(feature_scale="none")
 
 
 WEIGHTS = {
