@@ -15,6 +15,8 @@ import ase.io
 import jax
 import numpy as np
 from ase import Atoms as Atoms
+from ase.calculators.calculator import all_properties
+from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols as chemical_symbols
 from jaxtyping import Array, Float
 
@@ -150,6 +152,18 @@ def write(path: str | os.PathLike, frames: Sequence[Atoms]) -> None:
     """Write extended xyz; the file appears whole or not at all."""
     with atomic_path(path) as temporary:
         ase.io.write(temporary, list(frames), format="extxyz")
+
+
+def frozen(atoms: Atoms) -> Atoms:
+    """A copy with the results of its calculator as they are now: the calculator may go on to other structures.
+
+    Results that ase has no name for are left out, as `write` leaves them out.
+    """
+    copy = atoms.copy()
+    results = getattr(atoms.calc, "results", None)
+    if results:
+        copy.calc = SinglePointCalculator(copy, **{name: results[name] for name in all_properties if name in results})
+    return copy
 
 
 class atomic_path:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -154,6 +154,11 @@ def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:
         return float(value.reshape(()))
 
     return find(CHARGE_NAMES), find(SPIN_NAMES)
+
+
+def electronic_info(atoms: "ase.Atoms") -> dict[str, Any]:
+    """Those entries of ``atoms.info`` that `electronic_state` reads, to be kept with other frames of these atoms."""
+    return {name: atoms.info[name] for name in (*CHARGE_NAMES, *SPIN_NAMES) if name in atoms.info}
 
 
 def pair_vectors(system: System) -> Float[Array, "n m 3"]:

@@ -42,6 +42,20 @@ def test_results_of_a_calculator_are_labels():
     np.testing.assert_array_equal(found.charges, [-0.8, 0.4, 0.4])
 
 
+def test_frozen_results_stay():
+    """Those that a file keeps; the calculator goes on to another structure."""
+    atoms = water()
+    atoms.calc = SinglePointCalculator(atoms, energy=-3.0, forces=FORCES)
+    atoms.calc.results["node_energy"] = np.ones(3)
+    copy = io.frozen(atoms)
+    atoms.calc.results |= {"energy": -4.0}
+    atoms.calc.results["forces"] *= 2.0
+    assert io.labels(copy).energy == -3.0
+    np.testing.assert_array_equal(io.labels(copy).forces, FORCES)
+    assert "node_energy" not in copy.calc.results
+    assert io.frozen(water(energy=1.0)).calc is None
+
+
 def test_names_can_be_chosen():
     atoms = water(dft_energy=4.0, energy=1.0)
     atoms.set_array("f", FORCES)

@@ -163,7 +163,7 @@ class Output:
 
 
 def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | None) -> ase.Atoms:
-    """Atoms with momenta, and what the potential says of them."""
+    """Atoms with momenta, total charge and spin multiplicity as the start has them, and what the potential says."""
     settings, template, state = simulation.settings, simulation.template, simulation.state
     position, cell, momentum = (
         np.asarray(x, float) for x in jax.device_get((state.position, simulation.current_cell, state.momentum))
@@ -175,6 +175,7 @@ def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | N
     results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": np.asarray(prediction.forces, float)}
     if prediction.stress is not None:
         results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress, float))
+    atoms.info |= simulation.info
     atoms.info["step"] = simulation.host.step
     atoms.info["time_fs"] = simulation.host.step * settings.timestep
     if prediction.charges is not None:

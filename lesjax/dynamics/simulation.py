@@ -35,6 +35,7 @@ from lesjax.neighbor_list import NeighborList, crowded, renew, within_cutoff
 from lesjax.neighbor_plan import NeighborPlan, grown
 from lesjax.neighbors import neighbor_arrays
 from lesjax.properties import field_forces
+from lesjax.system import electronic_info
 
 
 # No atom moves that far in a sensible step, Å
@@ -137,6 +138,7 @@ class Simulation:
         self.template = adapter.make_template(potential, atoms, None)
         self.check_structure(atoms)
         self.masses = atoms.get_masses()
+        self.info = electronic_info(atoms)
         dtype = self.template.positions.dtype
         self.cell = jnp.asarray(self.template.cell)
         self.reference_energy = potential.config.reference_energy(atoms.numbers)

@@ -12,16 +12,14 @@ from jaxtyping import Array, PyTree
 from lesjax import io
 from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.models.ensemble import Ensemble, summarize
+from lesjax.models.long_range import Solution, check_solution
 from lesjax.models.potential import Prediction
+from lesjax.system import electronic_state
 from lesjax.training.config import RunConfig
 from lesjax.training.data import Batch, epoch_batches, make_dataset, take
 from lesjax.training.ensemble import train_ensemble
 from lesjax.training.prepare import LABELS
 from lesjax.training.step import predict_batch
-
-
-# ensemble, structures to start from, folder for files -> structures to choose from
-Sampler = Callable[[Ensemble, Sequence[io.Atoms], pathlib.Path], Sequence[io.Atoms]]
 
 
 @dataclass(frozen=True)
@@ -61,15 +59,21 @@ def force_spreads(
         batch_size: structures computed at once.
 
     Raises:
-        ValueError: for structures that the models cannot take.
+        ValueError: for structures that the models cannot take, or whose induced or equilibrated charges have no
+            solution.
     """
     empty = [_without_labels(len(atoms)) for atoms in frames]
     dataset = make_dataset(ensemble.config, frames, empty, pbc)
     result: list[np.ndarray] = [np.empty(0)] * len(frames)
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        spread = np.linalg.norm(_spread(ensemble, dataset.buckets[bucket], rows, mask), axis=-1)
+        forces, solution = _spread(ensemble, dataset.buckets[bucket], rows, mask)
+        spread = np.linalg.norm(forces, axis=-1)
         for k in np.flatnonzero(mask):
             index = int(dataset.members[bucket][rows[k]])
+            try:
+                check_solution(jax.tree.map(lambda x, k=k: x[:, k], solution))
+            except ValueError as error:
+                raise ValueError(f"Structure {index}: {error}") from error
             result[index] = spread[k, : len(frames[index])]
     return result
 
@@ -81,14 +85,15 @@ def _without_labels(n: int) -> io.Labels:
 
 
 @jax.jit
-def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> Array:
-    """Of the force components of some rows of a bucket."""
+def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> tuple[Array, Solution]:
+    """Of the force components of some rows of a bucket, and what the members induce and equilibrate, [m, b, ...]."""
     batch = take(bucket, rows, mask)
 
     def one(params: PyTree) -> Prediction:
         return predict_batch(ensemble.config, params, batch, with_stress=False)
 
-    return summarize(jax.vmap(one)(ensemble.params)).spread.forces
+    found = summarize(jax.vmap(one)(ensemble.params))
+    return found.spread.forces, (found.members.induction, found.members.equilibration)
 
 
 def select(largest: np.ndarray, n: int, *, minimum: float = 0.0) -> list[int]:
@@ -112,14 +117,17 @@ def active_learning(
     *,
     rounds: int,
     n_new: int,
-    sample: Sampler | Settings,
+    sample: Callable[[Ensemble, Sequence[io.Atoms], pathlib.Path], Sequence[io.Atoms]] | Settings,
     minimum: float = 0.0,
     quiet: bool | None = None,
 ) -> list[Round]:
     """Train an ensemble, sample with it, label what it is least sure of, and train again.
 
     Each round has a folder ``round-0``, ``round-1``, … in `config.output` with its ``train.xyz``, all that training
-    writes and, for `Settings`, the simulation ``md``. A last training follows the last round.
+    writes, ``labelled.xyz`` and, for `Settings`, the simulation ``md``. A last training follows the last round.
+
+    The same call goes on where one was stopped; structures that are in ``labelled.xyz`` are not labelled again. For
+    other data or labels choose another `output`.
 
     Args:
         config: the training, see `load_config`, with `training.ensemble`; `data.train` is where the first round starts.
@@ -128,8 +136,9 @@ def active_learning(
         rounds: how often structures are chosen.
         n_new: structures that each round adds at most.
         sample: settings of a simulation with the first member, from a structure of the training set that is drawn by
-            the seed of the training; or a function of the ensemble, the structures trained on, and a folder of its own,
-            that gives structures to choose from. A simulation that breaks down is kept up to there.
+            the seed of the training, without its velocities; or a function of the ensemble, the structures trained on,
+            and a folder of its own, that gives structures to choose from, the same ones where a call goes on. A
+            simulation that breaks down is kept up to there.
         minimum: smallest spread of the force on an atom, eV/Å, of structures that are worth a label. The loop ends
             where no structure has more.
         quiet: no progress bars; by default where the output is no terminal.
@@ -138,7 +147,8 @@ def active_learning(
         The rounds with their ensembles; the last has chosen nothing.
 
     Raises:
-        ValueError: for a configuration without an ensemble, a sample without structures, or a label that is missing.
+        ValueError: for a configuration without an ensemble, a sample without structures, a label that is missing, or a
+            folder of a round that was trained on other data.
     """
     if config.training.ensemble is None:
         raise ValueError("`training.ensemble` is missing: structures are chosen by the spread of an ensemble.")
@@ -159,14 +169,17 @@ def active_learning(
             break
         if isinstance(sample, Settings):
             start = int(np.random.default_rng([config.training.seed, number]).integers(len(frames)))
-            candidates = sample_trajectory(ensemble, frames[start], folder / "md", sample, quiet=quiet)
+            candidates = sample_trajectory(ensemble, frames[start], folder / "md", sample, pbc=pbc, quiet=quiet)
         else:
             candidates = list(sample(ensemble, frames, folder / "sample"))
         if not candidates:
-            raise ValueError(f"`sample` gave no structure in round {number}.")
+            raise ValueError(
+                f"`sample` gave no structure in round {number}. A simulation gives one each `frame_every` steps up to "
+                "where it breaks down: lower `frame_every` or `timestep`, or begin with more data."
+            )
         largest = np.array([spread.max() for spread in force_spreads(ensemble, candidates, pbc=pbc)])
         chosen = select(largest, n_new, minimum=minimum)
-        labelled = [_labelled(label, candidates[i], config) for i in chosen]
+        labelled = _label_all(label, [candidates[i] for i in chosen], folder / "labelled.xyz", config)
         result.append(Round(ensemble, n_train, largest, labelled))
         if not chosen:
             break
@@ -175,15 +188,58 @@ def active_learning(
 
 
 def sample_trajectory(
-    ensemble: Ensemble, start: io.Atoms, folder: pathlib.Path, settings: Settings, *, quiet: bool | None = None
+    ensemble: Ensemble,
+    start: io.Atoms,
+    folder: pathlib.Path,
+    settings: Settings,
+    *,
+    pbc: bool | tuple[bool, bool, bool] | None = None,
+    quiet: bool | None = None,
 ) -> list[io.Atoms]:
-    """Frames of a simulation with the first member, without the start; up to where it broke down, if it did."""
+    """Frames of a simulation with the first member, without the start; up to where it broke down, if it did.
+
+    Velocities of `start` are not used, since those next to a breakdown would lead there again. `pbc` overrides its
+    periodicity.
+    """
     start = start.copy()  # without its labels as the results of a calculator
+    start.arrays.pop("momenta", None)
+    if pbc is not None:
+        start.pbc = pbc
     try:
         simulate(ensemble[0], start, folder, settings, quiet=quiet)
     except SimulationError:
         pass
-    return io.read(folder / f"trajectory.{settings.format}")[1:]
+    # by their steps, since a breakdown writes the last frame once more, which may be the start
+    frames = {atoms.info["step"]: atoms for atoms in io.read(folder / f"trajectory.{settings.format}")}
+    return [atoms for step, atoms in frames.items() if step > 0]
+
+
+def _label_all(
+    label: Callable[[io.Atoms], io.Atoms], chosen: Sequence[io.Atoms], path: pathlib.Path, config: RunConfig
+) -> list[io.Atoms]:
+    """The structures with labels: those in the file `path` where it has them; each new one is kept there at once."""
+    kept = io.read(path) if path.exists() else []
+    result = []
+    for atoms in chosen:
+        labelled = next((other for other in kept if _same_structure(atoms, other)), None)
+        if labelled is None:
+            labelled = _labelled(label, atoms, config)
+            kept.append(labelled)
+            io.write(path, kept)
+        result.append(labelled)
+    return result
+
+
+def _same_structure(a: io.Atoms, b: io.Atoms) -> bool:
+    """Whether two structures agree in all that a model knows of them, up to the digits of a file."""
+    if not (np.array_equal(a.numbers, b.numbers) and np.array_equal(a.pbc, b.pbc)):
+        return False
+    pairs = (
+        (a.positions, b.positions),
+        (a.cell.array, b.cell.array),
+        (electronic_state(a), electronic_state(b)),
+    )
+    return all(np.allclose(x, y, rtol=0.0, atol=1e-6, equal_nan=True) for x, y in pairs)
 
 
 def _labelled(label: Callable[[io.Atoms], io.Atoms], atoms: io.Atoms, config: RunConfig) -> io.Atoms:
@@ -199,6 +255,7 @@ def _labelled(label: Callable[[io.Atoms], io.Atoms], atoms: io.Atoms, config: Ru
     result = label(bare)
     if result is None or len(result) != len(atoms):
         raise ValueError("`label` must return the structure that it was given, with labels.")
+    result = io.frozen(result)  # all structures may share one calculator
     found = io.labels(result, config.data.keys)
     for kind in ("energy", "forces"):
         weighed = any(getattr(phase, f"{kind}_weight") > 0 for phase in config.training.phases)

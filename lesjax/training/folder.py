@@ -46,19 +46,33 @@ def remove_leftovers(folder: pathlib.Path) -> None:
 
 
 def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Path) -> None:
-    """Write what the run is: settings, completed model, data, versions."""
+    """Write what the run is: settings, completed model, data, versions.
+
+    Raises:
+        ValueError: if `folder` holds a run on other data under the same paths.
+    """
+    path = folder / "config.json"
+    # a run of an older version has no fingerprint
+    there = json.loads(path.read_text()).get("fingerprint") if path.exists() else None
+    if there is not None and prepared.fingerprint not in (None, there):
+        files = " and ".join(repr(name) for name in (config.data.train, config.data.valid) if name is not None)
+        raise ValueError(
+            f"{str(folder)!r} holds a run on other data: the content of {files} has changed since it began. "
+            "Choose another `output`, or delete the folder."
+        )
     packages = ("lesjax", "jax", "flax", "optax", "numpy", "ase", "vesin")
     description = {
         "run": dataclasses.asdict(config),
         "model": to_dict(prepared.model),
         "n_train": len(prepared.train_frames),
         "n_valid": len(prepared.valid_frames),
+        "fingerprint": prepared.fingerprint,
         "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
         "device": jax.devices()[0].device_kind,
         "dtype": str(jnp.zeros(()).dtype),
     }
-    write_json(folder / "config.json", description)
+    write_json(path, description)
 
 
 def _version(package: str) -> str:

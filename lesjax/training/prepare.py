@@ -1,6 +1,7 @@
 """From a configuration to structures, labels, model and data sets."""
 
 import dataclasses
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import numpy as np
 
 from lesjax import io
 from lesjax.models.config import CACEConfig, ModelConfig
+from lesjax.system import electronic_state
 from lesjax.training.config import DataConfig, ModelSection, RunConfig
 from lesjax.training.data import (
     Dataset,
@@ -25,7 +27,10 @@ LABELS = ("energy", "forces", "stress", *RESPONSE)
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a run works on; `valid` is None where there is no validation set."""
+    """Everything that a run works on; `valid` is None where there is no validation set.
+
+    `fingerprint` tells other training and validation data apart, see `fingerprint`; None where it is not known.
+    """
 
     model: ModelConfig
     train: Dataset
@@ -33,6 +38,7 @@ class Prepared:
     train_frames: list[io.Atoms]
     valid_frames: list[io.Atoms]
     test_frames: list[io.Atoms] = field(default_factory=list)
+    fingerprint: str | None = None
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -70,6 +76,7 @@ def prepare(config: RunConfig) -> Prepared:
         train_frames=train.frames,
         valid_frames=valid.frames,
         test_frames=test_frames,
+        fingerprint=fingerprint(train, valid),
     )
 
 
@@ -125,6 +132,24 @@ def _read(name: str, path: str, data: DataConfig) -> _Source:
     source = _Source(f"`data.{name}` = {path!r}", frames, [], list(range(len(frames))), pbc, data.epsilon_infinity)
     with source.named():
         return dataclasses.replace(source, labels=io.all_labels(frames, data.keys))
+
+
+def fingerprint(*sources: _Source) -> str:
+    """Hash of structures and labels in their order, as they are read: padding, dtype and settings do not matter.
+
+    A kind of label counts only where a structure has it.
+    """
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(f"{len(source.frames)} structures\n".encode())
+        for atoms, labels in zip(source.frames, source.labels, strict=True):
+            values = {"numbers": atoms.numbers, "positions": atoms.positions, "cell": atoms.cell.array}
+            values |= {"pbc": atoms.pbc, "electronic_state": electronic_state(atoms), **vars(labels)}
+            for name, value in values.items():
+                array = np.asarray(value, float)
+                if not np.isnan(array).all():
+                    digest.update(f"{name} {array.shape}\n".encode() + array.tobytes())
+    return digest.hexdigest()
 
 
 def check_labels(config: RunConfig, train: _Source, valid: _Source) -> None:

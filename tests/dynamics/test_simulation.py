@@ -19,6 +19,7 @@ from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.dynamics.barostat import _exponentials
 from lesjax.dynamics.records import read_log
 from lesjax.dynamics.simulation import Simulation
+from lesjax.system import electronic_state
 
 
 X64 = jax.config.jax_enable_x64
@@ -89,6 +90,7 @@ def test_time_reversal(ions, small_potential, tmp_path):
 @pytest.mark.parametrize(("ensemble", "form"), [("langevin", "xyz"), ("npt", "traj")])
 def test_resumed_run_equals_an_unbroken_one(ensemble, form, ions, small_potential, tmp_path, monkeypatch):
     changes = {"ensemble": ensemble, "format": form, "steps": 30, "frame_every": 5}
+    ions.info = {"charge": 1, "spin": 2, "total": 3}
     whole = run(small_potential, ions, tmp_path / "whole", **changes)
     replan = Simulation.replan_if_drifted
 
@@ -112,6 +114,8 @@ def test_resumed_run_equals_an_unbroken_one(ensemble, form, ions, small_potentia
     for a, b in zip(*both, strict=True):
         np.testing.assert_array_equal(a.positions, b.positions)
         np.testing.assert_array_equal(a.get_forces(), b.get_forces())
+        assert a.info == b.info
+        assert (electronic_state(b), "total" in b.info) == ((1.0, 2.0), False)
     if form == "traj":
         return
     # and a longer one goes on from its end

@@ -2,16 +2,20 @@
 
 import dataclasses
 
+import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase.calculators.calculator import Calculator, all_changes
 
 from lesjax import io
 from lesjax.dynamics import Settings, SimulationError
 from lesjax.fitting import active_learning, force_spreads, select, selection
-from lesjax.models import Ensemble
+from lesjax.models import Ensemble, Potential
+from lesjax.models.config import LongRangeConfig
 from lesjax.system import System
+from lesjax.training.config import DataConfig
 from lesjax.training.prepare import prepare
 from toy import make_config, make_frame, make_frames, moved_potential
 
@@ -38,6 +42,21 @@ def test_spreads_are_those_of_single_structures(ensemble):
         expected = ensemble(System.from_ase(atoms, cutoff=ensemble.cutoff)).spread.forces
         np.testing.assert_allclose(spread, np.linalg.norm(expected, axis=1), rtol=1e-5, atol=2e-5)
     assert min(spread.max() for spread in found) > 3e-4
+
+
+def test_charges_without_a_solution_are_an_error(ensemble):
+    """Polarizabilities that far atoms have room for, and near ones have not."""
+    induced = LongRangeConfig(hidden=(4,), k_cutoff=2.0, induction="self_consistent", polarizability="isotropic")
+    config = dataclasses.replace(ensemble.config, long_range=induced)
+    params = moved_potential(config).params["params"]
+    head = params["heads"]["polarizability"]
+    head = {**head, "bias": jnp.full_like(head["bias"], 20.0)}
+    params = {"params": {**params, "heads": {**params["heads"], "polarizability": head}}}
+    both = Ensemble.of([Potential(params, config)] * 2)
+    near = ase.Atoms("Na2Cl2", [[0.0, 0.0, 2.0 * i] for i in range(4)])
+    far = ase.Atoms("Na2Cl2", [[0.0, 0.0, 20.0 * i] for i in range(4)])
+    with pytest.raises(ValueError, match=r"Structure 1: .*polarization catastrophe"):
+        force_spreads(both, [far, near])
 
 
 def test_select():
@@ -106,23 +125,94 @@ def test_loop_ends_where_nothing_is_uncertain(trained, tmp_path):
     assert len(rounds) == len(trained) == 1
 
 
+class Counting(Calculator):
+    """Energy and forces that say how often it was called; breaks down at one call."""
+
+    implemented_properties = ("energy", "forces")
+
+    def __init__(self, dies_at=None):
+        super().__init__()
+        self.calls, self.dies_at = 0, dies_at
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        self.calls += 1
+        if self.calls == self.dies_at:
+            raise RuntimeError("It did not converge.")
+        self.results = {"energy": -10.0 * self.calls, "forces": np.full((len(atoms), 3), float(self.calls))}
+
+    def label(self, atoms):
+        atoms.calc = self
+        atoms.get_forces()
+        return atoms
+
+
+def test_one_calculator_for_all_labels(trained, tmp_path):
+    config = make_config(tmp_path, ensemble=2)
+    rounds = active_learning(
+        config, Counting().label, rounds=1, n_new=3, sample=lambda *_: make_frames(4, seed=4)
+    )
+    for frames in (rounds[0].labelled, trained[1][8:]):
+        found = io.all_labels(frames)
+        assert [float(labels.energy) for labels in found] == [-10.0, -20.0, -30.0]
+        assert [labels.forces[0, 0] for labels in found] == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.usefixtures("trained")
+def test_labels_are_kept(tmp_path):
+    """Of a call that died, for the structures that they belong to; the data are those of an unbroken call."""
+    options = {"rounds": 1, "n_new": 3, "sample": lambda *_: pool}
+    pool = make_frames(3, seed=4)
+    pool[0].info["charge"] = 1
+    whole = make_config(tmp_path, ensemble=2, output="whole")
+    active_learning(whole, Counting().label, **options)
+    broken = make_config(tmp_path, ensemble=2, output="broken")
+    with pytest.raises(RuntimeError, match="did not converge"):
+        active_learning(broken, Counting(dies_at=3).label, **options)
+    calculator = Counting()
+    calculator.calls = 2
+    active_learning(broken, calculator.label, **options)
+    assert calculator.calls == 3
+    data = [
+        prepare(dataclasses.replace(make_config(tmp_path), data=DataConfig(train=f"{c.output}/round-1/train.xyz")))
+        for c in (whole, broken)
+    ]
+    assert data[0].fingerprint == data[1].fingerprint
+    pool[0].info["charge"] = 2
+    pool[1].positions[0] += 0.01
+    active_learning(broken, calculator.label, **options)
+    assert calculator.calls == 5
+
+
 @pytest.mark.parametrize("breaks", [False, True])
 def test_simulation_as_sampler(trained, tmp_path, monkeypatch, breaks):
-    """With the first member; of a simulation that breaks down the frames before that are used."""
-    config = make_config(tmp_path, ensemble=2)
-    pool = make_frames(3, seed=4)
+    """With the first member; of a simulation that breaks down the frames before that are used, each once."""
+    frames = make_frames(8)
+    for atoms in frames:
+        atoms.set_momenta(np.ones((4, 3)))
+    config = make_config(tmp_path, frames, ensemble=2, data={"pbc": (True, True, False)})
+    steps = [0, 2, 4, 6, 6] if breaks else [0, 2, 4, 6]
 
     def simulate(potential, atoms, out, settings, *, quiet):
-        assert settings.steps == 4
+        assert settings.steps == 6
         assert atoms.calc is None
-        io.write(out / "trajectory.xyz", [atoms, *pool])
+        assert not atoms.has("momenta")
+        assert atoms.pbc.tolist() == [True, True, False]
+        pool = [atoms, *make_frames(3, seed=4)]
+        for step in steps:
+            pool[step // 2].info["step"] = step
+        io.write(out / "trajectory.xyz", [pool[step // 2] for step in steps])
         if breaks:
-            raise SimulationError("Step 3 broke down.")
+            raise SimulationError("Step 7 broke down.")
 
     monkeypatch.setattr(selection, "simulate", simulate)
-    rounds = active_learning(config, label, rounds=1, n_new=8, sample=Settings(steps=4, temperature=300.0))
+    options = {"rounds": 1, "n_new": 8, "sample": Settings(steps=6, temperature=300.0)}
+    rounds = active_learning(config, label, **options)
     assert len(rounds[0].largest) == 3
     assert [len(frames) for frames in trained] == [8, 11]
+    steps = [0, 0]
+    with pytest.raises(ValueError, match=r"no structure in round 0\. .* lower `frame_every` or `timestep`"):
+        active_learning(config, label, **options)
 
 
 @pytest.mark.usefixtures("trained")

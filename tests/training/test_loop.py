@@ -15,6 +15,7 @@ from lesjax.models import load
 from lesjax.training import DivergedError, loop, train
 from lesjax.training.config import Phase
 from lesjax.training.loop import learning_rate, phase_weights, read_log
+from lesjax.training.prepare import prepare
 from toy import log_of, make_config, make_frame, make_frames, phases
 
 
@@ -238,6 +239,25 @@ class TestHostLogic:
         (folder / ".checkpoint.safetensors.123.tmp").touch()
         train(config)
         assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+
+
+def test_other_data_are_refused(tmp_path):
+    frames = make_frames(8)
+    config = make_config(tmp_path, frames)
+    folder = Path(config.output)
+    loop.write_description(config, prepare(config), folder)
+    before = (folder / "config.json").read_bytes()
+    frames[5].positions[0, 0] += 0.01
+    make_config(tmp_path, frames)
+    with pytest.raises(ValueError, match=r"run' holds a run on other data: the content of '.*train\.xyz' has changed"):
+        train(config)
+    assert (folder / "config.json").read_bytes() == before
+    # a folder of a version that did not know of it goes on
+    there = json.loads(before)
+    del there["fingerprint"]
+    (folder / "config.json").write_text(json.dumps(there))
+    loop.write_description(config, prepare(config), folder)
+    assert json.loads((folder / "config.json").read_text())["fingerprint"] != json.loads(before)["fingerprint"]
 
 
 def test_log_with_a_line_cut_off(tmp_path):

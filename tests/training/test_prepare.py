@@ -25,6 +25,25 @@ def test_split_by_fraction(tmp_path):
     assert energies(other.valid_frames) != energies(prepared.valid_frames)
 
 
+def test_fingerprint_is_that_of_the_data(tmp_path):
+    """Whatever the padding, the settings, and where the file lies."""
+    frames = make_frames(4)
+
+    def fingerprint(name="train", **changes):
+        io.write(tmp_path / f"{name}.xyz", frames)
+        data = {"train": str(tmp_path / f"{name}.xyz"), **changes.pop("data", {})}
+        return prepare(make_config(tmp_path, frames, data=data, **changes)).fingerprint
+
+    known = fingerprint()
+    assert known == fingerprint("other", model=dataclasses.replace(MODEL, cutoff=3.0), data={"pbc": False})
+    frames[1].arrays["REF_forces"][2, 0] += 1e-3
+    frames[0].info["comment"] = "not used"
+    found = [known, fingerprint(), fingerprint(data={"max_frames": 3}), fingerprint(seed=1)]
+    frames[1].info["charge"] = 1
+    found.append(fingerprint())
+    assert len(set(found)) == 5
+
+
 def test_files_for_validation_and_test(tmp_path):
     for name, seed in (("valid", 1), ("test", 2)):
         io.write(tmp_path / f"{name}.xyz", make_frames(3, seed))
