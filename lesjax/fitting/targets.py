@@ -23,8 +23,8 @@ from lesjax.fitting.reweighting import (
 from lesjax.fitting.sampling import Sampler
 from lesjax.models.potential import Potential
 from lesjax.training.data import Dataset, epoch_batches, take
-from lesjax.training.losses import Weights
-from lesjax.training.step import batch_loss
+from lesjax.training.losses import Weights, loss_of_sums
+from lesjax.training.step import batch_square_sums
 
 
 Loss = Callable[[Any], Array]
@@ -111,13 +111,14 @@ def target_loss(target: Target, found: Float[Array, "..."]) -> Float[Array, ""]:
 def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Callable[[Potential], Float[Array, ""]]:
     """The energy-and-force loss of training as a pure function of a `Potential`, so that a fit keeps to its data.
 
-    The mean over all structures, and its cost at each step: choose some, if there are many.
+    That of one batch which holds all structures: a mean over all labels of a kind. Each step costs a pass over all of
+    them: choose some, if there are many.
 
     Args:
         dataset: from `lesjax.training.data.make_dataset`.
         weights: factors of the terms, see `lesjax.training.losses.Weights`; multiply them all to weigh data against
             targets.
-        batch_size: structures that are computed at once.
+        batch_size: structures that are computed at once, which bounds the memory and does not change the value.
     """
     if len(dataset) == 0:
         raise ValueError("`dataset` is empty.")
@@ -128,16 +129,18 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
         stacked[bucket] = (jnp.asarray(np.stack([r for r, _ in own])), jnp.asarray(np.stack([m for _, m in own])))
 
     def loss(potential: Potential) -> Float[Array, ""]:
-        sums = []
+        sums: dict[str, tuple[Array, Array]] = {}
         for bucket, chosen in stacked.items():
 
-            def one(chosen: tuple[Array, Array], bucket: int = bucket) -> Array:
+            def one(chosen: tuple[Array, Array], bucket: int = bucket) -> dict[str, tuple[Array, Array]]:
                 batch = take(dataset.buckets[bucket], *chosen)
-                value = batch_loss(potential.config, batch, weights, potential.params)
-                return value * jnp.sum(chosen[1]).astype(value.dtype)
+                return batch_square_sums(potential.config, batch, weights, potential.params)
 
-            sums.append(jnp.sum(jax.lax.map(jax.checkpoint(one), chosen)))
-        return jnp.sum(jnp.stack(sums)) / len(dataset)
+            for name, values in jax.lax.map(jax.checkpoint(one), chosen).items():
+                squares, count = (jnp.sum(value) for value in values)
+                before = sums.get(name, (0.0, 0.0))
+                sums[name] = before[0] + squares, before[1] + count
+        return loss_of_sums(sums, weights)
 
     return loss
 
