@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,12 +41,14 @@ class Target:
         value: what it should be, in the observable's unit.
         uncertainty: of this value, in the same unit; its inverse square is the weight of the target. One number, or one
             for each entry.
+        compiled: False for a direct target that computes on the host, for example with `relax`.
     """
 
     name: str
     observable: Observable | Loss
     value: ArrayLike | Sequence
     uncertainty: ArrayLike | Sequence
+    compiled: bool = True
 
     def __post_init__(self) -> None:
         if not np.all(np.isfinite(np.asarray(self.value))):
@@ -87,11 +89,16 @@ class Reweighting:
                     f"Target {target.name!r} of an ensemble needs an `Observable`, got {target.observable!r}. A "
                     "function of the parameters alone goes into `targets` of `fit`."
                 )
+            if not target.compiled:
+                raise ValueError(
+                    f"Target {target.name!r}: averages are always compiled, got `compiled=False`. What numpy computes "
+                    "of the frames is an `Observable` with `fixed=True`."
+                )
 
     @property
     def observables(self) -> dict[str, Observable]:
         """Those of the targets, by name."""
-        return {t.name: t.observable for t in self.targets if isinstance(t.observable, Observable)}
+        return {t.name: cast(Observable, t.observable) for t in self.targets}
 
 
 def target_loss(target: Target, found: Float[Array, "..."]) -> Float[Array, ""]:
@@ -101,11 +108,15 @@ def target_loss(target: Target, found: Float[Array, "..."]) -> Float[Array, ""]:
         ValueError: for a value of another shape than the observable's.
     """
     value, uncertainty = (jnp.asarray(np.asarray(x), found.dtype) for x in (target.value, target.uncertainty))
-    if value.shape != found.shape:
-        raise ValueError(
-            f"Target {target.name!r}: `value` has shape {value.shape}, the observable gives {found.shape}."
-        )
+    check_shape(target, found.shape)
     return jnp.mean(jnp.square((found - value) / jnp.broadcast_to(uncertainty, found.shape)))
+
+
+def check_shape(target: Target, found: tuple[int, ...]) -> None:
+    """Raise ValueError for a value of another shape than the observable's."""
+    shape = np.shape(target.value)
+    if shape != found:
+        raise ValueError(f"Target {target.name!r}: `value` has shape {shape}, the observable gives {found}.")
 
 
 def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Callable[[Potential], Float[Array, ""]]:
@@ -170,6 +181,32 @@ def make_loss(
     return loss
 
 
+def make_evaluation(
+    reweightings: Sequence[Reweighting], targets: Sequence[Target], losses: Mapping[str, Loss]
+) -> Callable[[Any, Sequence[Trajectory]], tuple[tuple[Array, Any], Any]]:
+    """`make_loss` with its gradient, compiled but for the targets that must not be."""
+
+    def with_gradient(*terms: Any) -> Callable[[Any, Sequence[Trajectory]], tuple[tuple[Array, Any], Any]]:
+        return jax.value_and_grad(make_loss(*terms), has_aux=True)
+
+    eager = [target for target in targets if not target.compiled]
+    others = [target for target in targets if target.compiled]
+    on_host = with_gradient((), eager, {})
+    if not (reweightings or others or losses):
+        return on_host
+    compiled = jax.jit(with_gradient(reweightings, others, losses))
+    if not eager:
+        return compiled
+
+    def evaluate(params: Any, trajectories: Sequence[Trajectory]) -> tuple[tuple[Array, Any], Any]:
+        (loss, (terms, found, effective)), gradient = compiled(params, trajectories)
+        (more, (more_terms, more_found, _)), more_gradient = on_host(params, ())
+        aux = terms | more_terms, found | more_found, effective
+        return (loss + more, aux), jax.tree.map(jnp.add, gradient, more_gradient)
+
+    return evaluate
+
+
 def with_measured(reweighting: Reweighting) -> Reweighting:
     """With the fixed observables of its targets measured in the trajectory, which they need be once."""
     trajectory, observables = reweighting.trajectory, reweighting.observables
@@ -195,6 +232,7 @@ def check_coverage(reweighting: Reweighting) -> None:
         if not observable.fixed or observable.reduce is not mean:
             continue
         values = np.asarray(reweighting.trajectory.measured[target.name])
+        check_shape(target, values.shape[1:])
         low, high = values.min(axis=0), values.max(axis=0)
         wanted, margin = np.asarray(target.value), np.asarray(target.uncertainty)
         outside = np.asarray((wanted < low - margin) | (wanted > high + margin))
