@@ -38,6 +38,7 @@ from lesjax.neighbor_plan import (
     make_plan,
 )
 from lesjax.neighbors import check_geometry
+from lesjax.numerics import matmul
 from lesjax.system import System
 
 
@@ -169,7 +170,7 @@ def within_cutoff(
     poison = jnp.where(missing, jnp.nan, 0.0).astype(positions.dtype)
     return dataclasses.replace(
         system,
-        positions=positions - _matmul(turns, _frame(neighbors, cell)) + poison,
+        positions=positions - matmul(turns, _frame(neighbors, cell)) + poison,
         cell=cell,
         neighbors=senders,
         cell_shifts=_unpack(shifts),
@@ -180,10 +181,10 @@ def within_cutoff(
 def skin_used(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, ""]:
     """How much closer than in the reference configuration any pair can be at most, Å; see the module."""
     frame = _frame(neighbors, cell)
-    moved = _matmul(positions, _inverse(frame)) - neighbors.reference
-    moved = _matmul(moved - _whole(moved, neighbors.plan.pbc), frame)
+    moved = matmul(positions, _inverse(frame)) - neighbors.reference
+    moved = matmul(moved - _whole(moved, neighbors.plan.pbc), frame)
     furthest = jnp.sqrt(jnp.max(jnp.sum(moved * moved, axis=1)))
-    strain = _matmul(_inverse(neighbors.frame), frame) - jnp.eye(3, dtype=frame.dtype)
+    strain = matmul(_inverse(neighbors.frame), frame) - jnp.eye(3, dtype=frame.dtype)
     # a cell that has not changed must not use up rounding errors at each step
     strain = jnp.where(jnp.all(frame == neighbors.frame), 0.0, jnp.sqrt(jnp.sum(strain * strain)))
     return strain * (neighbors.plan.cutoff + neighbors.plan.skin) + 2.0 * furthest
@@ -193,7 +194,7 @@ def nearest_images(
     neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
 ) -> Float[Array, "n 3"]:
     """The periodic image of each atom that is nearest to its reference, which the list's translations refer to."""
-    return positions - _matmul(_turns(neighbors, positions, cell), _frame(neighbors, cell))
+    return positions - matmul(_turns(neighbors, positions, cell), _frame(neighbors, cell))
 
 
 def compact(mask: Bool[Array, "n w"], width: int) -> tuple[Int[Array, "n m"], Bool[Array, "n m"]]:
@@ -235,7 +236,7 @@ def _build(
     plan: NeighborPlan, positions: Float[Array, "n 3"], frame: Float[Array, "3 3"], region: Float[Array, "2 3"]
 ) -> NeighborList:
     inverse = _inverse(frame)
-    fractional = _matmul(positions, inverse)
+    fractional = matmul(positions, inverse)
     wrapped = fractional - jnp.floor(fractional) * jnp.asarray(plan.pbc, fractional.dtype)[None, :]
     reachable = (plan.cutoff + plan.skin) * jnp.sqrt(jnp.sum(inverse * inverse, axis=0))
     if plan.bins is None:
@@ -271,8 +272,8 @@ def _all_pairs(plan: NeighborPlan, wrapped: Float[Array, "n 3"], frame: Float[Ar
     grid = np.array(list(itertools.product(*(range(-k, k + 1) for k in plan.images))), np.int32)
     apart = wrapped[None, :, :] - wrapped[:, None, :]
     nearest = _whole(apart, plan.pbc)
-    vectors = _matmul(apart - nearest, frame)
-    translations = _matmul(jnp.asarray(grid, frame.dtype), frame)
+    vectors = matmul(apart - nearest, frame)
+    translations = matmul(jnp.asarray(grid, frame.dtype), frame)
     vectors = vectors[:, :, None, :] + translations[None, None, :, :]
     within = jnp.sum(vectors * vectors, axis=-1) < (plan.cutoff + plan.skin) ** 2
     own = jnp.eye(n, dtype=bool)[:, :, None] & jnp.asarray(~grid.any(axis=1))[None, None, :]
@@ -313,8 +314,8 @@ def _in_bins(
     own &= jnp.repeat(~jnp.any(turns != 0, axis=-1), room, axis=1)[:, None, :]
 
     # the atom with the number n fills empty places, wherever it is
-    cartesian = jnp.pad(_matmul(wrapped, frame), ((0, 1), (0, 0)))
-    shifts = jnp.repeat(_matmul(turns.astype(frame.dtype), frame), room, axis=1)
+    cartesian = jnp.pad(matmul(wrapped, frame), ((0, 1), (0, 0)))
+    shifts = jnp.repeat(matmul(turns.astype(frame.dtype), frame), room, axis=1)
     squared = jnp.zeros((), frame.dtype)
     for a in range(3):
         coordinate = cartesian[:, a]
@@ -354,7 +355,7 @@ def _filter(
 
 
 def _turns(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, "n 3"]:
-    moved = _matmul(positions, _inverse(_frame(neighbors, cell))) - neighbors.reference
+    moved = matmul(positions, _inverse(_frame(neighbors, cell))) - neighbors.reference
     return _whole(moved, neighbors.plan.pbc)
 
 
@@ -367,11 +368,6 @@ def _inverse(frame: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     a, b, c = frame
     columns = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=1)
     return columns / jnp.dot(a, columns[:, 0], precision=jax.lax.Precision.HIGHEST)
-
-
-def _matmul(a: Array, b: Array) -> Array:
-    # TF32, the default of some GPUs, would misplace atoms by 1e-3 of the cell
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _whole(fractional: Float[Array, "*n 3"], pbc: Pbc) -> Float[Array, "*n 3"]:

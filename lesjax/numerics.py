@@ -1,7 +1,7 @@
 """Elementary functions that JAX has not, or not well enough.
 
-Division and square root with finite gradients at zero (the only home of the double `where`), and sine and cosine
-of multiples of π.
+Division and square root with finite gradients at zero (the only home of the double `where`), sine and cosine of
+multiples of π, and products of matrices to the rounding of their dtype.
 """
 
 import math
@@ -32,6 +32,14 @@ def safe_norm(vectors: Float[Array, "*shape 3"], where: Bool[Array, "*shape"]) -
     """
     squared = jnp.sum(vectors * vectors, axis=-1)
     return jnp.where(where, jnp.sqrt(jnp.where(where, squared, 1.0)), 1.0)
+
+
+def matmul(left: Array, right: Array) -> Array:
+    """Return ``left @ right`` to the rounding of the dtype.
+
+    TF32, the default of some GPUs, would misplace atoms by 1e-3 of the cell.
+    """
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 @jax.custom_jvp

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lesjax.numerics import cospi, safe_norm, safe_reciprocal, sinpi
+from lesjax.numerics import cospi, matmul, safe_norm, safe_reciprocal, sinpi
 
 
 def test_safe_reciprocal():
@@ -67,3 +67,9 @@ def test_sine_and_cosine_of_multiples_of_pi(function, reference):
 @pytest.mark.parametrize("function", [sinpi, cospi])
 def test_not_a_number_and_infinity_are_not_hidden(function):
     assert np.all(np.isnan(function(jnp.asarray([np.nan, np.inf]))))
+
+
+def test_matrix_products_ask_for_all_digits():
+    """On a CPU nothing else can be seen: there the default has them, too."""
+    a = jnp.ones((2, 2))
+    assert "precision=(Precision.HIGHEST, Precision.HIGHEST)" in str(jax.make_jaxpr(matmul)(a, a))

@@ -15,7 +15,6 @@ which is smooth everywhere: two atoms in one place have finite energies and no f
 Source: Cheng, npj Comput. Mater. 11, 80 (2025), doi:10.1038/s41524-025-01577-7, for the charges.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -24,10 +23,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald.multipoles import Multipoles
+from lesjax.numerics import matmul
 from lesjax.units import COULOMB
-
-
-_matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 def pair_energy(
@@ -45,7 +42,7 @@ def pair_energy(
         pair_mask: symmetric and without diagonal; each pair is in it twice.
     """
     vectors = _vectors(positions, positions)
-    factors = [_matmul(multipoles.charges, multipoles.charges.T)]  # what multiplies B_0, B_1, … of each pair
+    factors = [matmul(multipoles.charges, multipoles.charges.T)]  # what multiplies B_0, B_1, … of each pair
     if multipoles.dipoles is not None or multipoles.quadrupoles is not None:
         channels = range(multipoles.charges.shape[1])
         each = [_factors(vectors, jax.tree.map(lambda values, c=c: values[:, c], multipoles)) for c in channels]
@@ -93,7 +90,7 @@ def _factors(vectors: list[Float[Array, "n n"]], multipoles: Multipoles) -> list
     flat = quadrupoles.reshape(-1, 9)
     b1 = b1 - trace[:, None] * q[None, :]
     b2 = b2 + r_qi_r * q[None, :] - trace[:, None] * uj_r - 2.0 * _dot(qi_r, uj)
-    b2 = b2 + 0.25 * trace[:, None] * trace[None, :] + 0.5 * _matmul(flat, flat.T)
+    b2 = b2 + 0.25 * trace[:, None] * trace[None, :] + 0.5 * matmul(flat, flat.T)
     b3 = r_qi_r * uj_r - _dot(qi_r, qj_r) - 0.5 * r_qi_r * trace[None, :]
     return [b1, b2, b3, 0.25 * r_qi_r * r_qj_r]
 

@@ -23,7 +23,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from lesjax.fitting.observables import Observable
-from lesjax.fitting.targets import Loss, Reweighting, Target, check_coverage, make_loss, redraw, with_measured
+from lesjax.fitting.targets import Loss, Reweighting, Target, check_coverage, make_evaluation, redraw, with_measured
 from lesjax.progress import progress_bar
 from lesjax.training.loop import DivergedError
 
@@ -59,7 +59,8 @@ def fit(
     Args:
         params: any pytree of arrays, or a `Potential`. Freeze some with `optax.masked` or `optax.multi_transform`.
         reweightings: ensembles with their targets.
-        targets: those that are functions of the parameters alone.
+        targets: those that are functions of the parameters alone. All are compiled but those with `compiled=False`,
+            which compute on the host at each step.
         losses: further terms by name, pure functions of the parameters, as `data_loss`.
         optimizer: Adam with a learning rate of 0.01 and a short memory (b1 = 0.8, b2 = 0.9) by default: far from the
             targets the loss is steep.
@@ -92,7 +93,7 @@ def fit(
         if reweighting.sampler is None:
             check_coverage(reweightings[i])
     optimizer = optax.adam(1e-2, b1=0.8, b2=0.9) if optimizer is None else optimizer
-    evaluate = jax.jit(jax.value_and_grad(make_loss(reweightings, targets, losses), has_aux=True))
+    evaluate = make_evaluation(reweightings, targets, losses)
 
     @jax.jit
     def update(gradient: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:

@@ -1,12 +1,13 @@
-r"""Relaxed structures as functions of the parameters of the potential.
+r"""Relaxed structures as functions of the parameters of the potential and of what of the cell is not free.
 
-At a minimum x of E(x; p) the gradient vanishes for all parameters p, so that
+At a minimum x of E(x; p) the gradient vanishes for all p, so that
 
 .. math:: \frac{dx}{dp} = -\left( \frac{\partial^2 E}{\partial x^2} \right)^{-1}
           \frac{\partial^2 E}{\partial x\, \partial p}
 
-whatever way the minimum was found. With the cell free, x has the strain beside the positions, and a pressure adds p V
-to the energy. Rigid translations, and the rotations of a molecule, are projected out: they have no derivative.
+whatever way the minimum was found. p has the parameters, the pressure and the cell; with the cell free, x has the
+strain beside the positions, and a pressure P adds P V to the energy. Rigid translations, and the rotations of a
+molecule, are projected out: they have no derivative.
 """
 
 import dataclasses
@@ -24,9 +25,11 @@ from lesjax.dynamics.adapter import allocate_pairs, energy, make_template, plan_
 from lesjax.fitting.newton import Problem, geometry, minimum, rooted
 from lesjax.io import Atoms
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Potential
-from lesjax.neighbor_list import NeighborList, crowded, skin_used
+from lesjax.models.long_range import Solution, check_solution
+from lesjax.models.potential import Potential, energy_parts
+from lesjax.neighbor_list import NeighborList, crowded, skin_used, within_cutoff
 from lesjax.system import System
+from lesjax.units import BAR
 
 
 # (parameters, positions [n, 3], cell [3, 3]) -> energy, eV
@@ -90,6 +93,15 @@ class PotentialEnergy:
         near = bool(used <= self.pairs.plan.skin) and not bool(full)
         return near and (self.solver is None or self.solver.still_valid(cell))
 
+    def check_solved(self, params: PyTree, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> None:
+        """Check that induced or equilibrated charges were found in this geometry; host only.
+
+        Raises:
+            ValueError: for a polarization catastrophe or a solution that did not converge, with the way out.
+        """
+        if self.config.long_range is not None and self.config.long_range.responds:
+            check_solution(_solution(self, params, positions, cell))
+
     def renewed(self, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> "PotentialEnergy":
         """This energy with plans for this geometry; host only."""
         potential = Potential(None, self.config)
@@ -132,22 +144,23 @@ def relax(
     tolerance: float | None = None,
     max_iterations: int = 100,
 ) -> Relaxed:
-    """The minimum of an energy, with its derivatives by the parameters of the potential and by the pressure.
+    """The minimum of an energy, with its derivatives by the parameters of the potential, pressure and cell.
 
     The minimum is searched on the host by Newton steps in a trust region, which only need products with the Hessian.
     It can be differentiated (`jax.grad`, `jax.jacrev`, `jax.jacfwd`, any order), but not be compiled: what is compiled
     is the energy, once for each `energy_fn`. Its result does not depend on where it starts, as long as it is the same
-    minimum, so that a fit may start each time from the last one.
+    minimum, so that a fit may start each time from the last one. There is no derivative by `positions`, and one by
+    what of `cell` is not free: all of it with "none", its shape with "isotropic", its orientation with "full".
 
     Args:
         energy_fn: (parameters, positions, cell) -> energy, eV, a pure and smooth function; or `potential_energy`. Keep
             and hand over the same function, as a new one (a lambda in a loop) is compiled again.
         params: parameters of the potential, a pytree.
         positions: where to start, Å; their dtype is that of the result.
-        cell: lattice vectors as rows, Å; where to start if it is free. None for a molecule.
+        cell: lattice vectors as rows, Å; where to start if it is free. None or zeros for a molecule.
         strain: "none" for a fixed cell; "isotropic" for its volume; "full" for all six components of a symmetric strain
             of the first cell.
-        pressure: external pressure, eV/Å³, with a free cell.
+        pressure: external pressure, bar, with a free cell.
         tolerance: largest component of the gradient, eV/Å, that of the strain in the scale of displacements;
             1e-9 in double precision and 7e-4 in single precision by default.
         max_iterations: largest number of steps.
@@ -157,7 +170,7 @@ def relax(
 
     Raises:
         ValueError: for a `strain` that is not known or has no cell, a pressure on a fixed cell, or a periodic potential
-            without a cell.
+            without a cell; for induced or equilibrated charges that have no solution at the minimum.
         TypeError: inside `jit` or `vmap`.
         MinimumError: where the minimum is not found, is a saddle point, or has a singular Hessian (a soft mode).
     """
@@ -167,11 +180,13 @@ def relax(
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(known)):
         raise TypeError(
             "`relax` searches on the host and needs values: call it outside of jit and vmap. It can be differentiated; "
-            "compile what comes before and after it."
+            "compile what comes before and after it. A `Target` of a fit that is made with it needs `compiled=False`."
         )
     values, start, box, _ = known
     start = jnp.asarray(start)
     dtype = start.dtype
+    if box is not None and not np.any(np.asarray(box)):  # as `Relaxed` has it for a molecule
+        box = cell = None
     first = np.zeros((3, 3)) if box is None else np.asarray(box, float)
     volume = abs(float(np.linalg.det(first)))
     if strain != "none" and not volume > 0.0:
@@ -193,7 +208,7 @@ def relax(
         jnp.asarray(STRAINS[strain] / scale, dtype),
         jnp.asarray(rotations, dtype),
     )
-    pressure = jnp.asarray(pressure, dtype)
+    pressure = BAR * jnp.asarray(pressure, dtype)
     problem, x = minimum(
         problem,
         values,
@@ -202,8 +217,12 @@ def relax(
         max_iterations=max_iterations,
         renew=_renew,
     )
-    relaxed, box, value = _at_root(problem, params, pressure, x)
-    return Relaxed(relaxed, box, value, problem.energy_fn)
+    if isinstance(problem.energy_fn, PotentialEnergy):
+        problem.energy_fn.check_solved(values, *geometry(problem, x))
+    # the cell with its derivatives in place of its values
+    live = problem if cell is None else problem._replace(cell=jnp.asarray(cell, dtype))
+    relaxed, final, value = _at_root(live, params, pressure, x)
+    return Relaxed(relaxed, final, value, problem.energy_fn)
 
 
 @jax.jit
@@ -221,6 +240,15 @@ def _renew(problem: Problem, x: Float[Array, " d"]) -> Problem:
     if problem.energy_fn.holds(positions, cell):
         return problem
     return problem._replace(energy_fn=problem.energy_fn.renewed(positions, cell))
+
+
+@jax.jit
+def _solution(
+    energy_fn: PotentialEnergy, params: PyTree, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
+) -> Solution:
+    system = within_cutoff(energy_fn.pairs, energy_fn.template, positions, cell)
+    parts = energy_parts(energy_fn.config, params, system, energy_fn.solver)[1]
+    return parts.induction, parts.equilibration
 
 
 @jax.jit

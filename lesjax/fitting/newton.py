@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
+from lesjax.numerics import matmul
 from lesjax.properties.hessian import SOFT
 
 
@@ -60,7 +61,7 @@ def geometry(problem: Problem, x: Float[Array, " d"]) -> tuple[Float[Array, "n 3
     """Positions and cell, Å, of the variables."""
     n, dtype = len(problem.positions), problem.positions.dtype
     deform = jnp.eye(3, dtype=dtype) + jnp.tensordot(x[3 * n :], problem.strains, axes=1, precision=_HIGHEST)
-    return _matmul(problem.positions + x[: 3 * n].reshape(n, 3), deform), _matmul(problem.cell, deform)
+    return matmul(problem.positions + x[: 3 * n].reshape(n, 3), deform), matmul(problem.cell, deform)
 
 
 def enthalpy(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, ""]:
@@ -160,22 +161,22 @@ def _checked_force(gradient: Float[Array, " d"]) -> float:
 
 
 def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The variables `x` of the minimum, with the derivatives of the minimum by parameters and pressure.
+    """The variables `x` of the minimum, with the derivatives of the minimum by parameters, pressure and first cell.
 
-    The gradient vanishes for all parameters, so that :math:`dx = -H^{-1} d(\\nabla E)`, solved by conjugate gradients.
+    The gradient vanishes for all of them, so that :math:`dx = -H^{-1} d(\\nabla E)`, solved by conjugate gradients.
     """
     null = jax.lax.stop_gradient(_rigid_motions(problem, x))
 
     def solve(matvec: Callable[[Array], Array], right: Array) -> Array:
         def filled(vector: Array) -> Array:
-            rigid = _matmul(null, _matmul(null.T, vector))
+            rigid = matmul(null, matmul(null.T, vector))
             image = matvec(vector - rigid)
-            return image - _matmul(null, _matmul(null.T, image)) + rigid
+            return image - matmul(null, matmul(null.T, image)) + rigid
 
         def conjugate(matvec: Callable[[Array], Array], right: Array) -> Array:
             return conjugate_gradients(matvec, right, tolerance=_exact(right)).step
 
-        projected = right - _matmul(null, _matmul(null.T, right))
+        projected = right - matmul(null, matmul(null.T, right))
         return jax.lax.custom_linear_solve(filled, projected, conjugate, symmetric=True)
 
     def gradient(x: Array) -> Array:
@@ -258,9 +259,9 @@ def _solve(
 
     def matvec(vector: Array) -> Array:
         image = jax.jvp(lambda x: gradient(problem, params, pressure, x), (x,), (vector,))[1]
-        return image - _matmul(null, _matmul(null.T, image))
+        return image - matmul(null, matmul(null.T, image))
 
-    projected = right - _matmul(null, _matmul(null.T, right))
+    projected = right - matmul(null, matmul(null.T, right))
     return conjugate_gradients(matvec, projected, tolerance=tolerance, radius=radius)
 
 
@@ -305,7 +306,3 @@ def _rigid_motions(problem: Problem, x: Float[Array, " d"]) -> Float[Array, "d m
 def _exact(vector: Float[Array, " d"]) -> float:
     """Residual that linear equations are solved to, relative to their right-hand side."""
     return 1e3 * float(jnp.finfo(vector.dtype).eps)
-
-
-def _matmul(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=_HIGHEST)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ from lesjax.fitting.reweighting import (
 from lesjax.fitting.sampling import Sampler
 from lesjax.models.potential import Potential
 from lesjax.training.data import Dataset, epoch_batches, take
-from lesjax.training.losses import Weights
-from lesjax.training.step import batch_loss
+from lesjax.training.losses import Weights, loss_of_sums
+from lesjax.training.step import batch_square_sums
 
 
 Loss = Callable[[Any], Array]
@@ -41,12 +41,14 @@ class Target:
         value: what it should be, in the observable's unit.
         uncertainty: of this value, in the same unit; its inverse square is the weight of the target. One number, or one
             for each entry.
+        compiled: False for a direct target that computes on the host, for example with `relax`.
     """
 
     name: str
     observable: Observable | Loss
     value: ArrayLike | Sequence
     uncertainty: ArrayLike | Sequence
+    compiled: bool = True
 
     def __post_init__(self) -> None:
         if not np.all(np.isfinite(np.asarray(self.value))):
@@ -87,11 +89,16 @@ class Reweighting:
                     f"Target {target.name!r} of an ensemble needs an `Observable`, got {target.observable!r}. A "
                     "function of the parameters alone goes into `targets` of `fit`."
                 )
+            if not target.compiled:
+                raise ValueError(
+                    f"Target {target.name!r}: averages are always compiled, got `compiled=False`. What numpy computes "
+                    "of the frames is an `Observable` with `fixed=True`."
+                )
 
     @property
     def observables(self) -> dict[str, Observable]:
         """Those of the targets, by name."""
-        return {t.name: t.observable for t in self.targets if isinstance(t.observable, Observable)}
+        return {t.name: cast(Observable, t.observable) for t in self.targets}
 
 
 def target_loss(target: Target, found: Float[Array, "..."]) -> Float[Array, ""]:
@@ -101,23 +108,28 @@ def target_loss(target: Target, found: Float[Array, "..."]) -> Float[Array, ""]:
         ValueError: for a value of another shape than the observable's.
     """
     value, uncertainty = (jnp.asarray(np.asarray(x), found.dtype) for x in (target.value, target.uncertainty))
-    if value.shape != found.shape:
-        raise ValueError(
-            f"Target {target.name!r}: `value` has shape {value.shape}, the observable gives {found.shape}."
-        )
+    check_shape(target, found.shape)
     return jnp.mean(jnp.square((found - value) / jnp.broadcast_to(uncertainty, found.shape)))
+
+
+def check_shape(target: Target, found: tuple[int, ...]) -> None:
+    """Raise ValueError for a value of another shape than the observable's."""
+    shape = np.shape(target.value)
+    if shape != found:
+        raise ValueError(f"Target {target.name!r}: `value` has shape {shape}, the observable gives {found}.")
 
 
 def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Callable[[Potential], Float[Array, ""]]:
     """The energy-and-force loss of training as a pure function of a `Potential`, so that a fit keeps to its data.
 
-    The mean over all structures, and its cost at each step: choose some, if there are many.
+    That of one batch which holds all structures: a mean over all labels of a kind. Each step costs a pass over all of
+    them: choose some, if there are many.
 
     Args:
         dataset: from `lesjax.training.data.make_dataset`.
         weights: factors of the terms, see `lesjax.training.losses.Weights`; multiply them all to weigh data against
             targets.
-        batch_size: structures that are computed at once.
+        batch_size: structures that are computed at once, which bounds the memory and does not change the value.
     """
     if len(dataset) == 0:
         raise ValueError("`dataset` is empty.")
@@ -128,16 +140,18 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
         stacked[bucket] = (jnp.asarray(np.stack([r for r, _ in own])), jnp.asarray(np.stack([m for _, m in own])))
 
     def loss(potential: Potential) -> Float[Array, ""]:
-        sums = []
+        sums: dict[str, tuple[Array, Array]] = {}
         for bucket, chosen in stacked.items():
 
-            def one(chosen: tuple[Array, Array], bucket: int = bucket) -> Array:
+            def one(chosen: tuple[Array, Array], bucket: int = bucket) -> dict[str, tuple[Array, Array]]:
                 batch = take(dataset.buckets[bucket], *chosen)
-                value = batch_loss(potential.config, batch, weights, potential.params)
-                return value * jnp.sum(chosen[1]).astype(value.dtype)
+                return batch_square_sums(potential.config, batch, weights, potential.params)
 
-            sums.append(jnp.sum(jax.lax.map(jax.checkpoint(one), chosen)))
-        return jnp.sum(jnp.stack(sums)) / len(dataset)
+            for name, values in jax.lax.map(jax.checkpoint(one), chosen).items():
+                squares, count = (jnp.sum(value) for value in values)
+                before = sums.get(name, (0.0, 0.0))
+                sums[name] = before[0] + squares, before[1] + count
+        return loss_of_sums(sums, weights)
 
     return loss
 
@@ -167,6 +181,32 @@ def make_loss(
     return loss
 
 
+def make_evaluation(
+    reweightings: Sequence[Reweighting], targets: Sequence[Target], losses: Mapping[str, Loss]
+) -> Callable[[Any, Sequence[Trajectory]], tuple[tuple[Array, Any], Any]]:
+    """`make_loss` with its gradient, compiled but for the targets that must not be."""
+
+    def with_gradient(*terms: Any) -> Callable[[Any, Sequence[Trajectory]], tuple[tuple[Array, Any], Any]]:
+        return jax.value_and_grad(make_loss(*terms), has_aux=True)
+
+    eager = [target for target in targets if not target.compiled]
+    others = [target for target in targets if target.compiled]
+    on_host = with_gradient((), eager, {})
+    if not (reweightings or others or losses):
+        return on_host
+    compiled = jax.jit(with_gradient(reweightings, others, losses))
+    if not eager:
+        return compiled
+
+    def evaluate(params: Any, trajectories: Sequence[Trajectory]) -> tuple[tuple[Array, Any], Any]:
+        (loss, (terms, found, effective)), gradient = compiled(params, trajectories)
+        (more, (more_terms, more_found, _)), more_gradient = on_host(params, ())
+        aux = terms | more_terms, found | more_found, effective
+        return (loss + more, aux), jax.tree.map(jnp.add, gradient, more_gradient)
+
+    return evaluate
+
+
 def with_measured(reweighting: Reweighting) -> Reweighting:
     """With the fixed observables of its targets measured in the trajectory, which they need be once."""
     trajectory, observables = reweighting.trajectory, reweighting.observables
@@ -192,6 +232,7 @@ def check_coverage(reweighting: Reweighting) -> None:
         if not observable.fixed or observable.reduce is not mean:
             continue
         values = np.asarray(reweighting.trajectory.measured[target.name])
+        check_shape(target, values.shape[1:])
         low, high = values.min(axis=0), values.max(axis=0)
         wanted, margin = np.asarray(target.value), np.asarray(target.uncertainty)
         outside = np.asarray((wanted < low - margin) | (wanted > high + margin))

@@ -12,6 +12,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from lesjax.numerics import matmul
+
 
 # smallest eigenvalue of a Hessian that counts as stable, relative to the largest one, in units of the root of the
 # rounding of the dtype
@@ -93,8 +95,8 @@ def elastic_constants(
         rows = [[xx, 0.5 * xy, 0.5 * xz], [0.5 * xy, yy, 0.5 * yz], [0.5 * xz, 0.5 * yz, zz]]
         eta = jnp.stack([jnp.stack(row) for row in rows])
         # the root to second order, which is all that counts
-        deform = one + eta - 0.5 * _matmul(eta, eta)
-        return energy_fn(_matmul(positions + x[: 3 * n].reshape(n, 3), deform), _matmul(cell, deform))
+        deform = one + eta - 0.5 * matmul(eta, eta)
+        return energy_fn(matmul(positions + x[: 3 * n].reshape(n, 3), deform), matmul(cell, deform))
 
     x = jnp.zeros(3 * n + 6, dtype)
     units = jnp.eye(3 * n + 6, dtype=dtype)
@@ -103,10 +105,10 @@ def elastic_constants(
     internal, mixed = full[: 3 * n, : 3 * n], full[: 3 * n, 3 * n :]
     # uniform displacements get the mean curvature, so that the inverse exists
     uniform = jnp.tile(one, (n, 1)) / jnp.sqrt(jnp.asarray(n, dtype))
-    filled = internal + jnp.trace(internal) / (3.0 * n) * _matmul(uniform, uniform.T)
+    filled = internal + jnp.trace(internal) / (3.0 * n) * matmul(uniform, uniform.T)
     if n > 1:
         check_stable(jax.lax.stop_gradient(filled))
-        relaxed = full[3 * n :, 3 * n :] - _matmul(mixed.T, jnp.linalg.solve(filled, mixed))
+        relaxed = full[3 * n :, 3 * n :] - matmul(mixed.T, jnp.linalg.solve(filled, mixed))
     else:
         relaxed = full[3 * n :, 3 * n :]
     return 0.5 * (relaxed + relaxed.T) / jnp.abs(jnp.linalg.det(cell))
@@ -127,7 +129,3 @@ def check_stable(matrix: Float[Array, "m m"]) -> None:
             f"{values[-1]:.3g} eV/Å² without rigid motions. The structure is no minimum or has a soft mode: relax it "
             "from displaced positions (`lesjax.fitting.relax`)."
         )
-
-
-def _matmul(left: Array, right: Array) -> Array:
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

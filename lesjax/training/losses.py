@@ -4,6 +4,7 @@ The weight of a label is one over the number of labels of its kind in the batch,
 partly labelled structures has the same loss as the labelled part alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -90,12 +91,25 @@ def loss(
     prediction: Prediction, batch: Batch, weights: Weights, born_charges: Float[Array, "b n 3 3"] | None = None
 ) -> Float[Array, ""]:
     """Weighted sum of the mean squared residuals."""
-    total = jnp.zeros((), prediction.energy.dtype)
-    for name, (error, known) in residuals(prediction, batch, born_charges).items():
-        weight = getattr(weights, name)
-        if weight is not None:
-            count = jnp.maximum(jnp.sum(known), 1).astype(total.dtype)
-            total += weight * jnp.sum(error * error) / count
+    return loss_of_sums(square_sums(prediction, batch, weights, born_charges), weights)
+
+
+def square_sums(
+    prediction: Prediction, batch: Batch, weights: Weights, born_charges: Float[Array, "b n 3 3"] | None = None
+) -> dict[str, tuple[Array, Array]]:
+    """For each kind of label that weighs in: sum of squares of the errors, and their number; batches add up."""
+    return {
+        name: (jnp.sum(error * error), jnp.sum(known).astype(error.dtype))
+        for name, (error, known) in residuals(prediction, batch, born_charges).items()
+        if getattr(weights, name) is not None
+    }
+
+
+def loss_of_sums(sums: Mapping[str, tuple[Array, Array]], weights: Weights) -> Float[Array, ""]:
+    """Weighted sum of the mean squared residuals, of what `square_sums` gives for one or for many batches."""
+    total = jnp.zeros((), sums["energy"][0].dtype)
+    for name, (squares, count) in sums.items():
+        total += getattr(weights, name) * squares / jnp.maximum(count, 1.0)
     return total
 
 

@@ -12,7 +12,7 @@ from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Prediction, predict, predict_born_charges
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Batch, take
-from lesjax.training.losses import Weights, error_sums, loss
+from lesjax.training.losses import Weights, error_sums, loss, loss_of_sums, square_sums
 
 
 def predict_batch(config: ModelConfig, params: PyTree, batch: Batch, *, with_stress: bool) -> Prediction:
@@ -83,9 +83,16 @@ def make_lbfgs_step(config: ModelConfig) -> Callable:
 
 def batch_loss(config: ModelConfig, batch: Batch, weights: Weights, params: PyTree) -> Float[Array, ""]:
     """Loss of one batch as a function of the parameters."""
+    return loss_of_sums(batch_square_sums(config, batch, weights, params), weights)
+
+
+def batch_square_sums(
+    config: ModelConfig, batch: Batch, weights: Weights, params: PyTree
+) -> dict[str, tuple[Array, Array]]:
+    """`square_sums` of one batch as a function of the parameters."""
     with_stress = weights.stress is not None and all(batch.system.pbc)
     prediction = predict_batch(config, params, batch, with_stress=with_stress)
-    return loss(prediction, batch, weights, wanted_born_charges(config, params, batch, weights))
+    return square_sums(prediction, batch, weights, wanted_born_charges(config, params, batch, weights))
 
 
 def born_charges(config: ModelConfig, params: PyTree, batch: Batch) -> Float[Array, "b n 3 3"]:

@@ -1,7 +1,9 @@
 """The loop of a fit: it finds a known spring, draws frames where it must, keeps to data, and says what is wrong."""
 
 import math
+from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -11,6 +13,7 @@ from lesjax import fitting, units
 from lesjax.training.loop import DivergedError, read_log
 
 
+X64 = jax.config.jax_enable_x64
 KT = units.BOLTZMANN * 300.0
 SQUARE = fitting.Observable(lambda params, frame: jnp.mean(frame.positions**2))
 FIXED_SQUARE = fitting.Observable(lambda frames: np.mean(frames.positions**2, axis=(1, 2)), fixed=True)
@@ -88,6 +91,39 @@ def test_a_direct_target_from_an_observable():
     assert float(result.params) == pytest.approx(0.4, abs=1e-3)
 
 
+IMAGES = asarray([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def lennard_jones(params, positions, cell):
+    """One atom and its nearest images in a cube."""
+    attraction = (params["size"] ** 2 / jnp.sum((IMAGES @ cell) ** 2, axis=1)) ** 3
+    return 4.0 * jnp.exp(params["log_depth"]) * jnp.sum(attraction**2 - attraction)
+
+
+def lattice_constant(params):
+    return fitting.relax(lennard_jones, params, jnp.zeros((1, 3)), 3.0 * jnp.eye(3), strain="isotropic").cell[0, 0]
+
+
+def test_a_relaxed_lattice_constant_is_fitted():
+    """a = 2^(1/6) size, so that a step of half of the inverse curvature leads there; beside a compiled target."""
+    slope = 2.0 ** (1.0 / 6.0)
+    params = {"size": asarray(2.6), "log_depth": asarray(0.0)}
+    edge = fitting.Target("edge", lattice_constant, 3.2, 1.0 / slope, compiled=False)
+    depth = fitting.Target("depth", lambda params: params["log_depth"], 0.5, slope**-2)
+    rate = optax.sgd(0.5 * slope**-4)
+    result = fitting.fit(params, targets=[edge, depth], steps=3, optimizer=rate, quiet=True)
+    assert float(result.params["size"]) == pytest.approx(3.2 / slope, rel=1e-6 if X64 else 1e-3)
+    assert float(result.params["log_depth"]) == pytest.approx(0.5, rel=1e-6)
+    first = result.history[0]
+    assert first["edge"] == pytest.approx(2.6 * slope, rel=1e-3)
+    assert first["loss"] == pytest.approx(first["edge_loss"] + first["depth_loss"])
+    assert first["depth_loss"] == pytest.approx(0.25 * slope**4)
+    alone = fitting.fit(params, targets=[edge], steps=2, optimizer=rate, quiet=True)
+    assert float(alone.params["size"]) == pytest.approx(3.2 / slope, rel=1e-6 if X64 else 1e-3)
+    with pytest.raises(TypeError, match=r"outside of jit and vmap.*`Target` of a fit.*`compiled=False`"):
+        fitting.fit(params, targets=[replace(edge, compiled=True)], steps=1, quiet=True)
+
+
 def test_too_few_effective_frames():
     fast = optax.adam(1.0)
     with pytest.raises(fitting.ReweightingError, match=r"effective sample size is .* of 400 frames.*Give a `sampler`"):
@@ -100,6 +136,9 @@ def test_too_few_effective_frames():
 def test_target_outside_of_the_frames():
     with pytest.raises(ValueError, match="'square' is outside of what the trajectory covers"):
         fitting.fit(START, [reweighting(FIXED_SQUARE, k=50.0)], quiet=True)
+    histogram = fitting.Observable(lambda frames: np.zeros((len(frames.positions), 3)), fixed=True)
+    with pytest.raises(ValueError, match=r"`value` has shape \(\), the observable gives \(3,\)"):
+        fitting.fit(START, [reweighting(histogram)], quiet=True)
     # what parameters change may lie anywhere, and a sampler may get there
     for allowed in (reweighting(SQUARE, k=50.0), reweighting(FIXED_SQUARE, k=50.0, sampler=sample)):
         fitting.fit(START, [allowed], steps=1, quiet=True)
@@ -123,6 +162,8 @@ def test_what_cannot_be_fitted():
         fitting.fit(START, targets=[target(observable=SQUARE)])
     with pytest.raises(TypeError, match="needs an `Observable`"):
         fitting.Reweighting(springs, reweighting().trajectory, [target()])
+    with pytest.raises(ValueError, match="averages are always compiled"):
+        fitting.Reweighting(springs, reweighting().trajectory, [replace(target(observable=SQUARE), compiled=False)])
     with pytest.raises(ValueError, match="`min_effective`"):
         reweighting(min_effective=1.5)
     with pytest.raises(DivergedError, match=r"not finite at step 0, in \['a'\]"):

@@ -1,5 +1,8 @@
 """Relaxed structures of a model: plans made on the way, derivatives by all of its parameters, a correction by them."""
 
+import dataclasses
+
+import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +92,17 @@ def test_periodic_model_needs_a_cell(potential, atoms):
     energy = fitting.potential_energy(potential, atoms)
     with pytest.raises(ValueError, match=r"`energy_fn` is periodic and needs a `cell`.*pbc=False"):
         fitting.relax(energy, potential.params, positions(atoms))
+
+
+def test_polarization_catastrophe_at_the_minimum():
+    """One atom in a cell has no forces, whatever charge is induced by its images."""
+    induced = LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.0, induction="self_consistent", hardness=True)
+    potential = moved_potential(dataclasses.replace(CONFIG, long_range=induced))
+    sodium = ase.Atoms("Na", cell=4.0 * np.eye(3), pbc=True)
+    energy = fitting.potential_energy(potential, sodium)
+    start = positions(sodium), sodium.cell.array
+    assert np.isfinite(fitting.relax(energy, potential.params, *start).energy)
+    heads = dict(potential.params["params"]["heads"])
+    heads["kappa"] = {**heads["kappa"], "bias": jnp.full_like(heads["kappa"]["bias"], 100.0)}
+    with pytest.raises(ValueError, match=r"polarization catastrophe.*Make them smaller"):
+        fitting.relax(energy, {"params": {**potential.params["params"], "heads": heads}}, *start)

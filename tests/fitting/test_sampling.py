@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import ase
 import ase.io
@@ -18,7 +19,7 @@ from lesjax.system import System
 from lesjax.training.data import make_dataset
 from lesjax.training.loop import dataset_errors
 from lesjax.training.losses import Weights
-from lesjax.training.step import make_evaluation
+from lesjax.training.step import batch_loss, make_evaluation
 from toy import make_frame, make_frames, moved_potential
 
 
@@ -129,3 +130,20 @@ def test_data_loss_is_that_of_training():
     assert jax.jit(loss)(potential) == pytest.approx(expected, rel=1e-5)
     result = fitting.fit(potential, losses={"data": loss}, steps=5, quiet=True)
     assert result.history[-1]["data_loss"] < 0.9 * expected
+
+
+def test_data_loss_is_that_of_one_batch():
+    """With labels that are missing, and structures of two sizes in two buckets, whatever the batches are."""
+    rng = np.random.default_rng(1)
+    potential, frames = moved_potential(CONFIG), [make_frame(rng, repeats) for repeats in (1, 1, 1, 2, 2)]
+    labels = io.all_labels(frames)
+    for i, name in ((0, "energy"), (1, "forces"), (3, "charges")):
+        labels[i] = replace(labels[i], **{name: np.full_like(getattr(labels[i], name), np.nan)})
+    weights = Weights(energy=2.0, forces=3.0, charges=5.0)
+    whole = make_dataset(CONFIG, frames, labels, max_buckets=1)
+    expected = jax.jit(lambda potential: batch_loss(CONFIG, whole.buckets[0], weights, potential.params))(potential)
+    dataset = make_dataset(CONFIG, frames, labels)
+    assert len(dataset.buckets) == 2
+    for batch_size in (1, 2, 8):
+        found = jax.jit(fitting.data_loss(dataset, weights, batch_size=batch_size))(potential)
+        assert float(found) == pytest.approx(float(expected), rel=1e-5)
