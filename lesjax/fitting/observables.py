@@ -45,10 +45,16 @@ class Observable:
         """The observable of one structure as a function of the parameters.
 
         Raises:
-            ValueError: for a fixed observable, which no parameter changes.
+            ValueError: for a fixed observable, which no parameter changes, or a property of many frames, as a
+                fluctuation is.
         """
         if self.fixed:
             raise ValueError("A fixed observable is no function of the parameters: it cannot be fitted in one frame.")
+        if self.reduce is not mean:
+            raise ValueError(
+                "This observable is a property of many frames, such as a fluctuation, and has no value in one: put it "
+                "into a `Reweighting`."
+            )
         return partial(_swapped, self.function, frame)
 
 

@@ -282,6 +282,8 @@ def test_errors_of_trajectories():
         jax.jit(lambda t: fitting.averages(springs, k, t, density)[0])(trajectory)
     with pytest.raises(ValueError, match="no function of the parameters"):
         fitting.density([1.0]).at(frames)
+    with pytest.raises(ValueError, match=r"property of many frames.*`Reweighting`"):
+        fitting.dielectric_constant(charges, 300.0).at(frames)
 
 
 def test_fixed_observables_of_frames():
