@@ -229,6 +229,12 @@ def all_labels(frames: Sequence[Atoms], keys: Keys | None = None) -> list[Labels
 
 def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
     results = getattr(atoms.calc, "results", None) or {}
+    check = getattr(atoms.calc, "check_state", None)
+    if results and check is not None and not isinstance(atoms.calc, SinglePointCalculator) and check(atoms):
+        raise ValueError(
+            "The calculator of this structure has last computed another one. Keep the results of each with "
+            "`lesjax.io.frozen(atoms)` right after it was computed."
+        )
     for name in names:
         for place in (atoms.info, atoms.arrays, results):
             if place.get(name) is not None:

@@ -6,6 +6,7 @@ import ase
 import ase.io
 import numpy as np
 import pytest
+from ase.calculators.lj import LennardJones
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from lesjax import io
@@ -284,3 +285,16 @@ def test_atomic_path_replaces_at_the_end(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_results_of_a_calculator_that_went_on_are_refused():
+    calculator = LennardJones()
+    frames = [ase.Atoms("Ar2", [[0.0, 0.0, 0.0], [x, 0.0, 0.0]], calculator=calculator) for x in (1.1, 1.2)]
+    energies = [atoms.get_potential_energy() for atoms in frames]
+    with pytest.raises(ValueError, match=r"Structure 0: The calculator .* another one.*`lesjax.io.frozen"):
+        io.all_labels(frames)
+    kept = []
+    for atoms in frames:
+        atoms.get_potential_energy()
+        kept.append(io.frozen(atoms))
+    assert [float(label.energy) for label in io.all_labels(kept)] == energies

@@ -63,6 +63,7 @@ def mean_squared_displacement(
         positions: not wrapped, Å.
         masses: of the same atoms; the drift of their centre of mass is taken off if they are given.
     """
+    positions = np.asarray(positions, float) - positions[:1]  # the differences of large sums need all digits
     if masses is not None:
         positions = positions - np.average(positions, axis=1, weights=masses)[:, None]
     t = len(positions)

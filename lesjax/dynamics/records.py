@@ -6,9 +6,10 @@ after it, and writes the same again.
 
 import csv
 import dataclasses
+import hashlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ from lesjax.dynamics.settings import Settings
 from lesjax.models.potential import Potential, Prediction
 from lesjax.neighbor_plan import NeighborPlan, complete_cell
 from lesjax.progress import progress_bar
-from lesjax.system import System
+from lesjax.system import System, electronic_state
 
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ if TYPE_CHECKING:
 class Output:
     """Files of one run."""
 
-    def __init__(self, folder: pathlib.Path, settings: Settings, template: System, potential: Potential) -> None:
+    def __init__(
+        self, folder: pathlib.Path, settings: Settings, template: System, potential: Potential, start: ase.Atoms
+    ) -> None:
         self.folder, self.settings = folder, settings
         self.trajectory = folder / f"trajectory.{settings.format}"
         self.log_file = folder / "log.csv"
@@ -53,6 +56,10 @@ class Output:
                 "dtype": str(template.positions.dtype),
             },
             "cutoff": potential.cutoff,
+            "model": digest(jax.tree.leaves(potential.params)),
+            "start": digest(
+                [start.positions, start.cell.array, start.get_momenta(), start.get_masses(), electronic_state(start)]
+            ),
         }
 
     def resume(self, simulation: "Simulation") -> Any:
@@ -98,6 +105,8 @@ class Output:
         different = self.settings.differences(there.get("settings", {}))
         here = json.loads(json.dumps(self.description))
         different += [key for key in ("structure", "cutoff") if here[key] != there.get(key)]
+        # an older version did not keep them
+        different += [key for key in ("model", "start") if here[key] != there.get(key, here[key])]
         if different:
             raise ValueError(
                 f"{str(self.folder)!r} holds a run with other settings ({', '.join(different[:4])}). Choose another "
@@ -105,19 +114,38 @@ class Output:
             )
 
     def cut(self, host: Any) -> None:
-        """Drop what was written after the checkpoint."""
-        with open(self.log_file, "rb+") as file:
-            file.truncate(host.log_size)
+        """Drop what was written after the checkpoint.
+
+        Raises:
+            ValueError: for a log or trajectory that lacks what was written before.
+        """
+        sizes = {self.log_file: host.log_size}
         if self.settings.format == "xyz":
-            with open(self.trajectory, "rb+") as file:
-                file.truncate(host.trajectory_size)
+            sizes[self.trajectory] = host.trajectory_size
+        for path, size in sizes.items():
+            if not path.exists() or path.stat().st_size < size:
+                raise self.incomplete(path)
+            with open(path, "rb+") as file:
+                file.truncate(size)
+        if self.settings.format == "xyz":
             return
+        if not self.trajectory.exists():
+            raise self.incomplete(self.trajectory)
         with TrajectoryReader(self.trajectory) as old:
             if len(old) == host.trajectory_size:
                 return
+            if len(old) < host.trajectory_size:
+                raise self.incomplete(self.trajectory)
             with io.atomic_path(self.trajectory) as temporary, TrajectoryWriter(temporary, "w") as new:
                 for i in range(host.trajectory_size):
                     new.write(old[i])
+
+    def incomplete(self, path: pathlib.Path) -> ValueError:
+        """The error of a file that was cut or removed."""
+        return ValueError(
+            f"{str(path)!r} lacks what was written before the last checkpoint. Put it back, or delete "
+            f"{str(self.folder)!r} to start again."
+        )
 
     def checkpoint(self, simulation: "Simulation") -> None:
         """Write a checkpoint; an earlier one is replaced in one move."""
@@ -183,10 +211,21 @@ def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | N
         results["charges"] = charges
         if settings.polarization:
             atoms.info |= polarization(charges, position, cell, template.pbc)
+            if prediction.dipoles is not None:
+                own = np.asarray(prediction.dipoles, float).sum(axis=(0, 1))
+                atoms.info["dipole" if not any(template.pbc) else "latent_dipole"] = atoms.info.get("dipole", 0.0) + own
     if born is not None:
         results["born_effective_charges"] = np.asarray(born, float)
     atoms.calc = SinglePointCalculator(atoms, **results)
     return atoms
+
+
+def digest(arrays: Sequence[Any]) -> str:
+    """Hash of the values of arrays."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(np.ascontiguousarray(jax.device_get(array)).tobytes())
+    return found.hexdigest()
 
 
 def as_columns(frame: ase.Atoms) -> ase.Atoms:
@@ -204,7 +243,7 @@ def polarization(
     charges: Float[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"],
     pbc: tuple[bool, bool, bool],
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    r"""Polarization of a frame under the names of its comment line.
+    r"""Polarization by the charges of a frame under the names of its comment line.
 
     ``dipole``, e Å, without periodic directions. With one, ``polarization_real`` and ``polarization_imag``: the phase
     :math:`P_a = \sum_i q_i e^{2 \pi i s_{ia}} / (2 \pi i)` along each periodic lattice direction, in e, and

@@ -29,7 +29,8 @@ class Settings:
         frame_every: steps between the frames of the trajectory.
         checkpoint_every: steps between checkpoints.
         format: of the trajectory, "xyz" (extended xyz) or "traj" (ase's binary format).
-        polarization: write the polarization of each frame.
+        polarization: write the polarization of each frame; that of latent and induced dipoles is in the dipole moment,
+            and in a periodic cell apart, as ``latent_dipole`` (e Å).
         born_effective_charges: write Z* of each frame.
         electric_field: homogeneous external field, V/Å; costs Z* at each step.
         epsilon_infinity: electronic dielectric constant for Z*.

@@ -30,7 +30,7 @@ from lesjax.dynamics.ensembles import (
     temperature_of,
 )
 from lesjax.dynamics.settings import Settings
-from lesjax.models.potential import Potential, Prediction, predict
+from lesjax.models.potential import Potential, Prediction, check_solved, predict, predict_born_charges
 from lesjax.neighbor_list import NeighborList, crowded, renew, within_cutoff
 from lesjax.neighbor_plan import NeighborPlan, grown
 from lesjax.neighbors import neighbor_arrays
@@ -157,7 +157,7 @@ class Simulation:
         self.host = Progressed()
         arrays = (positions, self.cell, jnp.asarray(self.masses, dtype), jnp.asarray(momenta, dtype))
         self.state = self.initialize(self.world, *arrays)
-        self.output = records.Output(folder, settings, self.template, potential)
+        self.output = records.Output(folder, settings, self.template, potential, atoms)
         kept = self.output.resume(self)
         if kept is not None:
             self.host = kept
@@ -181,7 +181,9 @@ class Simulation:
     def born_effective_charges(self, world: World, positions: Array, cell: Array) -> Float[Array, "n 3 3"]:
         """Z* of this configuration, e."""
         system = within_cutoff(world.pairs, self.template, positions, cell)
-        return world.potential.born_effective_charges(system, epsilon_infinity=self.settings.epsilon_infinity)
+        potential = world.potential
+        epsilon_infinity = self.settings.epsilon_infinity
+        return predict_born_charges(potential.config, potential.params, system, world.solver, epsilon_infinity)[0]
 
     def make_state(self, world: World, positions: Array, cell: Array, masses: Array, momenta: Array) -> Any:
         """State of the integrator at these positions and momenta."""
@@ -348,7 +350,10 @@ class Simulation:
 
     def frame(self) -> ase.Atoms:
         """This configuration with what the potential says of it."""
-        prediction = self.predict(self.world, self.state.position, self.current_cell)
+        try:
+            prediction = check_solved(self.predict(self.world, self.state.position, self.current_cell))
+        except ValueError as error:
+            raise SimulationError(f"Step {self.host.step}: {error}") from error
         born = None
         if self.settings.born_effective_charges:
             born = self.born(self.world, self.state.position, self.current_cell)
@@ -369,6 +374,12 @@ class Simulation:
     def check_structure(self, atoms: ase.Atoms) -> None:
         """Raise ValueError for what this ensemble cannot run."""
         settings = self.settings
+        if atoms.constraints:
+            kinds = ", ".join(sorted({type(constraint).__name__ for constraint in atoms.constraints}))
+            raise ValueError(
+                f"The structure has constraints ({kinds}), which would not be kept. Remove them with "
+                "`atoms.set_constraint()`, or use the dynamics of ase with `LesCalculator`."
+            )
         if settings.constant_pressure and not all(self.template.pbc):
             raise ValueError(
                 f"Ensemble {settings.ensemble!r} needs a cell that is periodic in three directions, got pbc "
@@ -390,6 +401,8 @@ class Simulation:
         """Momenta of the structure, or drawn at random."""
         momenta = atoms.get_momenta()
         if np.any(momenta):
+            if self.settings.ensemble != "langevin" and len(atoms) > 1:  # the others count on no drift
+                momenta -= self.masses[:, None] * momenta.sum(axis=0) / self.masses.sum()
             return momenta
         if self.settings.temperature is None:
             raise ValueError("`temperature` is missing: the structure has no velocities to start with.")

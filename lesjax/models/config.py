@@ -166,6 +166,11 @@ class LongRangeConfig:
         return self.charges == "equilibration" or self.induction != "none"
 
     @property
+    def holds_charge(self) -> bool:
+        """Whether displaced atoms leave the sum of the charges as it is."""
+        return (self.charges != "latent" or self.charge_constraint != "free") and not self.hardness
+
+    @property
     def has_multipoles(self) -> bool:
         """Whether atoms carry permanent multipoles beyond charges."""
         return self.dipoles or self.quadrupoles

@@ -19,6 +19,7 @@ from lesjax.models.heads import Latent
 from lesjax.models.les import LesModel
 from lesjax.models.long_range import Parts, Solution, check_solution, long_range_parts
 from lesjax.properties import born_effective_charges, energy_forces_stress
+from lesjax.properties.polarization import check_volume
 from lesjax.system import System
 
 
@@ -122,13 +123,14 @@ class Potential:
         self,
         system: System,
         *,
-        epsilon_infinity: float = 1.0,
+        epsilon_infinity: float | Float[Array, ""] = 1.0,
         acoustic_sum_rule: bool = False,
         direction: int | None = None,
     ) -> Float[Array, "n 3 3"] | Float[Array, "n 3"]:
         """Born effective charges of the latent charges and dipoles, e: [atom, polarization, displacement].
 
-        Induced and equilibrated ones included, with their response to the displacement. Arguments as in
+        Induced and equilibrated ones included, with their response to the displacement. They add up to zero over the
+        atoms but in ions without periodic directions whose total charge the model holds. Arguments as in
         `lesjax.properties.born_effective_charges`. Their sign is that of the latent charges, which energies and
         forces leave open; training sets it (see `lesjax.training.orient`).
 
@@ -140,11 +142,11 @@ class Potential:
         if self.config.long_range is None:
             raise ValueError("`potential` is a short-range model: it has no latent charges, and no Born charges.")
         check_system(self.config, system)
+        if any(system.pbc):
+            check_volume(jnp.asarray(system.cell))
         solver = self.make_solver(system) if self.config.long_range.responds else None
-        options = (acoustic_sum_rule, direction)
-        result, solution = _born_effective_charges(
-            self, jax.tree.map(jnp.asarray, system), solver, epsilon_infinity, *options
-        )
+        options = (float(epsilon_infinity), acoustic_sum_rule, direction)
+        result, solution = _born_effective_charges(self, jax.tree.map(jnp.asarray, system), solver, *options)
         check_solution(solution)
         return result
 
@@ -263,9 +265,11 @@ def predict_born_charges(
         return parts.charges if parts.dipoles is None else (parts.charges, parts.dipoles)
 
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
+    # the charge of an ion is its own: it feels the field
+    remove_mean = any(system.pbc) or not config.long_range.holds_charge
     result = born_effective_charges(
         moments, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
-        acoustic_sum_rule=acoustic_sum_rule, direction=direction,
+        remove_mean=remove_mean, acoustic_sum_rule=acoustic_sum_rule, direction=direction,
     )  # fmt: skip
     if not responds:
         return result, (None, None)

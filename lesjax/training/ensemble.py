@@ -30,13 +30,12 @@ from lesjax.training.loop import (
     bar,
     check_lbfgs,
     compile_functions,
-    decisive,
     labels_set_sign,
     load_best,
     phase_weights,
     start,
 )
-from lesjax.training.orient import align
+from lesjax.training.orient import align, decisive
 from lesjax.training.prepare import Prepared, prepare
 
 
@@ -79,8 +78,8 @@ def train_ensemble(
     potentials = [load_best(run.folder) for run in runs]
     if not labels_set_sign(config.training):
         weights = phase_weights(config.training.phases[-1])
-        arguments = (decisive(prepared), functions.evaluation, weights, config.training.batch_size)
-        potentials = align(potentials, *arguments)
+        chosen = decisive(prepared.train, prepared.valid)
+        potentials = align(potentials, chosen, functions.evaluation, weights, config.training.batch_size)
     ensemble = Ensemble.of(potentials)
     ensemble.save(folder / "model")
     return ensemble

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
+import re
 import shutil
 from typing import Any
 
@@ -37,12 +38,15 @@ def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
 
 
 def remove_leftovers(folder: pathlib.Path) -> None:
-    """Remove temporary files of a run that was killed while it wrote them."""
-    for path in list(folder.rglob(".*.tmp")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+    """Remove temporary files of a run that was killed while it wrote them, named as `lesjax.io.atomic_path` does."""
+    for place in (folder, folder / "model", folder / "model-last"):
+        for path in list(place.glob(".*.tmp")):
+            if re.fullmatch(r"\..+\.\d+\.tmp", path.name) is None:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Path) -> None:

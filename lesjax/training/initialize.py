@@ -48,20 +48,25 @@ def _electronegativity_charges(config: ModelConfig, dataset: Dataset, table: Arr
     """Charges of the elements in the first channel, e, that add up to zero over the training set."""
     buckets = [bucket.system for bucket in dataset.buckets]
     numbers = np.concatenate([np.asarray(x.atomic_numbers)[np.asarray(x.atom_mask)] for x in buckets])
-    scale = dict(enumerate(PAULING, start=1))
-    mean = np.mean([scale.get(int(z), 0.0) for z in numbers])
-    charges = [CHARGE_PER_ELECTRONEGATIVITY * (mean - scale.get(z, 0.0)) for z in config.representation.elements]
+    scale = {z: value for z, value in enumerate(PAULING, start=1) if value > 0}  # elements without one stay neutral
+    known = [scale[int(z)] for z in numbers if int(z) in scale]
+    mean = np.mean(known) if known else 0.0
+    charges = [CHARGE_PER_ELECTRONEGATIVITY * (mean - scale.get(z, mean)) for z in config.representation.elements]
     return table.at[:, 0].set(jnp.asarray(np.array(charges), table.dtype))
 
 
 def _root_mean_square(config: ModelConfig, params: PyTree, dataset: Dataset) -> np.ndarray:
-    """Of each feature over the real atoms; one for a feature that is zero throughout."""
+    """Of each feature over the real atoms; one for a feature that is zero throughout, up to rounding.
+
+    Symmetry makes some vanish in ideal crystals: what is left of them is noise, which must not be scaled up.
+    """
     features = []
     for bucket in dataset.buckets:
         systems = jax.tree.map(lambda x: x[:MAX_STRUCTURES], bucket.system)
         features.append(np.asarray(_features(config, params, systems), np.float64)[np.asarray(systems.atom_mask)])
     size = np.sqrt(np.mean(np.concatenate(features) ** 2, axis=0))
-    return np.where(size > 0, size, 1.0)
+    noise = float(jnp.finfo(params["feature_scale"].dtype).eps) * size.max()
+    return np.where(size > noise, size, 1.0)
 
 
 @partial(jax.jit, static_argnums=0)

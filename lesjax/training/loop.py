@@ -35,7 +35,7 @@ from lesjax.training.folder import (
 )
 from lesjax.training.initialize import flip_charges, initial_state, scaled_parameters
 from lesjax.training.losses import RESPONSE, Weights
-from lesjax.training.orient import orient
+from lesjax.training.orient import decisive, orient
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.step import make_evaluation, make_lbfgs_step, make_step
 
@@ -255,7 +255,14 @@ class Run:
         potential = self.current()
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
         arguments = (potential.params, valid, self.section.batch_size, weights)
-        valid_loss, metrics = dataset_errors(self.functions.evaluation, *arguments)
+        try:
+            valid_loss, metrics = dataset_errors(self.functions.evaluation, *arguments)
+        except ValueError as error:
+            self.save_best()
+            raise DivergedError(
+                f"The model has no solution at epoch {host.epoch} (training loss {train_loss}): {error} If this came "
+                "with large steps, lower `learning_rate` or `clip`."
+            ) from error
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             self.save_best()
             kept = [name for name in ("model", "checkpoint.safetensors") if (self.folder / name).exists()]
@@ -308,9 +315,10 @@ class Run:
         """Give the charges of the models on disk the sign of the convention, where no labels have set it."""
         if labels_set_sign(self.section):
             return
+        chosen = decisive(self.prepared.train, self.prepared.valid)
+        arguments = (chosen, self.functions.evaluation, phase_weights(self.section.phases[-1]), self.section.batch_size)
         for name in ("model", "model-last"):
-            arguments = (decisive(self.prepared), self.functions.evaluation, phase_weights(self.section.phases[-1]))
-            oriented = orient(load(self.folder / name), *arguments, self.section.batch_size)
+            oriented = orient(load(self.folder / name), *arguments)
             if oriented is not None:
                 oriented.save(self.folder / name)
 
@@ -318,11 +326,6 @@ class Run:
 def labels_set_sign(section: TrainingSection) -> bool:
     """Whether any phase trains on labels that depend on the sign of the latent charges."""
     return any(phase_weights(phase).of_response() for phase in section.phases)
-
-
-def decisive(prepared: Prepared) -> Dataset:
-    """The structures whose charges decide on the sign: the shapes that are compiled already."""
-    return prepared.train if prepared.valid is None else prepared.valid
 
 
 def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:

@@ -35,6 +35,22 @@ PAULING = (
 SIGNED = {"charge_readout", "fixed_charges", "element_charges", "heads"}
 
 
+def decisive(train: Dataset, valid: Dataset | None) -> Dataset:
+    """The structures whose charges decide on the sign.
+
+    Those to validate, whose shapes are compiled already, if they have all elements and total charges of those to train.
+    """
+    return valid if valid is not None and _kinds(train) <= _kinds(valid) else train
+
+
+def _kinds(dataset: Dataset) -> set[tuple[str, float]]:
+    """Elements and total charges of a data set."""
+    systems = [bucket.system for bucket in dataset.buckets]
+    numbers = np.concatenate([np.asarray(x.atomic_numbers)[np.asarray(x.atom_mask)] for x in systems])
+    charges = np.concatenate([np.nan_to_num(np.ravel(x.total_charge)) for x in systems])
+    return {("element", float(z)) for z in numbers} | {("total charge", float(q)) for q in charges}
+
+
 def orient(
     potential: Potential, dataset: Dataset, evaluation: Callable, weights: Weights, batch_size: int
 ) -> Potential | None:

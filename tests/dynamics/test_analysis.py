@@ -36,6 +36,8 @@ def test_mean_squared_displacement_and_diffusion():
     walk = np.cumsum(0.1 * rng.normal(size=(40, 5, 3)), axis=0)
     direct = [np.mean(np.sum((walk[m:] - walk[: 40 - m]) ** 2, axis=2)) for m in range(40)]
     np.testing.assert_allclose(analysis.mean_squared_displacement(walk), direct, atol=1e-10)
+    far = (walk + 40.0).astype(np.float32)
+    np.testing.assert_allclose(analysis.mean_squared_displacement(far), direct, rtol=1e-4, atol=1e-6)
     masses = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     drifting = walk + 0.3 * np.arange(40)[:, None, None]
     np.testing.assert_allclose(

@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from ase.constraints import FixAtoms
 
 from lesjax import cli
 from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.dynamics.barostat import _exponentials
 from lesjax.dynamics.records import read_log
 from lesjax.dynamics.simulation import Simulation
-from lesjax.system import electronic_state
+from lesjax.models import Potential
+from lesjax.system import System, electronic_state
 
 
 X64 = jax.config.jax_enable_x64
@@ -198,6 +200,51 @@ def test_breakdown_keeps_the_last_good_frame(ions, small_potential, tmp_path):
     assert all(np.isfinite(frame.positions).all() and np.isfinite(frame.get_forces()).all() for frame in frames)
 
 
+def test_folder_of_another_model_or_start_is_refused(ions, small_potential, tmp_path):
+    run(small_potential, ions, tmp_path)
+    other = dataclasses.replace(small_potential, params=jax.tree.map(lambda p: 1.1 * p, small_potential.params))
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(model\)"):
+        run(other, ions, tmp_path)
+    moved = ions.copy()
+    moved.positions[0, 0] += 0.1
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(start\)"):
+        run(small_potential, moved, tmp_path)
+    log = tmp_path / "log.csv"
+    log.write_text(log.read_text()[:50])
+    with pytest.raises(ValueError, match=r"log.csv' lacks what was written before the last checkpoint"):
+        run(small_potential, ions, tmp_path)
+
+
+def test_momenta_of_the_structure_lose_their_drift(ions, small_potential, tmp_path):
+    ions.set_velocities(np.ones((8, 3)) + 0.1 * np.random.default_rng(0).normal(size=(8, 3)))
+    simulation = Simulation(small_potential, ions, tmp_path, SHORT)
+    momenta = np.asarray(simulation.state.momentum)
+    np.testing.assert_allclose(momenta.sum(axis=0), 0.0, atol=1e-5)
+    velocities = ions.get_velocities() - ions.get_momenta().sum(axis=0) / ions.get_masses().sum()
+    np.testing.assert_allclose(momenta / ions.get_masses()[:, None], velocities, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"charges": "equilibration"}, {"dipoles": True}], ids=["equilibration", "dipoles"])
+def test_charges_that_respond_and_dipoles(changes, ions, small_potential, tmp_path):
+    config = small_potential.config
+    long_range = dataclasses.replace(config.long_range, **changes)
+    potential = Potential.create(dataclasses.replace(config, long_range=long_range), seed=4)
+    cluster = ions[:4]
+    cluster.pbc = False
+    cluster.info["charge"] = 0.0
+    written = {"polarization": True, "born_effective_charges": True}
+    settings = dataclasses.replace(SHORT, electric_field=(0.0, 0.1, 0.0), **written)
+    frame = Simulation(potential, cluster, tmp_path, settings).frame()
+    system = System.from_ase(cluster, cutoff=potential.cutoff)
+    expected = potential.born_effective_charges(system)
+    np.testing.assert_allclose(frame.calc.results["born_effective_charges"], expected, atol=1e-8 if X64 else 1e-4)
+    out = potential(system)
+    dipole = np.asarray(out.charges, float)[:, 0] @ cluster.positions
+    if out.dipoles is not None:
+        dipole += np.asarray(out.dipoles, float).sum(axis=(0, 1))
+    np.testing.assert_allclose(frame.info["dipole"], dipole, atol=1e-8 if X64 else 1e-4)
+
+
 def test_external_field_and_what_is_written(ions, small_potential, tmp_path):
     field = (0.0, 2.0, 1.0)
     settings = dataclasses.replace(
@@ -280,6 +327,10 @@ def test_structures_that_cannot_be_run(ions, small_potential, short_range_potent
     close.positions[3] = close.positions[0] + close.cell.array[0] + [0.1, 0.0, 0.0]
     with pytest.raises(ValueError, match=r"overlaps: atoms 0 and 3 are 0\.1 Å apart"):
         run(small_potential, close, tmp_path)
+    held = ions.copy()
+    held.set_constraint(FixAtoms([0]))
+    with pytest.raises(ValueError, match=r"has constraints \(FixAtoms\), which would not be kept"):
+        run(small_potential, held, tmp_path)
     assert not any(tmp_path.iterdir())
 
 

@@ -365,7 +365,9 @@ def test_born_effective_charges_of_a_cluster_are_the_derivative_of_its_dipole():
         moved[atom, axis] = step
         derivative = (dipole(positions + moved) - dipole(positions - moved)) / (2 * step)
         np.testing.assert_allclose(born[atom, :, axis], derivative, atol=1e-6 if X64 else 1e-2)
-    screened = potential.born_effective_charges(make_system(positions), epsilon_infinity=4.0, direction=1)
+    screened = potential.born_effective_charges(make_system(positions), epsilon_infinity=jnp.asarray(4.0), direction=1)
     assert screened.shape == (6, 3)
+    with pytest.raises(ValueError, match="`cell` has no volume"):
+        potential.born_effective_charges(make_system(positions, CELL * [[1], [1], [0]], pbc=(True, True, False)))
     with pytest.raises(ValueError, match="`potential` is a short-range model: it has no latent charges"):
         random_potential("short-range").born_effective_charges(make_system(positions))

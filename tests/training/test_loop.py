@@ -237,8 +237,11 @@ class TestHostLogic:
         (folder / ".model.123.tmp").mkdir(parents=True)
         (folder / ".model.123.tmp" / "config.json").touch()
         (folder / ".checkpoint.safetensors.123.tmp").touch()
+        (folder / "other").mkdir()
+        (folder / "other" / ".model.123.tmp").touch()  # of another run, which may be at it
+        (folder / ".notes.tmp").touch()
         train(config)
-        assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+        assert sorted(path.name for path in folder.rglob(".*")) == [".model.123.tmp", ".notes.tmp"]
 
 
 def test_other_data_are_refused(tmp_path):

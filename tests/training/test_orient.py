@@ -12,9 +12,9 @@ from lesjax.models.config import LongRangeConfig
 from lesjax.models.potential import Potential
 from lesjax.training.config import DataConfig, Phase, TrainingSection
 from lesjax.training.data import make_dataset
-from lesjax.training.initialize import initial_state, scaled_parameters
+from lesjax.training.initialize import _electronegativity_charges, initial_state, scaled_parameters
 from lesjax.training.loop import phase_weights
-from lesjax.training.orient import flip, orient
+from lesjax.training.orient import decisive, flip, orient
 from lesjax.training.prepare import model_config
 from lesjax.training.step import make_evaluation, make_step
 from toy import MODEL, make_frame, make_frames
@@ -125,3 +125,25 @@ def test_structure_without_its_charge_is_named():
     frames = make_frames(1)
     with pytest.raises(ValueError, match=r"Structure 0: `total_charge` \(in e\) is needed .*atoms\.info\['charge'\]"):
         make_dataset(config, frames, io.all_labels(frames))
+
+
+def test_elements_without_electronegativity_start_neutral():
+    config, dataset = make_model(element_charges=True)
+    with_argon = dataclasses.replace(config.representation, elements=(*config.representation.elements, 18))
+    config = dataclasses.replace(config, representation=with_argon, reference_energies=())
+    bucket = dataset.buckets[0]
+    numbers = np.array(bucket.system.atomic_numbers)
+    numbers[:, 0] = 18
+    system = dataclasses.replace(bucket.system, atomic_numbers=numbers)
+    dataset = dataclasses.replace(dataset, buckets=(dataclasses.replace(bucket, system=system),))
+    table = np.asarray(_electronegativity_charges(config, dataset, jnp.zeros((3, 1))))[:, 0]
+    assert table[-1] == 0.0
+    assert table.min() < -0.1 < 0.1 < table.max()
+
+
+def test_sign_is_decided_by_structures_of_all_charges():
+    (_, ions), (_, neutral) = make_model(charge=1.0), make_model()
+    assert decisive(ions, neutral) is ions
+    assert decisive(neutral, None) is neutral
+    (_, others) = make_model()
+    assert decisive(neutral, others) is others

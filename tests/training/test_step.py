@@ -34,7 +34,7 @@ def parameters(small):
     return scaled_parameters(small.model, 0, small.train)
 
 
-def test_features_start_at_a_root_mean_square_of_one(small, parameters):
+def test_features_start_at_a_root_mean_square_of_one(small, parameters, monkeypatch):
     def sizes(parameters):
         return initialize._root_mean_square(small.model, parameters["params"]["representation"], small.train)
 
@@ -42,6 +42,9 @@ def test_features_start_at_a_root_mean_square_of_one(small, parameters):
     together = sizes(scaled_parameters(small.model, 0, small.train, "all"))
     assert np.mean(together**2) == pytest.approx(1.0, rel=1e-4)
     assert together.max() > 3.0 * together.min()
+    n_atoms, noise = small.train.buckets[0].system.atom_mask.shape[1], jnp.asarray([2.0, 1e-19, 0.0])
+    monkeypatch.setattr(initialize, "_features", lambda *_: jnp.broadcast_to(noise, (4, n_atoms, 3)))
+    np.testing.assert_allclose(sizes(parameters), [2.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="`feature_scale` must be each or all, got 'none'"):
         TrainingSection(feature_scale="none")
 
