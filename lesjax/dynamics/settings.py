@@ -1,12 +1,20 @@
-"""What a simulation is asked to do."""
+"""What a simulation is asked to do, and whether a structure can be simulated so."""
 
 import dataclasses
 import math
 from dataclasses import dataclass
 
+import ase
+import numpy as np
+
+from lesjax.models.potential import Potential
 from lesjax.neighbor_plan import DEFAULT_SKIN
+from lesjax.neighbors import neighbor_arrays
+from lesjax.system import System
 
 
+# closer pairs are a mistake in the structure, Å
+MIN_DISTANCE = 0.4
 ENSEMBLES = ("nve", "nvt", "langevin", "npt", "npt-flexible")
 FORMATS = ("xyz", "traj")
 
@@ -93,3 +101,29 @@ class Settings:
             for name, value in mine.items()
             if name != "steps" and (list(value) if isinstance(value, tuple) else value) != other.get(name)
         ]
+
+
+def check_structure(settings: Settings, potential: Potential, template: System, atoms: ase.Atoms) -> None:
+    """Raise ValueError for what this ensemble cannot run."""
+    if atoms.constraints:
+        kinds = ", ".join(sorted({type(constraint).__name__ for constraint in atoms.constraints}))
+        raise ValueError(
+            f"The structure has constraints ({kinds}), which would not be kept. Remove them with "
+            "`atoms.set_constraint()`, or use the dynamics of ase with `LesCalculator`."
+        )
+    if settings.constant_pressure and not all(template.pbc):
+        raise ValueError(
+            f"Ensemble {settings.ensemble!r} needs a cell that is periodic in three directions, got pbc "
+            f"{template.pbc}. Use 'nvt' for a cluster or a slab."
+        )
+    wants_charges = settings.born_effective_charges or settings.electric_field or settings.polarization
+    if wants_charges and potential.config.long_range is None:
+        raise ValueError("`potential` is a short-range model: it has no charges, no polarization, and no field.")
+    neighbors, shifts, real = neighbor_arrays(atoms.positions, atoms.cell.array, template.pbc, MIN_DISTANCE)
+    if real.any():
+        i, column = np.argwhere(real)[0]
+        j, there = neighbors[i, column], shifts[i, column] @ atoms.cell.array
+        distance = np.linalg.norm(atoms.positions[j] + there - atoms.positions[i])
+        raise ValueError(
+            f"The structure overlaps: atoms {i} and {j} are {distance:.2g} Å apart. Relax or correct it."
+        )

@@ -29,19 +29,16 @@ from lesjax.dynamics.ensembles import (
     maxwell_boltzmann,
     temperature_of,
 )
-from lesjax.dynamics.settings import Settings
+from lesjax.dynamics.settings import Settings, check_structure
 from lesjax.models.potential import Potential, Prediction, check_solved, predict, predict_born_charges
 from lesjax.neighbor_list import NeighborList, crowded, renew, within_cutoff
 from lesjax.neighbor_plan import NeighborPlan, grown
-from lesjax.neighbors import neighbor_arrays
 from lesjax.properties import field_forces
 from lesjax.system import electronic_info
 
 
 # No atom moves that far in a sensible step, Å
 MAX_MOVE = 0.7
-# Closer pairs are a mistake in the structure, Å
-MIN_DISTANCE = 0.4
 MAX_GROWTHS = 20
 
 
@@ -110,8 +107,8 @@ def simulate(
     """Run molecular dynamics, or go on with the run in the folder `out`.
 
     The folder gets ``settings.json``, ``log.csv``, ``trajectory.xyz`` or ``.traj``, ``checkpoint.safetensors``,
-    ``final.xyz`` and ``md.png``. Velocities of `atoms` are used where it has some; otherwise they are drawn at the
-    temperature of the settings.
+    ``final.xyz`` and ``md.png``. Velocities of `atoms` are used where it has some, but for "langevin" without their
+    common drift; otherwise they are drawn at the temperature of the settings.
 
     Args:
         potential: the model.
@@ -136,7 +133,7 @@ class Simulation:
     def __init__(self, potential: Potential, atoms: ase.Atoms, folder: pathlib.Path, settings: Settings) -> None:
         self.potential, self.folder, self.settings = potential, folder, settings
         self.template = adapter.make_template(potential, atoms, None)
-        self.check_structure(atoms)
+        check_structure(settings, potential, self.template, atoms)
         self.masses = atoms.get_masses()
         self.info = electronic_info(atoms)
         dtype = self.template.positions.dtype
@@ -370,32 +367,6 @@ class Simulation:
     def allocate(self, positions: Array, cell: Array, at_least: NeighborPlan | None) -> NeighborList:
         """A list for these positions; host only."""
         return adapter.allocate_pairs(self.potential, self.template, positions, cell, self.settings.skin, at_least)
-
-    def check_structure(self, atoms: ase.Atoms) -> None:
-        """Raise ValueError for what this ensemble cannot run."""
-        settings = self.settings
-        if atoms.constraints:
-            kinds = ", ".join(sorted({type(constraint).__name__ for constraint in atoms.constraints}))
-            raise ValueError(
-                f"The structure has constraints ({kinds}), which would not be kept. Remove them with "
-                "`atoms.set_constraint()`, or use the dynamics of ase with `LesCalculator`."
-            )
-        if settings.constant_pressure and not all(self.template.pbc):
-            raise ValueError(
-                f"Ensemble {settings.ensemble!r} needs a cell that is periodic in three directions, got pbc "
-                f"{self.template.pbc}. Use 'nvt' for a cluster or a slab."
-            )
-        wants_charges = settings.born_effective_charges or settings.electric_field or settings.polarization
-        if wants_charges and self.potential.config.long_range is None:
-            raise ValueError("`potential` is a short-range model: it has no charges, no polarization, and no field.")
-        neighbors, shifts, real = neighbor_arrays(atoms.positions, atoms.cell.array, self.template.pbc, MIN_DISTANCE)
-        if real.any():
-            i, column = np.argwhere(real)[0]
-            j, there = neighbors[i, column], shifts[i, column] @ atoms.cell.array
-            distance = np.linalg.norm(atoms.positions[j] + there - atoms.positions[i])
-            raise ValueError(
-                f"The structure overlaps: atoms {i} and {j} are {distance:.2g} Å apart. Relax or correct it."
-            )
 
     def first_momenta(self, atoms: ase.Atoms) -> Float[np.ndarray, "n 3"]:
         """Momenta of the structure, or drawn at random."""
