@@ -14,6 +14,8 @@ import jax
 import numpy as np
 
 from lesjax.io import atomic_path
+from lesjax.models import Potential
+from lesjax.models.convert import convert_weights
 from lesjax.training.loop import read_log
 
 
@@ -27,6 +29,14 @@ def shared(relative: str) -> pathlib.Path:
     if not path.exists():
         sys.exit(f"This benchmark needs {relative}, looked for below {SHARED}; set LESJAX_SHARED to its folder.")
     return path
+
+
+def published_potential(relative: str) -> Potential:
+    """A published model of the shared data in JAX's default dtype."""
+    dtype = jax.dtypes.canonicalize_dtype(float)
+    with np.load(shared(relative)) as file:
+        weights = {key[2:]: file[key].astype(dtype) for key in file.files if key.startswith("w/")}
+        return convert_weights(json.loads(str(file["info"])), weights)
 
 
 def interleaved(functions: dict[str, Callable[[], object]], rounds: int = 15) -> tuple[dict, dict]:

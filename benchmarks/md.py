@@ -13,7 +13,6 @@ interleaved, so that noise hits all alike.
 import argparse
 import dataclasses
 import functools
-import json
 import pathlib
 import tempfile
 import time
@@ -23,13 +22,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.md.verlet import VelocityVerlet
-from common import interleaved, shared, write_json
+from common import interleaved, published_potential, shared, write_json
 
 from lesjax import io
 from lesjax.dynamics import LesCalculator, Settings
 from lesjax.dynamics.ensembles import maxwell_boltzmann
 from lesjax.dynamics.simulation import Simulation
-from lesjax.models.convert import convert_weights
 from lesjax.models.potential import Potential, predict
 from lesjax.neighbor_list import renew, within_cutoff
 
@@ -38,15 +36,6 @@ from lesjax.neighbor_list import renew, within_cutoff
 REFERENCE = {192: 14.7, 1536: 1.9, 12288: 0.065}
 # as users get it
 LOG_EVERY = Settings.log_every
-
-
-def water_model() -> Potential:
-    """The published water model in JAX's default dtype."""
-    with np.load(shared("reference/cace_water.npz")) as file:
-        data = dict(file)
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    weights = {key[2:]: value.astype(dtype) for key, value in data.items() if key.startswith("w/")}
-    return convert_weights(json.loads(str(data["info"])), weights)
 
 
 def measure(potential: Potential, repeat: int, steps: int, rounds: int) -> dict:
@@ -142,7 +131,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=LOG_EVERY, help="of the driver in each round")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    potential, rows = water_model(), []
+    potential, rows = published_potential("reference/cace_water.npz"), []
     for repeat in arguments.repeats:
         rows.append(measure(potential, repeat, arguments.steps, arguments.rounds))
         print(rows[-1], flush=True)

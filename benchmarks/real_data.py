@@ -7,17 +7,15 @@ have a command of their own (benchmarks/dimers.py).
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from common import read_runs, shared, train, write_json
+from common import published_potential, read_runs, shared, train, write_json
 
 from lesjax import System, datasets, io
 from lesjax.models import load
-from lesjax.models.convert import convert_weights
 from lesjax.training import evaluate, load_config
 from lesjax.training.data import reference_energies
 from lesjax.training.prepare import prepare
@@ -76,11 +74,9 @@ RUNS = {
 }  # fmt: skip
 
 
-def of_published_weights(path: pathlib.Path, files: dict[str, pathlib.Path]) -> dict[str, float | int]:
+def of_published_weights(weights: str, files: dict[str, pathlib.Path]) -> dict[str, float | int]:
     """Errors of published weights on the validation set; energies of the elements are fitted to the training set."""
-    with np.load(path) as arrays:
-        weights = {key[2:]: arrays[key] for key in arrays.files if key.startswith("w/")}
-        potential = convert_weights(json.loads(str(arrays["info"])), weights)
+    potential = published_potential(weights)
     frames = io.read(files["train"])
     systems = [System.from_ase(atoms, cutoff=potential.cutoff, pbc=False) for atoms in frames]
     shape = np.max([system.shape for system in systems], axis=0).tolist()
@@ -98,7 +94,7 @@ def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     run, folder = RUNS[name], work / name
     files = {key: shared(name) if "/" in name else datasets.path(name) for key, name in run.files.items()}
     if run.weights:
-        metrics = {"validation": of_published_weights(shared(run.weights), files)}
+        metrics = {"validation": of_published_weights(run.weights, files)}
         return {"config": run.weights, "settings": [], "metrics": metrics, "published": {}}
     settings = [f"data.{key}={file}" for key, file in files.items()]
     settings += [*run.settings, *extra]

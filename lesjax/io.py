@@ -201,8 +201,9 @@ def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:
     Warns of Born effective charges that are left out for want of their order, see `Keys`.
 
     Raises:
-        ValueError: for a label of the wrong shape, or one that is no number.
+        ValueError: for a label of the wrong shape, one that is no number, or results of another structure.
     """
+    _check_results(atoms)
     keys = keys or Keys()
     n = len(atoms)
     return Labels(
@@ -227,14 +228,18 @@ def all_labels(frames: Sequence[Atoms], keys: Keys | None = None) -> list[Labels
     return result
 
 
-def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
-    results = getattr(atoms.calc, "results", None) or {}
-    check = getattr(atoms.calc, "check_state", None)
+def _check_results(atoms: Atoms) -> None:
+    """Refuse the results of a calculator that has gone on to another structure."""
+    results, check = getattr(atoms.calc, "results", None), getattr(atoms.calc, "check_state", None)
     if results and check is not None and not isinstance(atoms.calc, SinglePointCalculator) and check(atoms):
         raise ValueError(
             "The calculator of this structure has last computed another one. Keep the results of each with "
             "`lesjax.io.frozen(atoms)` right after it was computed."
         )
+
+
+def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
+    results = getattr(atoms.calc, "results", None) or {}
     for name in names:
         for place in (atoms.info, atoms.arrays, results):
             if place.get(name) is not None:

@@ -210,10 +210,8 @@ def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | N
         charges = np.asarray(prediction.charges, float).sum(axis=1)
         results["charges"] = charges
         if settings.polarization:
-            atoms.info |= polarization(charges, position, cell, template.pbc)
-            if prediction.dipoles is not None:
-                own = np.asarray(prediction.dipoles, float).sum(axis=(0, 1))
-                atoms.info["dipole" if not any(template.pbc) else "latent_dipole"] = atoms.info.get("dipole", 0.0) + own
+            own = None if prediction.dipoles is None else np.asarray(prediction.dipoles, float).sum(axis=(0, 1))
+            atoms.info |= polarization(charges, own, position, cell, template.pbc)
     if born is not None:
         results["born_effective_charges"] = np.asarray(born, float)
     atoms.calc = SinglePointCalculator(atoms, **results)
@@ -240,21 +238,23 @@ def as_columns(frame: ase.Atoms) -> ase.Atoms:
 
 
 def polarization(
-    charges: Float[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"],
-    pbc: tuple[bool, bool, bool],
+    charges: Float[np.ndarray, " n"], dipole: Float[np.ndarray, "3"] | None, positions: Float[np.ndarray, "n 3"],
+    cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool],
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    r"""Polarization by the charges of a frame under the names of its comment line.
+    r"""Polarization of a frame, by charges and the sum `dipole` of their dipoles, under the names of its comment line.
 
-    ``dipole``, e Å, without periodic directions. With one, ``polarization_real`` and ``polarization_imag``: the phase
+    ``dipole``, e Å, without periodic directions. With one, ``latent_dipole``, e Å, that of the dipoles, and
+    ``polarization_real`` and ``polarization_imag``: the phase
     :math:`P_a = \sum_i q_i e^{2 \pi i s_{ia}} / (2 \pi i)` along each periodic lattice direction, in e, and
     :math:`\sum_i q_i s_{ia}` along others.
     """
     if not any(pbc):
-        return {"dipole": charges @ positions}
+        return {"dipole": charges @ positions + (0.0 if dipole is None else dipole)}
     fractional = positions @ np.linalg.inv(complete_cell(cell, pbc))
     phase = np.exp(2j * np.pi * fractional) / (2j * np.pi)
     total = charges @ np.where(pbc, phase, fractional)
-    return {"polarization_real": np.real(total), "polarization_imag": np.imag(total)}
+    of_charges = {"polarization_real": np.real(total), "polarization_imag": np.imag(total)}
+    return of_charges if dipole is None else of_charges | {"latent_dipole": dipole}
 
 
 def read_log(path: pathlib.Path) -> dict[str, Float[np.ndarray, " t"]]:

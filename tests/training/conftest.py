@@ -39,9 +39,10 @@ _known_parameters = {}
 
 def _parameters(model, seed, dataset, feature_scale):
     """The hyper-parameters hold two numbers that the data set determines: they stand for it."""
-    if (model, seed) not in _known_parameters:
-        _known_parameters[model, seed] = _scaled_parameters(model, seed, dataset, feature_scale)
-    return _known_parameters[model, seed]
+    key = (model, seed, feature_scale)
+    if key not in _known_parameters:
+        _known_parameters[key] = _scaled_parameters(model, seed, dataset, feature_scale)
+    return _known_parameters[key]
 
 
 @pytest.fixture
