@@ -64,7 +64,7 @@ def train(config: str, settings: Sequence[str], folder: pathlib.Path) -> dict:
         The settings, epochs, seconds of all calls (compilation and evaluations included, on a machine that may do other
         things as well) and the metrics that the command wrote.
     """
-    command = [sys.executable, "-m", "lesjax.cli", "train", config, "--set", f"output={folder}"]
+    command = [sys.executable, "-m", "lesjax", "train", config, "--set", f"output={folder}"]
     start = time.monotonic()
     result = subprocess.run([*command, *(part for setting in settings for part in ("--set", setting))], check=False)
     if result.returncode != 0:

@@ -84,7 +84,7 @@ def reversal(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path
 def killed(model: pathlib.Path, start: ase.Atoms, folder: pathlib.Path, seed: int) -> dict:
     """Whether a run that is killed again and again writes the trajectory of one that is not."""
     ase.io.write(folder / "start.xyz", start)
-    command = [sys.executable, "-m", "lesjax.cli", "md", str(model), str(folder / "start.xyz"), "--steps", "3000"]
+    command = [sys.executable, "-m", "lesjax", "md", str(model), str(folder / "start.xyz"), "--steps", "3000"]
     command += ["--ensemble", "npt", "--temperature", "300", "--checkpoint-every", "100", "--frame-every", "50"]
 
     def start_run(name: str) -> subprocess.Popen:

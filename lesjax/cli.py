@@ -279,7 +279,3 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
             spread = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
         table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}", *spread)
     Console().print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -251,7 +251,7 @@ def test_as_a_process(run, tmp_path):
     folder, _ = run
 
     def call(*arguments):
-        command = [sys.executable, "-m", "lesjax.cli", *arguments]
+        command = [sys.executable, "-m", "lesjax", *arguments]
         environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
 

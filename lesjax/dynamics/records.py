@@ -29,6 +29,7 @@ from safetensors.numpy import save
 from lesjax import io
 from lesjax.dynamics.settings import Settings
 from lesjax.models.potential import Potential, Prediction
+from lesjax.models.storage import to_files
 from lesjax.neighbor_plan import NeighborPlan, complete_cell
 from lesjax.progress import progress_bar
 from lesjax.system import System, electronic_state
@@ -56,7 +57,7 @@ class Output:
                 "dtype": str(template.positions.dtype),
             },
             "cutoff": potential.cutoff,
-            "model": digest(jax.tree.leaves(potential.params)),
+            "model": digest([np.frombuffer(file, np.uint8) for file in to_files(potential).values()]),
             "start": digest(
                 [start.positions, start.cell.array, start.get_momenta(), start.get_masses(), electronic_state(start)]
             ),

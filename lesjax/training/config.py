@@ -146,13 +146,14 @@ class TrainingSection:
         optimizer: "adam" or "adamw".
         weight_decay: of AdamW.
         clip: largest norm of the gradient; 0 leaves it.
-        ema: decay of the average of the parameters that is validated and saved; 0 for none.
+        ema: decay of the average of the parameters that is validated and saved, reached in about 9 / (1 - `ema`) steps;
+            0 for none.
         eval_every: epochs between evaluations.
         checkpoint_seconds: least time between checkpoints.
         early_stop: evaluations without a better validation loss after which a phase ends; 0 for never.
         feature_scale: features start with a root mean square of one over the training set: "each" of them, or "all"
-            together, by one number. That leaves products of three factors small beside those of one, which is slower
-            where there are enough data, and generalizes better where a large model has few of them.
+            together, by one number, with small embeddings. That leaves products of three factors small beside those of
+            one, which is slower where there are enough data, and generalizes better where a large model has few.
         ensemble: train so many models at once, with the seeds `seed`, `seed` + 1, …; a single one if it is not given.
     """
 

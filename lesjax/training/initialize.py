@@ -22,6 +22,9 @@ MAX_STRUCTURES = 64
 # e per unit of Pauling's scale: two thirds of what force fields have for water and salts; charges grow slowly where
 # the short-range part explains most of the forces
 CHARGE_PER_ELECTRONEGATIVITY = 0.6
+# of the element embeddings where all features have one scale: makes products of three factors a tenth of single ones,
+# and messages smaller still, as in trained models; from one on they would be ten times as large, and overfit
+EMBEDDING_SIZE = 0.3
 
 
 def scaled_parameters(config: ModelConfig, seed: int, dataset: Dataset, feature_scale: str = "each") -> PyTree:
@@ -34,6 +37,9 @@ def scaled_parameters(config: ModelConfig, seed: int, dataset: Dataset, feature_
     params = dict(initial_parameters(config, seed)["params"])
     for name in ("representation", "charge_representation"):
         if name in params:
+            if feature_scale == "all":
+                embeddings = ("sender_embedding", "receiver_embedding")
+                params[name] = {**params[name], **{key: EMBEDDING_SIZE * params[name][key] for key in embeddings}}
             size = _root_mean_square(config, params[name], dataset)
             if feature_scale == "all":
                 size = np.full_like(size, np.sqrt(np.mean(size**2)))

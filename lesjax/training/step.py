@@ -30,6 +30,11 @@ def make_optimizer(section: TrainingSection) -> optax.GradientTransformation:
     return optax.chain(*parts, optax.scale(-1.0))
 
 
+def average_decay(section: TrainingSection, count: Float[Array, ""]) -> Float[Array, ""]:
+    """Decay of the running average in step `count`, from one: at first the average forgets its random start."""
+    return jnp.minimum(section.ema, (1.0 + count) / (10.0 + count))
+
+
 def make_lbfgs() -> optax.GradientTransformationExtraArgs:
     """L-BFGS with a zoom line search."""
     return optax.lbfgs(memory_size=50, linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=15))
@@ -51,7 +56,8 @@ def make_step(config: ModelConfig, section: TrainingSection) -> Callable:
         with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
             direction, optimizer_state = optimizer.update(gradient, state["optimizer"], state["params"])
         params = jax.tree.map(lambda p, d: p + learning_rate.astype(p.dtype) * d, state["params"], direction)
-        ema = jax.tree.map(lambda e, p: section.ema * e + (1.0 - section.ema) * p, state["ema"], params)
+        decay = average_decay(section, optax.tree.get(optimizer_state, "count").astype(value.dtype))
+        ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state["ema"], params)
         return {**state, "params": params, "ema": ema, "optimizer": optimizer_state}, value
 
     return step

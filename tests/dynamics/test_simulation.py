@@ -136,7 +136,7 @@ def test_killed_run_goes_on(ions, small_potential, tmp_path):
     words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", str(value))]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     process = subprocess.Popen(
-        [sys.executable, "-m", "lesjax.cli", "md", tmp_path / "model", tmp_path / "ions.xyz", "--out", broken, *words],
+        [sys.executable, "-m", "lesjax", "md", tmp_path / "model", tmp_path / "ions.xyz", "--out", broken, *words],
         env={**os.environ, "JAX_ENABLE_X64": str(int(X64))},
     )
     while process.poll() is None and not (broken / "checkpoint.safetensors").exists():
@@ -203,6 +203,11 @@ def test_breakdown_keeps_the_last_good_frame(ions, small_potential, tmp_path):
 def test_folder_of_another_model_or_start_is_refused(ions, small_potential, tmp_path):
     run(small_potential, ions, tmp_path)
     other = dataclasses.replace(small_potential, params=jax.tree.map(lambda p: 1.1 * p, small_potential.params))
+    with pytest.raises(ValueError, match=r"holds a run with other settings \(model\)"):
+        run(other, ions, tmp_path)
+    config = small_potential.config
+    wider = dataclasses.replace(config.long_range, sigma=1.1 * config.long_range.sigma)
+    other = dataclasses.replace(small_potential, config=dataclasses.replace(config, long_range=wider))
     with pytest.raises(ValueError, match=r"holds a run with other settings \(model\)"):
         run(other, ions, tmp_path)
     moved = ions.copy()

@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from lesjax.models.symmetrize import invariants
 from lesjax.training import initialize, loop
 from lesjax.training.config import TrainingSection
 from lesjax.training.initialize import initial_state, scaled_parameters
 from lesjax.training.losses import Weights
 from lesjax.training.prepare import prepare
-from lesjax.training.step import make_evaluation, make_optimizer, make_step
+from lesjax.training.step import average_decay, make_evaluation, make_optimizer, make_step
 from toy import MODEL, make_config, make_frame, make_frames, phases
 
 
@@ -42,6 +43,9 @@ def test_features_start_at_a_root_mean_square_of_one(small, parameters, monkeypa
     together = sizes(scaled_parameters(small.model, 0, small.train, "all"))
     assert np.mean(together**2) == pytest.approx(1.0, rel=1e-4)
     assert together.max() > 3.0 * together.min()
+    c = small.model.representation
+    single, *products = together.reshape(len(c.messages) + 1, len(invariants(c.max_l, c.max_nu)), -1)[0]
+    assert np.sqrt(np.mean(np.square(products))) < 0.5 * np.sqrt(np.mean(single**2))
     n_atoms, noise = small.train.buckets[0].system.atom_mask.shape[1], jnp.asarray([2.0, 1e-19, 0.0])
     monkeypatch.setattr(initialize, "_features", lambda *_: jnp.broadcast_to(noise, (4, n_atoms, 3)))
     np.testing.assert_allclose(sizes(parameters), [2.0, 1.0, 1.0])
@@ -75,9 +79,15 @@ def test_ema_follows_the_parameters(small, step, parameters):
     state = initial_state(TrainingSection(ema=0.9), parameters)
     before = jax.tree.map(np.array, state["ema"])
     arguments = (small.train.buckets[0], np.arange(4), np.ones(4, bool), jnp.asarray(RATE), WEIGHTS["forces"])
-    state, _ = step(state, *arguments)
-    expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * np.asarray(new), before, state["params"])
+    expected = before
+    for decay in (2 / 11, 3 / 12):  # (1 + t) / (10 + t) in step t, until it is 0.9
+        state, _ = step(state, *arguments)
+        new = jax.tree.map(np.array, state["params"])
+        expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, new)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state["ema"], expected)
+    section = TrainingSection(ema=0.9)
+    np.testing.assert_allclose([average_decay(section, jnp.asarray(t)) for t in (80.0, 81.0, 1000.0)], [0.9, 0.9, 0.9])
+    assert average_decay(TrainingSection(ema=0.0), jnp.asarray(5.0)) == 0.0
 
 
 def test_rows_that_fill_up_do_not_count(small, step, parameters):
