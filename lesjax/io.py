@@ -21,6 +21,7 @@ from ase.data import chemical_symbols as chemical_symbols
 from jaxtyping import Array, Float
 
 
+XYZ = (".xyz", ".extxyz")
 BORN_ORDERS = ("polarization-first", "displacement-first")
 # The first two are ours; "BEC" and "bec" are the columns of the published sets of superionic water (Zhong et al., 2025)
 # and of dipeptides (King et al., 2025).
@@ -125,6 +126,7 @@ def read(path: str | os.PathLike) -> list[Atoms]:
         frames.extend(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True))
     except Exception as error:
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {error!r}") from error
+    _check_blank_lines(path)
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
     return frames
@@ -136,10 +138,27 @@ def _decompressed(path: pathlib.Path) -> tuple[pathlib.Path | StringIO, str | No
     ase goes back and forth in the file, which decompresses it from its start for each frame.
     """
     opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix)
-    if opener is None or pathlib.Path(path.stem).suffix not in (".xyz", ".extxyz"):
+    if opener is None or pathlib.Path(path.stem).suffix not in XYZ:
         return path, None
     with opener(path, "rt", encoding="utf-8") as file:
         return StringIO(file.read()), "extxyz"
+
+
+def _check_blank_lines(path: pathlib.Path) -> None:
+    """Raise ValueError for a blank line before a frame of extended xyz, where ase ends reading without a word."""
+    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
+    if pathlib.Path(path.stem if opener is not open else path).suffix not in XYZ:
+        return
+    with opener(path, "rt", encoding="utf-8", errors="replace") as file:
+        lines, blank = enumerate(file, start=1), None
+        for number, line in lines:
+            if not line.strip():
+                blank = number
+            elif blank is not None:
+                raise ValueError(f"Line {blank} of {str(path)!r} is blank, and more follows. Delete the line.")
+            elif line.strip().isdigit():
+                for _ in range(int(line) + 1):  # comment and atoms
+                    next(lines, None)
 
 
 def write_json(path: str | os.PathLike, content: object) -> None:

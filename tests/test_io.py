@@ -1,5 +1,6 @@
 """Extended-xyz files: labels under all names and shapes, broken files, writing as a whole."""
 
+import gzip
 import json
 
 import ase
@@ -240,6 +241,25 @@ def test_unreadable_number_names_the_frame(tmp_path):
     path.write_text("\n".join([*lines[:7], "O 0.0 zero 0.0", *lines[8:]]) + "\n")
     with pytest.raises(ValueError, match=r"bad\.xyz' cannot be read at frame 1.*'zero'"):
         io.read(path)
+
+
+@pytest.mark.parametrize("name", ["frames.xyz", "frames.xyz.gz"])
+def test_frames_after_a_blank_line_are_not_lost(name, tmp_path):
+    """ase ends there."""
+    path = tmp_path / "one.xyz"
+    io.write(path, [water()])
+    frame, opener = path.read_text(), gzip.open if name.endswith("gz") else open
+
+    def read(text):
+        with opener(tmp_path / name, "wt") as file:
+            file.write(text)
+        return io.read(tmp_path / name)
+
+    assert len(read(frame + frame + "\n\n")) == 2
+    with pytest.raises(ValueError, match=rf"Line 6 of .*{name}' is blank, and more follows\. Delete the line"):
+        read(frame + "\n" + frame)
+    with pytest.raises(ValueError, match="Line 1 of"):
+        read("\n" + frame)
 
 
 def test_file_that_is_no_structure(tmp_path):
