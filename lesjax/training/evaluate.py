@@ -209,7 +209,7 @@ def _pairs(
     weights = Weights(energy=jnp.asarray(1.0), forces=jnp.asarray(1.0))
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         batch = dataset.buckets[bucket]
-        prediction = compute(potential.params, batch, rows, mask, weights)[2]
+        prediction = compute(potential.params, batch, rows, mask, weights)[1]
         check_solved(prediction)
         found = jax.device_get(vars(prediction))
         members = dataset.members[bucket][rows]

@@ -360,27 +360,27 @@ def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> fl
 def dataset_errors(
     evaluation: Any, params: PyTree, dataset: Dataset, batch_size: int, weights: Weights
 ) -> tuple[float, dict[str, float]]:
-    """Mean loss, and RMSE and MAE of each kind of label that the data set has.
+    """Loss of the whole set, and RMSE and MAE of each kind of label that it has.
 
     Raises:
         ValueError: for induced or equilibrated charges that have no solution.
     """
-    losses, sizes, sums = [], [], []
+    sums = []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        loss, errors, prediction = evaluation(params, dataset.buckets[bucket], rows, mask, weights)
+        errors, prediction = evaluation(params, dataset.buckets[bucket], rows, mask, weights)
         check_solved(prediction)
-        losses.append(loss)
-        sizes.append(int(mask.sum()))
         sums.append(errors)
-    losses, sums = jax.device_get((losses, sums))
-    metrics = {}
+    sums = jax.device_get(sums)
+    loss, metrics = 0.0, {}
     for name in dict.fromkeys(name for errors in sums for name in errors):
         squares, magnitudes, count = np.sum([errors[name] for errors in sums if name in errors], axis=0, dtype=float)
         if count:
             short = "bec" if name == "born_effective_charges" else name
             metrics[f"{short}_rmse"] = math.sqrt(squares / count)
             metrics[f"{short}_mae"] = magnitudes / count
-    return float(np.average(losses, weights=sizes)), metrics
+            weight = getattr(weights, name)
+            loss += 0.0 if weight is None else float(weight) * squares / count
+    return loss, metrics
 
 
 @contextmanager

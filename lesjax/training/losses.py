@@ -87,13 +87,6 @@ def residuals(
     return result
 
 
-def loss(
-    prediction: Prediction, batch: Batch, weights: Weights, born_charges: Float[Array, "b n 3 3"] | None = None
-) -> Float[Array, ""]:
-    """Weighted sum of the mean squared residuals."""
-    return loss_of_sums(square_sums(prediction, batch, weights, born_charges), weights)
-
-
 def square_sums(
     prediction: Prediction, batch: Batch, weights: Weights, born_charges: Float[Array, "b n 3 3"] | None = None
 ) -> dict[str, tuple[Array, Array]]:

@@ -107,7 +107,7 @@ def charges_of(
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         system = dataset.buckets[bucket].system
         real = np.asarray(system.atom_mask)[rows] & mask[:, None]
-        found = evaluation(potential.params, dataset.buckets[bucket], rows, mask, weights)[2].charges
+        found = evaluation(potential.params, dataset.buckets[bucket], rows, mask, weights)[1].charges
         charges.append(np.asarray(found)[real])
         numbers.append(np.asarray(system.atomic_numbers)[rows][real])
     return np.concatenate(charges), np.concatenate(numbers)

@@ -12,7 +12,7 @@ from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Prediction, predict, predict_born_charges
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Batch, take
-from lesjax.training.losses import Weights, error_sums, loss, loss_of_sums, square_sums
+from lesjax.training.losses import Weights, error_sums, loss_of_sums, square_sums
 
 
 def predict_batch(config: ModelConfig, params: PyTree, batch: Batch, *, with_stress: bool) -> Prediction:
@@ -119,17 +119,17 @@ def wanted_born_charges(
 
 
 def make_evaluation(config: ModelConfig, *, with_stress: bool) -> Callable:
-    """Compile-on-first-use evaluation (params, bucket, rows, mask, weights) -> (loss, error sums, prediction)."""
+    """Compile-on-first-use evaluation (params, bucket, rows, mask, weights) -> (error sums, prediction)."""
 
     @jax.jit
     def evaluation(
         params: PyTree, bucket: Batch, rows: Array, mask: Array, weights: Weights
-    ) -> tuple[Array, dict[str, Array], Prediction]:
+    ) -> tuple[dict[str, Array], Prediction]:
         batch = take(bucket, rows, mask)
         wanted = with_stress and all(batch.system.pbc)
         prediction = predict_batch(config, params, batch, with_stress=wanted)
         born = wanted_born_charges(config, params, batch, weights)
-        return loss(prediction, batch, weights, born), error_sums(prediction, batch, born), prediction
+        return error_sums(prediction, batch, born), prediction
 
     return evaluation
 

@@ -147,3 +147,6 @@ def test_data_loss_is_that_of_one_batch():
     for batch_size in (1, 2, 8):
         found = jax.jit(fitting.data_loss(dataset, weights, batch_size=batch_size))(potential)
         assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    evaluation = make_evaluation(CONFIG, with_stress=False)
+    found, _ = dataset_errors(evaluation, potential.params, dataset, 2, weights)
+    assert found == pytest.approx(float(expected), rel=1e-5)

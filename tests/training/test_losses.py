@@ -11,7 +11,7 @@ from lesjax import io
 from lesjax.models.potential import Prediction
 from lesjax.system import System
 from lesjax.training.data import Batch
-from lesjax.training.losses import Weights, error_sums, loss
+from lesjax.training.losses import Weights, error_sums, loss_of_sums, square_sums
 
 
 B, N = 3, 4
@@ -63,6 +63,10 @@ OPEN = (False, False, False)
 PREDICTION = make_prediction()
 BORN = jnp.asarray(np.random.default_rng(3).normal(size=(B, N, 3, 3)), DTYPE)
 ALL = Weights(energy=2.0, forces=3.0, stress=5.0, charges=7.0)
+
+
+def loss(prediction, batch, weights, born_charges=None):
+    return loss_of_sums(square_sums(prediction, batch, weights, born_charges), weights)
 
 
 def expected(prediction, batch, weights, systems=range(B)):

@@ -76,7 +76,7 @@ def test_charges_of_the_elements_start_from_the_electronegativities():
     evaluation = make_evaluation(config, with_stress=False)
     without = {"params": params["params"] | {"element_charges": jnp.zeros_like(params["params"]["element_charges"])}}
     found = [
-        np.asarray(evaluation(p, dataset.buckets[0], np.arange(2), np.ones(2, bool), WEIGHTS)[2].charges)
+        np.asarray(evaluation(p, dataset.buckets[0], np.arange(2), np.ones(2, bool), WEIGHTS)[1].charges)
         for p in (params, without)
     ]
     added = (found[0] - found[1])[np.asarray(dataset.buckets[0].system.atom_mask)]
@@ -91,7 +91,7 @@ def test_most_electronegative_element_becomes_negative(settings):
     (bucket,) = dataset.buckets
 
     def predict(potential):
-        return evaluation(potential.params, bucket, np.arange(2), np.ones(2, bool), WEIGHTS)[2]
+        return evaluation(potential.params, bucket, np.arange(2), np.ones(2, bool), WEIGHTS)[1]
 
     def of_chlorine(prediction):
         return np.asarray(prediction.charges)[np.asarray(bucket.system.atomic_numbers) == 17].sum(axis=0)
