@@ -9,6 +9,7 @@ on multiples of their intervals: a run that was killed goes on as if it had not 
 import dataclasses
 import pathlib
 import time
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -379,5 +380,11 @@ class Simulation:
             raise ValueError("`temperature` is missing: the structure has no velocities to start with.")
         if self.settings.temperature == 0:
             return momenta
+        for name in sorted({"vel", "velo", "velocity", "velocities"} & set(atoms.arrays)):
+            warnings.warn(
+                f"Velocities are drawn at random: the unit of column {name!r} is not known. To start from it, write "
+                "`momenta` in ase's units, `atoms.set_velocities(...)`.",
+                stacklevel=2,
+            )
         rng = np.random.default_rng(self.settings.seed)
         return maxwell_boltzmann(self.masses, self.settings.temperature, rng)

@@ -200,6 +200,13 @@ def test_breakdown_keeps_the_last_good_frame(ions, small_potential, tmp_path):
     assert all(np.isfinite(frame.positions).all() and np.isfinite(frame.get_forces()).all() for frame in frames)
 
 
+def test_velocities_without_a_unit_are_named(ions, small_potential, tmp_path):
+    atoms = ions.copy()
+    atoms.set_array("vel", np.ones((len(atoms), 3)))
+    with pytest.warns(UserWarning, match="drawn at random: the unit of column 'vel' is not known"):
+        Simulation(small_potential, atoms, tmp_path, SHORT)
+
+
 def test_folder_of_another_model_or_start_is_refused(ions, small_potential, tmp_path):
     run(small_potential, ions, tmp_path)
     other = dataclasses.replace(small_potential, params=jax.tree.map(lambda p: 1.1 * p, small_potential.params))
