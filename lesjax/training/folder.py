@@ -25,8 +25,8 @@ def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
     if not description.exists():
         return
     try:
-        # keys that an older version did not know get their defaults
-        there = build(RunConfig, json.loads(description.read_text())["run"])
+        # keys that an older version did not know get their defaults; a folder may have been moved
+        there = build(RunConfig, {**json.loads(description.read_text())["run"], "output": config.output})
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(description)!r} is damaged ({error}). Choose another `output`.") from error
     different = differences(*(json.loads(json.dumps(dataclasses.asdict(run))) for run in (there, config)))

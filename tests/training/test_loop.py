@@ -197,9 +197,10 @@ class TestHostLogic:
         first = train(config)
         log = (Path(config.output) / "log.jsonl").read_bytes()
         monkeypatch.setattr(loop.Run, "run_epoch", None)
-        second = train(config)
+        moved = Path(config.output).rename(tmp_path / "elsewhere")
+        second = train(dataclasses.replace(config, output=str(moved)))
         jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
-        assert (Path(config.output) / "log.jsonl").read_bytes() == log
+        assert (moved / "log.jsonl").read_bytes() == log
 
     def test_other_settings_are_refused(self, tmp_path):
         train(make_config(tmp_path))
