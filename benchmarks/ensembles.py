@@ -27,6 +27,8 @@ from lesjax.training.step import make_step
 STEPS = 5
 SETTINGS = (
     "data.max_frames=200",
+    "model.n_radial=8",
+    "model.n_embedding=3",
     "model.max_l=2",
     "model.max_nu=2",
     "model.messages=[]",
