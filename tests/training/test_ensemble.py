@@ -78,9 +78,12 @@ class TestTraining:
             assert single.training.seed == 3 + i
             potential = train(single, prepared=prepared)
             assert_same(run, single.output, exactly=not together)
-            # also of the sign of its charges
-            for own, expected in zip(*map(jax.tree.leaves, (ensemble[i].params, potential.params)), strict=True):
+            # also of the sign of its charges, before all members get that of the first
+            member = load(run / "model")
+            for own, expected in zip(*map(jax.tree.leaves, (member.params, potential.params)), strict=True):
                 np.testing.assert_allclose(own, expected, rtol=RTOL, atol=RTOL)
+        first = load(members(config)[0] / "model").params
+        jax.tree.map(np.testing.assert_array_equal, ensemble[0].params, first)
         losses = [log_of(run)[-1]["valid_loss"] for run in members(config)]
         assert losses[0] != pytest.approx(losses[1], rel=1e-2)
         assert len(load_ensemble(Path(config.output) / "model")) == 2
