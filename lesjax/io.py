@@ -126,7 +126,7 @@ def read(path: str | os.PathLike) -> list[Atoms]:
         frames.extend(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True))
     except Exception as error:
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {error!r}") from error
-    _check_blank_lines(path)
+    _check_blank_lines(path, source)
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
     return frames
@@ -144,12 +144,13 @@ def _decompressed(path: pathlib.Path) -> tuple[pathlib.Path | StringIO, str | No
         return StringIO(file.read()), "extxyz"
 
 
-def _check_blank_lines(path: pathlib.Path) -> None:
+def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
     """Raise ValueError for a blank line before a frame of extended xyz, where ase ends reading without a word."""
-    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix, open)
-    if pathlib.Path(path.stem if opener is not open else path).suffix not in XYZ:
+    if isinstance(source, StringIO):
+        source.seek(0)
+    elif path.suffix not in XYZ:
         return
-    with opener(path, "rt", encoding="utf-8", errors="replace") as file:
+    with source if isinstance(source, StringIO) else open(path, encoding="utf-8", errors="replace") as file:
         lines, blank = enumerate(file, start=1), None
         for number, line in lines:
             if not line.strip():

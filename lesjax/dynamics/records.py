@@ -57,7 +57,7 @@ class Output:
                 "dtype": str(template.positions.dtype),
             },
             "cutoff": potential.cutoff,
-            "model": digest([np.frombuffer(file, np.uint8) for file in to_files(potential).values()]),
+            "model": hashlib.sha256(b"".join(to_files(potential).values())).hexdigest(),
             "start": digest(
                 [start.positions, start.cell.array, start.get_momenta(), start.get_masses(), electronic_state(start)]
             ),
@@ -223,7 +223,7 @@ def digest(arrays: Sequence[Any]) -> str:
     """Hash of the values of arrays."""
     found = hashlib.sha256()
     for array in arrays:
-        found.update(np.ascontiguousarray(jax.device_get(array)).tobytes())
+        found.update(np.asarray(array).tobytes())
     return found.hexdigest()
 
 
