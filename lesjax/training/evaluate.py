@@ -52,7 +52,8 @@ class Evaluation:
         metrics: energies in eV/atom, forces in eV/Å, stress in eV/Å³, charges and Born effective charges (bec) in e,
             dipoles in e Å, traceless quadrupoles in e Å².
         parity: energy (eV/atom, without the reference energies of the elements), forces, stress, charges, dipole,
-            quadrupole, bec. Of an ensemble, that of the mean.
+            quadrupole, bec; flat, in the order of the frames, without those that have no label. Of an ensemble, that of
+            the mean.
         calibration: error and spread of the same kinds, for an ensemble.
     """
 
@@ -186,7 +187,8 @@ def _values(
     for member in potential if isinstance(potential, Ensemble) else [potential]:
         own: dict[str, list[np.ndarray]] = {}
         references = {}
-        for name, known, value in _pairs(member, dataset, frames, labels, batch_size, *functions):
+        pairs = _pairs(member, dataset, frames, labels, batch_size, *functions)
+        for _, name, known, value in sorted(pairs, key=lambda pair: pair[0]):
             references.setdefault(name, []).append(np.ravel(known))
             own.setdefault(name, []).append(np.ravel(np.asarray(value, np.float64)))
         predictions.append({name: np.concatenate(parts) for name, parts in own.items()})
@@ -204,8 +206,8 @@ def _pairs(
     batch_size: int,
     compute: Callable,
     compute_born: Callable,
-) -> Iterator[tuple[str, ArrayLike, ArrayLike]]:
-    """Kind, reference and prediction of one potential for each kind and structure."""
+) -> Iterator[tuple[int, str, ArrayLike, ArrayLike]]:
+    """Index of the frame, kind, reference and prediction of one potential, batch after batch."""
     weights = Weights(energy=jnp.asarray(1.0), forces=jnp.asarray(1.0))
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         batch = dataset.buckets[bucket]
@@ -239,7 +241,7 @@ def _pairs(
                 pairs["bec_diagonal"] = (reference[:, diagonal], predicted[:, diagonal])
                 pairs["bec_off_diagonal"] = (reference[:, ~diagonal], predicted[:, ~diagonal])
             for name, (known, value) in pairs.items():
-                yield name, known, value
+                yield index, name, known, value
 
 
 def evaluate_file(
