@@ -94,8 +94,8 @@ def spread(frames: list[Atoms], seed: int = 0) -> list[Atoms]:
 class Study:
     """One system: its configuration, its data and how long to train.
 
-    `parts` takes the numbers of frames to train, to validate and to test; `kinds` are those of the test frames that are
-    reported apart, by ``info["kind"]``.
+    `parts` takes the numbers of frames to train, to validate and to test; `steps` are those of each phase; `kinds` are
+    those of the test frames that are reported apart, by ``info["kind"]``.
     """
 
     title: str
@@ -103,22 +103,29 @@ class Study:
     cutoff: float
     parts: Callable[[int, int, int], dict[str, list[Atoms]]]
     sizes: tuple[int, ...]
-    steps: int
+    steps: tuple[int, ...]
     n_valid: int = N_VALID
     kinds: tuple[str, ...] = ()
 
 
+KF_STEPS = (16_000, 1_800)
 STUDIES = {
-    "gas": Study("Gas of point charges", "point_charges", 5.0, gas, (10, 30, 100, 300), 4000),
+    "gas": Study("Gas of point charges", "point_charges", 5.0, gas, (10, 30, 100, 300), (4000,)),
     # 180: the size of a published training set
     "kf_water": Study(
-        "Aqueous KF", "kf_water", 4.5, shipped("kf_water"), (10, 30, 100, 180, 300), 16_000, kinds=("bulk", "interface")
+        "Aqueous KF",
+        "kf_water",
+        4.5,
+        shipped("kf_water"),
+        (10, 30, 100, 180, 300),
+        KF_STEPS,
+        kinds=("bulk", "interface"),
     ),
-    "nacl_water": Study("NaCl(001) in water", "kf_water", 4.5, shipped("nacl_water"), (70,), 16_000, n_valid=10),
+    "nacl_water": Study("NaCl(001) in water", "kf_water", 4.5, shipped("nacl_water"), (70,), KF_STEPS, n_valid=10),
 }
 
 
-def epochs_for(steps: int, n_train: int, batch_size: int) -> int:
+def epochs_for(steps: float, n_train: int, batch_size: int) -> int:
     """Epochs that make about `steps` steps."""
     return max(1, round(steps / -(-n_train // batch_size)))
 
@@ -146,13 +153,13 @@ def one_run(system: str, cutoff: float, model: str, size: int, arguments: argpar
     held_out = (QUICK_HELD_OUT, QUICK_HELD_OUT) if arguments.quick else (study.n_valid, N_TEST)
     files = write_parts(study, system, size, held_out, arguments.work / "data")
     batch_size = load_config(study.config, [f"data.{part}={file}" for part, file in files.items()]).training.batch_size
-    steps = arguments.steps or (QUICK_STEPS if arguments.quick else study.steps)
-    epochs = epochs_for(steps, size, batch_size)
+    shorter = (arguments.steps or (QUICK_STEPS if arguments.quick else study.steps[0])) / study.steps[0]
+    epochs = [epochs_for(steps * shorter, size, batch_size) for steps in study.steps]
     settings = [
         *MODELS[model][1],
         f"model.cutoff={cutoff}",
-        f"training.phases.0.epochs={epochs}",
-        f"training.eval_every={max(1, epochs // 40)}",
+        *(f"training.phases.{phase}.epochs={n}" for phase, n in enumerate(epochs)),
+        f"training.eval_every={max(1, epochs[0] // 40)}",
         *(QUICK if arguments.quick else ()),
         *arguments.set,
     ]
@@ -226,7 +233,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=None, help="numbers of training frames")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=None, metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--cutoffs", nargs="+", type=float, default=None, help="Å; 5 for the gas, 4.5 for the others")
-    parser.add_argument("--steps", type=int, default=None, help="of each run, about")
+    parser.add_argument("--steps", type=int, default=None, help="of the first phase of each run, about")
     parser.add_argument("--json", default=None, help="results; those of other runs that it has are kept")
     parser.add_argument("--plot", default=None, help="figure of all runs of the result file")
     parser.add_argument("--work", type=pathlib.Path, default=None, help="folder of data and runs")

@@ -65,7 +65,8 @@ print(f"{len(training)} frames to train and validate, {len(test)} to test, {len(
 settings = [f"data.train={folder}/train.xyz", f"output={folder}/model"]
 settings += ["model.max_l=2", "model.max_nu=2", "training.phases.0.epochs=400"]
 if QUICK:
-    settings += ["training.phases.0.epochs=1", "model.cutoff=3", "model.max_l=1", "model.n_radial=2"]
+    settings += ["training.phases.0.epochs=1", "training.phases.1.epochs=1"]
+    settings += ["model.cutoff=3", "model.max_l=1", "model.n_radial=2"]
 potential = train(load_config("kf_water", settings), quiet=True)
 result = evaluate(potential, test)
 print(f"forces: mean absolute error {1e3 * result.metrics['forces_mae']:.1f} meV/Å")

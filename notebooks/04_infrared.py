@@ -58,7 +58,8 @@ io.write(folder / "train.xyz", training)
 settings = [f"data.train={folder}/train.xyz", f"output={folder}/model"]
 settings += ["model.max_l=2", "model.max_nu=2", "training.phases.0.epochs=400"]
 if QUICK:
-    settings += ["training.phases.0.epochs=8", "model.cutoff=3", "model.max_l=1", "model.n_radial=2"]
+    settings += ["training.phases.0.epochs=8", "training.phases.1.epochs=1"]
+    settings += ["model.cutoff=3", "model.max_l=1", "model.n_radial=2"]
 potential = train(load_config("kf_water", settings), quiet=True)
 metrics = evaluate(potential, test).metrics
 print(f"forces: mean absolute error {1e3 * metrics['forces_mae']:.1f} meV/Å")
