@@ -64,7 +64,8 @@ def curves(content: dict) -> list[str]:
                 cost = [str(run["epochs"]), str(run["seconds"])]
                 rows.append([str(size), label, *errors(run["metrics"][kind]), *cost, number(beside)])
             lines += table(["frames", "model", *ERRORS, "epochs", "s", "published forces MAE"], rows)
-    note = "Published: same force law or force field, other frames. Seconds contain compilation and evaluations."
+    note = "Published: same force law or force field, other frames. "
+    note += "Seconds contain compilation, evaluations and, of a few runs, pauses."
     return [*lines, note, ""]
 
 
