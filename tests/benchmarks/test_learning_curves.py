@@ -1,6 +1,7 @@
 """The learning curves: which frames, how long, which settings; and the quick form on a tiny gas."""
 
 import functools
+import itertools
 import json
 import sys
 from collections import Counter
@@ -36,10 +37,9 @@ def test_parts_share_no_frame_and_small_sets_lie_in_large_ones():
 
 @pytest.mark.parametrize("study", curves.STUDIES.values(), ids=curves.STUDIES)
 def test_all_sizes_have_about_the_same_number_of_steps(study):
-    for size in study.sizes:
-        for batch_size in (2, 4):
-            batches = -(-size // batch_size)
-            assert curves.epochs_for(study.steps, size, batch_size) * batches == pytest.approx(study.steps, rel=0.02)
+    for steps, size, batch_size in itertools.product(study.steps, study.sizes, (2, 4)):
+        batches = -(-size // batch_size)
+        assert curves.epochs_for(steps, size, batch_size) * batches == pytest.approx(steps, rel=0.02)
     assert curves.epochs_for(10, 300, 4) == 1
 
 
