@@ -57,6 +57,7 @@ def test_settings_of_each_model_are_accepted(model, tmp_path):
             assert long_range.dipoles == (model == "les_dipoles")
             assert (long_range.charges == "equilibration") == (model == "equilibration")
         assert all(phase.charges_weight == 0 for phase in config.training.phases)
+        assert len(config.training.phases) == len(study.steps)  # a phase without steps would keep its own epochs
 
 
 def test_quick_form_trains_evaluates_and_draws(tmp_path, monkeypatch, capsys):
