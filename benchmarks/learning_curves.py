@@ -42,7 +42,7 @@ MODELS = {
     ),
     "equilibration": (
         "charge equilibration",
-        ("model.long_range.charges=equilibration", "model.long_range.element_charges=false"),
+        ("model.long_range.charges=equilibration",),
         "#7b5ea7",
         "^",
     ),

@@ -69,7 +69,7 @@ RUNS = {
     "charge_transfer_equilibration": Run(
         "charge_transfer",
         CLUSTERS,
-        ("model.long_range.charges=equilibration", "model.long_range.element_charges=false"),
+        ("model.long_range.charges=equilibration",),
     ),
 }  # fmt: skip
 

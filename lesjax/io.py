@@ -7,7 +7,8 @@ import lzma
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import StringIO
 
@@ -20,6 +21,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols as chemical_symbols
 from jaxtyping import Array, Float
 
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where folders are not locked
+    fcntl = None
 
 XYZ = (".xyz", ".extxyz")
 BORN_ORDERS = ("polarization-first", "displacement-first")
@@ -208,6 +214,36 @@ class atomic_path:
         except BaseException:
             self.temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def exclusive(folder: str | os.PathLike) -> Iterator[None]:
+    """Keep other processes out of `folder`, which is made if it is not there, and removed again if it stays empty.
+
+    The lock is on the folder itself and ends with the process, however that ends.
+
+    Raises:
+        ValueError: if another process has it.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    try:
+        if fcntl is not None and handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"Another process is working in {str(folder)!r}: wait for it, stop it, or choose another folder."
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def element_names(atomic_numbers: Iterable[int]) -> str:

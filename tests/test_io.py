@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
 import ase
 import ase.io
@@ -318,3 +320,22 @@ def test_results_of_a_calculator_that_went_on_are_refused():
         atoms.get_potential_energy()
         kept.append(io.frozen(atoms))
     assert [float(label.energy) for label in io.all_labels(kept)] == energies
+
+
+def test_a_folder_is_for_one_process(tmp_path):
+    """Refused while another process has it, free once that is killed, and gone where nothing was written."""
+    folder = tmp_path / "run"
+    program = "import sys, time; from lesjax import io\n"
+    program += "with io.exclusive(sys.argv[1]): print('in', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "in\n"
+        message = r"Another process is working in '.*run': wait for it"
+        with pytest.raises(ValueError, match=message), io.exclusive(folder):
+            pass
+        other.kill()
+    with io.exclusive(folder):
+        assert folder.is_dir()
+    assert not folder.exists()
+    with io.exclusive(folder):
+        (folder / "log").touch()
+    assert (folder / "log").exists()

@@ -31,6 +31,7 @@ from lesjax.dynamics.ensembles import (
     temperature_of,
 )
 from lesjax.dynamics.settings import Settings, check_structure
+from lesjax.io import exclusive
 from lesjax.models.potential import Potential, Prediction, check_solved, predict, predict_born_charges
 from lesjax.neighbor_list import NeighborList, crowded, renew, within_cutoff
 from lesjax.neighbor_plan import NeighborPlan, grown
@@ -122,10 +123,12 @@ def simulate(
         The last frame.
 
     Raises:
-        ValueError: for a structure that cannot be run, or a folder that holds another run.
+        ValueError: for a structure that cannot be run, or a folder that holds another run or in which another process
+            works.
         SimulationError: when energies are not finite or atoms fly apart; the last good frame is in the trajectory.
     """
-    return Simulation(potential, atoms, pathlib.Path(out), settings).run(quiet)
+    with exclusive(out):
+        return Simulation(potential, atoms, pathlib.Path(out), settings).run(quiet)
 
 
 class Simulation:

@@ -77,7 +77,8 @@ class LongRangeConfig:
         element_charges: to latent charges, add a number for each element that is learned, too. Training starts it from
             the electronegativities: charges near zero, where the energy is stationary, may stay there for long where
             the short-range model can explain most of the forces. An atom without neighbours has no features; this is
-            then all of its charge.
+            then all of its charge. With equilibration it is taken, times the initial hardness of 10 V/e, from the
+            electronegativity.
         fixed_charges: for "fixed", (symbol, charge in e) of each element; learned if there are none.
         dipoles: latent dipoles on the atoms.
         quadrupoles: latent quadrupoles, symmetric and without trace.
@@ -130,8 +131,11 @@ class LongRangeConfig:
                 "`fixed_charges` needs `charges` = 'fixed' and one channel, "
                 f"got {self.charges!r} and {self.n_channels} channels."
             )
-        if self.element_charges and self.charges != "latent":
-            raise ValueError(f"`element_charges` needs `charges` = 'latent', got {self.charges!r}.")
+        if self.element_charges and self.charges == "fixed":
+            raise ValueError(
+                "`element_charges` adds to charges that depend on the surroundings, but `charges` = 'fixed' has one "
+                "number for each element already: leave it out, or take 'latent' or 'equilibration'."
+            )
         answers = self.hardness or self.polarizability != "none"
         if answers != (self.induction != "none"):
             raise ValueError(

@@ -48,6 +48,9 @@ class LesModel(nn.Module):
         if long_range.charges == "equilibration":
             assert latent is not None
             electronegativity = HARDNESS_SCALE * long_range.charge_scale * latent[:, 0]
+            if long_range.element_charges:  # large charges where it is small
+                elements = self._of_elements("element_charges", nn.initializers.zeros, system)
+                electronegativity -= HARDNESS_SCALE * elements[:, 0]
             # the scale itself at the start
             hardness = HARDNESS_SCALE * jax.nn.softplus(latent[:, 1] + np.log(np.e - 1.0).item())
             return energies, Latent(

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lesjax.io import exclusive
 from lesjax.models.ensemble import Ensemble
 from lesjax.training.config import Phase, RunConfig
 from lesjax.training.folder import check_folder, remove_leftovers, write_description
@@ -55,7 +56,8 @@ def train_ensemble(
             JAX runs on something else than CPUs.
 
     Raises:
-        ValueError: for a run without `training.ensemble`, unusable data, or a folder that holds another run.
+        ValueError: for a run without `training.ensemble`, unusable data, or a folder that holds another run or in which
+            another process works.
         DivergedError: when the loss of a member is not finite; the last good checkpoints stay.
     """
     if config.training.ensemble is None:
@@ -64,9 +66,17 @@ def train_ensemble(
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
+    with exclusive(folder):
+        return _train_members(config, prepared, folder, quiet, together)
+
+
+def _train_members(
+    config: RunConfig, prepared: Prepared, folder: pathlib.Path, quiet: bool | None, together: bool | None
+) -> Ensemble:
+    """All members, then the ensemble of them."""
     remove_leftovers(folder)
     write_description(config, prepared, folder)
-    members = [member_config(config, i) for i in range(config.training.ensemble)]
+    members = [member_config(config, i) for i in range(config.training.ensemble or 0)]
     functions = compile_functions(prepared.model, members[0].training)
     runs = [start(member, prepared, functions) for member in members]
     together = jax.default_backend() != "cpu" if together is None else together

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from lesjax.io import exclusive
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential, check_solved
 from lesjax.models.storage import load
@@ -74,7 +75,7 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
         The potential of best validation loss.
 
     Raises:
-        ValueError: for unusable data or a folder that holds another run.
+        ValueError: for unusable data, or a folder that holds another run or in which another process works.
         DivergedError: when the loss is not finite; the last good checkpoint stays.
     """
     if config.training.ensemble is not None:
@@ -85,11 +86,12 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     check_folder(config, pathlib.Path(config.output))
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
-    run = start(config, prepared, compile_functions(prepared.model, config.training))
-    with bar(sum(p.epochs for p in config.training.phases), run.host.epoch, quiet) as report:
-        run.run(report)
-    run.orient_models()
-    return load_best(run.folder)
+    with exclusive(config.output):
+        run = start(config, prepared, compile_functions(prepared.model, config.training))
+        with bar(sum(p.epochs for p in config.training.phases), run.host.epoch, quiet) as report:
+            run.run(report)
+        run.orient_models()
+        return load_best(run.folder)
 
 
 def load_best(folder: str | pathlib.Path) -> Potential:

@@ -136,7 +136,8 @@ def sign_factors(config: ModelConfig, path: str, signs: np.ndarray, leaf: PyTree
     last = ("['fixed_charges']", "['element_charges']", "['charge_readout']['output']", "['charge_readout']['linear']")
     if not any(part in path for part in (*last, "['heads']['dipoles']", "['heads']['quadrupoles']")):
         return np.ones(leaf.shape)
-    if config.long_range is not None and config.long_range.charges == "equilibration":
+    equilibrated = config.long_range is not None and config.long_range.charges == "equilibration"
+    if equilibrated and "['charge_readout']" in path:
         factors = np.array([signs[0], 1.0])  # of the electronegativity, not of the hardness
     else:
         factors = np.repeat(signs, leaf.shape[-1] // len(signs))

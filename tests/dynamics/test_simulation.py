@@ -20,6 +20,7 @@ from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.dynamics.barostat import _exponentials
 from lesjax.dynamics.records import read_log
 from lesjax.dynamics.simulation import Simulation
+from lesjax.io import exclusive
 from lesjax.models import Potential
 from lesjax.system import System, electronic_state
 
@@ -40,6 +41,12 @@ SHORT = Settings(
 
 def run(potential, atoms, folder, **changes):
     return simulate(potential, atoms, folder, dataclasses.replace(SHORT, **changes), quiet=True)
+
+
+def test_two_at_a_time_are_refused(ions, small_potential, tmp_path):
+    with exclusive(tmp_path / "md"), pytest.raises(ValueError, match="Another process is working in"):
+        run(small_potential, ions, tmp_path / "md")
+    assert not (tmp_path / "md").exists()
 
 
 @pytest.mark.parametrize("ensemble", ["nve", "nvt", "langevin", "npt", "npt-flexible"])

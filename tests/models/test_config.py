@@ -35,7 +35,7 @@ def test_representation(settings, message):
         ({"sigma": 0.0}, r"`sigma` must be positive, got 0\.0"),
         ({"n_channels": 0}, r"`n_channels` must be positive"),
         ({"charge_scale": -0.1}, r"`charge_scale` must be positive, got -0\.1"),
-        ({"charges": "fixed", "element_charges": True}, r"`element_charges` needs `charges` = 'latent', got 'fixed'"),
+        ({"charges": "fixed", "element_charges": True}, r"`charges` = 'fixed' has one number for each element"),
         ({"k_cutoff": 0.0}, r"`k_cutoff` must be positive, got 0\.0"),
         ({"k_cutoff": -1.0}, r"`k_cutoff` must be positive, got -1\.0"),
         ({"accuracy": 0.0}, r"`accuracy` must be positive, got 0\.0"),

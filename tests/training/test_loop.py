@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lesjax.io import exclusive
 from lesjax.models import load
-from lesjax.training import DivergedError, loop, train
+from lesjax.training import DivergedError, loop, train, train_ensemble
 from lesjax.training.config import Phase
 from lesjax.training.loop import learning_rate, phase_weights, read_log
 from lesjax.training.prepare import prepare
@@ -231,6 +232,14 @@ class TestHostLogic:
         path.unlink()  # as the message says
         train(config)
         assert [record["epoch"] for record in log_of(config.output)] == [1, 2, 3]
+
+    @pytest.mark.parametrize("run", [train, train_ensemble])
+    def test_two_at_a_time_are_refused(self, run, tmp_path):
+        config = make_config(tmp_path, ensemble=2 if run is train_ensemble else None)
+        message = "Another process is working in"
+        with exclusive(config.output), pytest.raises(ValueError, match=message):
+            run(config)
+        assert not Path(config.output).exists()
 
     def test_leftovers_of_a_killed_run_are_removed(self, tmp_path):
         config = make_config(tmp_path)

@@ -21,13 +21,14 @@ from toy import MODEL, make_frame, make_frames
 
 
 WEIGHTS = phase_weights(Phase(epochs=1))
+EQUILIBRATION = {"charges": "equilibration", "element_charges": True}
 LATENT = {"n_channels": 2, "dipoles": True, "quadrupoles": True}
 VARIANTS = {
     "one-shot": {"dipoles": True, "induction": "one_shot", "hardness": True},
     "self-consistent": {
         "charges": "fixed", "charge_constraint": "total", "induction": "self_consistent", "polarizability": "tensor",
     },
-    "equilibration": {"charges": "equilibration"}, "element charges": {"element_charges": True, "n_channels": 2},
+    "equilibration": EQUILIBRATION, "element charges": {"element_charges": True, "n_channels": 2},
 }  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def test_charges_of_the_elements_start_from_the_electronegativities():
     np.testing.assert_allclose(added[:, 0], of_atoms, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [LATENT, {"charges": "equilibration"}], ids=["latent", "equilibration"])
+@pytest.mark.parametrize("settings", [LATENT, EQUILIBRATION], ids=["latent", "equilibration"])
 def test_most_electronegative_element_becomes_negative(settings):
     config, dataset = make_model(**settings)
     potential = Potential.create(config, seed=2)
@@ -112,6 +113,16 @@ def test_most_electronegative_element_becomes_negative(settings):
             factors = signs.reshape(1, 1, -1, *(1,) * (value.ndim - 3))
             np.testing.assert_allclose(getattr(after, name), value * factors, rtol=rtol, atol=rtol)
     assert orient(oriented, dataset, evaluation, WEIGHTS, batch_size=2) is None
+
+
+def test_equilibration_starts_from_the_electronegativities():
+    config, dataset = make_model(**EQUILIBRATION)
+    bucket = dataset.buckets[0]
+    potential = Potential(scaled_parameters(config, 0, dataset), config)
+    evaluation = make_evaluation(config, with_stress=False)
+    found = evaluation(potential.params, bucket, np.arange(2), np.ones(2, bool), WEIGHTS)[1]
+    chlorine = np.asarray(bucket.system.atomic_numbers) == 17
+    assert np.asarray(found.charges)[chlorine].mean() < -0.1
 
 
 def test_charged_systems_have_a_sign():
