@@ -8,8 +8,9 @@ boundaries), 3 to 9 Å to train and 9.5 to 15 Å to test, to which the published
 shared folder is absent.
 
 The configurations `dimers_les` and `dimers_short_range`; each run can be stopped and started again, and finished runs
-are kept in the folder `--work`. ``--plot`` draws the dissociation curve of CC. RMSE of the total energy and of the
-force components, and the largest error of the interaction energy of a test frame, relative to it.
+are kept in the folder `--work`. The result file keeps what it has of others. ``--plot`` draws the dissociation curve of
+CC. RMSE of the total energy and of the force components, and the largest error of the interaction energy of a test
+frame, relative to it.
 """
 
 import argparse
@@ -38,6 +39,7 @@ PUBLISHED = {
     "AA": ((1.5, 1.1), (1.4, 0.94)),
 }
 MODELS = ("short_range", "les")
+KEY = ("class", "model", "seed")
 KEYS = io.Keys(energy=("inter_energy",))
 
 
@@ -109,6 +111,35 @@ def one_run(name: str, model: str, seed: int, arguments: argparse.Namespace) -> 
     return result
 
 
+def other_runs(path: str | None, runs: list[dict], **facts: str) -> list[dict]:
+    """Those of a result file that is there and has the same `facts`, but for those that `runs` has anew."""
+    if path is None or not pathlib.Path(path).exists():
+        return []
+    content = json.loads(pathlib.Path(path).read_text())
+    if any(content[key] != value for key, value in facts.items()):
+        return []
+    new = {tuple(run[key] for key in KEY) for run in runs}
+    return [run for run in content["runs"] if tuple(run[key] for key in KEY) not in new]
+
+
+def table_of(runs: list[dict], *, published: bool) -> dict[str, dict]:
+    """Medians over the seeds by class and model, beside the published errors."""
+    table = {}
+    for name in PUBLISHED:
+        of_class = [run for run in runs if run["class"] == name]
+        if not of_class:
+            continue
+        beside = dict(zip(("published_short_range", "published_les"), PUBLISHED[name], strict=True))
+        table[name] = dict(beside) if published else {}
+        for model in MODELS:
+            own = [run for run in of_class if run["model"] == model]
+            if own:
+                medians = {key: float(np.median([run[key] for run in own])) for key in own[0] if key not in KEY}
+                table[name][model] = {key: round(value, 5) for key, value in medians.items()}
+                table[name][model]["seeds"] = sorted(run["seed"] for run in own)
+    return table
+
+
 def plot(arguments: argparse.Namespace) -> None:
     """Dissociation curve of CC: reference, short range, LES."""
     from matplotlib.figure import Figure
@@ -146,28 +177,19 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as for lesjax train")
     arguments = parser.parse_args()
-    runs = [
+    dtype = str(jax.numpy.zeros(()).dtype)
+    found = [
         one_run(name, model, seed, arguments)
         for seed in arguments.seeds
         for name in arguments.classes
         for model in arguments.models
     ]
-    table = {}
-    for name in arguments.classes:
-        table[name] = {}
-        if arguments.data == "shared":
-            table[name] |= {"published_short_range": PUBLISHED[name][0], "published_les": PUBLISHED[name][1]}
-        for model in arguments.models:
-            own = [run for run in runs if (run["class"], run["model"]) == (name, model)]
-            table[name][model] = {
-                key: round(float(np.median([run[key] for run in own])), 5)
-                for key in own[0]
-                if key not in ("class", "model", "seed")
-            }
-        print(name, json.dumps(table[name]))
+    runs = [*other_runs(arguments.json, found, data=arguments.data, dtype=dtype), *found]
+    table = table_of(runs, published=arguments.data == "shared")
+    for name, entry in table.items():
+        print(name, json.dumps(entry))
     if arguments.json:
-        content = {"dtype": str(jax.numpy.zeros(()).dtype), "data": arguments.data, "median_of_seeds": arguments.seeds}
-        write_json(arguments.json, {**content, "table": table, "runs": runs})
+        write_json(arguments.json, {"dtype": dtype, "data": arguments.data, "table": table, "runs": runs})
     if arguments.plot:
         plot(arguments)
 

@@ -2,45 +2,24 @@
 
     python benchmarks/tables.py
 
-Each table names the command, the date and the device of its file. What is missing or not met comes first.
+Each table names the command, the date and the device of its file. What is missing or not met comes first. The table of
+the README is written as well.
 """
 
 import argparse
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import learning_curves
 from common import ROOT
 from goals import goals
+from markdown_tables import ERRORS, errors, number, table
+from overview import update_readme
 from real_data import RUNS
 
 from lesjax.io import atomic_path
-
-
-def number(x: float | int | None, digits: int = 3) -> str:
-    """A number in `digits` digits, not as a power of ten; a dash for None."""
-    if x is None:
-        return "–"
-    text = f"{x:.{digits}g}"
-    return f"{float(text):.0f}" if "e+" in text else text
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Lines of a Markdown table."""
-    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-    return [*lines, *(f"| {' | '.join(x if isinstance(x, str) else number(x) for x in row)} |" for row in rows), ""]
-
-
-def errors(metrics: Mapping[str, float]) -> list[str]:
-    """MAE and RMSE of forces (meV/Å) and energy (meV/atom), and MAE of the charges (e)."""
-    scaled = {key: 1e3 * value for key, value in metrics.items() if key.startswith(("forces", "energy"))}
-    keys = ("forces_mae", "forces_rmse", "energy_mae", "energy_rmse")
-    return [*(number(scaled.get(key)) for key in keys), number(metrics.get("charges_mae"))]
-
-
-ERRORS = ["forces MAE (meV/Å)", "forces RMSE", "energy MAE (meV/atom)", "energy RMSE", "charges MAE (e)"]
 
 
 def curves(content: dict) -> list[str]:
@@ -80,12 +59,12 @@ def dimers(content: dict) -> list[str]:
                 rows.append([
                     name, model.replace("_", " "), own["test_energy_meV"], number(published[0]),
                     own["test_forces_meV_A"], number(published[1]),
-                    number(None if relative is None else 100 * relative), number(own["seconds"]),
+                    number(None if relative is None else 100 * relative), str(len(own["seeds"])),
+                    number(own["seconds"]),
                 ])  # fmt: skip
     header = ["class", "model", "energy RMSE (meV)", "published", "forces RMSE (meV/Å)", "published"]
-    lines = table([*header, "largest error of the energy (%)", "s"], rows)
-    seeds = ", ".join(map(str, content["median_of_seeds"]))
-    return [*lines, f"Medians of the seeds {seeds}; C charged, P polar, A apolar molecules.", ""]
+    lines = table([*header, "largest error of the energy (%)", "seeds", "s"], rows)
+    return [*lines, "Medians of the seeds; C charged, P polar, A apolar molecules.", ""]
 
 
 def real_data(content: dict) -> list[str]:
@@ -306,12 +285,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "results", help="folder of the JSON files")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "RESULTS.md")
+    parser.add_argument("--readme", type=pathlib.Path, default=None, help="its table is written anew")
     arguments = parser.parse_args()
     files = {name: arguments.results / f"{name}.json" for name in SECTIONS}
     results = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     with atomic_path(arguments.out) as temporary:
         temporary.write_text(page(results))
     print(f"wrote {arguments.out}")
+    if arguments.readme:
+        update_readme(arguments.readme, results)
+        print(f"wrote the table of {arguments.readme}")
 
 
 if __name__ == "__main__":

@@ -51,8 +51,10 @@ class LesModel(nn.Module):
             if long_range.element_charges:  # large charges where it is small
                 elements = self._of_elements("element_charges", nn.initializers.zeros, system)
                 electronegativity -= HARDNESS_SCALE * elements[:, 0]
-            # the scale itself at the start
-            hardness = HARDNESS_SCALE * jax.nn.softplus(latent[:, 1] + np.log(np.e - 1.0).item())
+            # The scale itself at the start, and as slow as the electronegativity from there: in the first steps, which
+            # lower all forces of charges, it would run ahead and leave these near zero.
+            varied = long_range.charge_scale * latent[:, 1]
+            hardness = HARDNESS_SCALE * jax.nn.softplus(varied + np.log(np.e - 1.0).item())
             return energies, Latent(
                 electronegativity=mask_atoms(electronegativity, mask), hardness=mask_atoms(hardness, mask)
             )
