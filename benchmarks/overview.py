@@ -56,7 +56,7 @@ def _of_clusters(results: Mapping[str, dict]) -> Iterator[list[str]]:
 
 def _row(title: str, model: str, metrics: Mapping[str, float], seconds: float, published: float | None) -> list[str]:
     pairs = [
-        f"{number(1e3 * metrics[f'{kind}_mae'], 2)} ({number(1e3 * metrics[f'{kind}_rmse'], 2)})"
+        f"{number(1e3 * metrics[f'{kind}_mae'])} ({number(1e3 * metrics[f'{kind}_rmse'])})"
         for kind in ("forces", "energy")
     ]
     cost = [number(metrics.get("charges_mae"), 2), number(seconds / 60, 2), number(published)]

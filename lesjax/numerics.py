@@ -42,6 +42,11 @@ def matmul(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
+def einsum(subscripts: str, *operands: Array) -> Array:
+    """`jnp.einsum` to the rounding of the dtype, as `matmul`."""
+    return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
+
+
 @jax.custom_jvp
 def sinpi(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return sin(πx).

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax.neighbors import neighbor_arrays
+from lesjax.numerics import matmul
 
 
 if TYPE_CHECKING:
@@ -164,5 +165,5 @@ def electronic_info(atoms: "ase.Atoms") -> dict[str, Any]:
 def pair_vectors(system: System) -> Float[Array, "n m 3"]:
     """Vectors r_j - r_i + shift · cell from each atom to its neighbours, Å; zero for padded entries."""
     senders = system.positions[system.neighbors]
-    shifts = jax.numpy.asarray(system.cell_shifts).astype(system.positions.dtype) @ system.cell
+    shifts = matmul(jax.numpy.asarray(system.cell_shifts).astype(system.positions.dtype), system.cell)
     return senders - system.positions[:, None, :] + shifts

@@ -21,6 +21,7 @@ from lesjax.ewald.solver import MAX_STRETCH, MIN_STRETCH
 from lesjax.models.potential import Potential, check_elements
 from lesjax.neighbor_list import NeighborList, allocate, update, within_cutoff
 from lesjax.neighbor_plan import DEFAULT_SKIN, NeighborPlan
+from lesjax.numerics import matmul
 from lesjax.system import System
 
 
@@ -121,7 +122,10 @@ def energy_neighbor_list(
     def cartesian(position: Float[Array, "n 3"], box: Box | None) -> tuple[Array, Array]:
         matrix = cell_of_atoms.T if box is None else _matrix(box)
         matrix = jnp.asarray(matrix, position.dtype)
-        return (space.transform(matrix, position) if fractional_coordinates else position), matrix.T
+        if fractional_coordinates:
+            with jax.default_matmul_precision("highest"):  # see `numerics.matmul`
+                position = space.transform(matrix, position)
+        return position, matrix.T
 
     def allocate_fn(
         position: Float[Array, "n 3"], extra_capacity: int = 0, *, box: Box | None = None,
@@ -151,7 +155,7 @@ def energy_neighbor_list(
         positions, cell = cartesian(R, box)
         if perturbation is not None:
             deform = jnp.asarray(_matrix(perturbation), positions.dtype).T
-            positions, cell = positions @ deform, cell @ deform
+            positions, cell = matmul(positions, deform), matmul(cell, deform)
         return energy(potential, template, neighbor.pairs, neighbor.solver, positions, cell)
 
     return NeighborFns(allocate_fn, update_fn), energy_fn
@@ -193,7 +197,7 @@ def has_drifted(solver: ewald.Solver | None, cell: Float[Array, "3 3"]) -> Bool[
     """The opposite of `Solver.still_valid`, where the cell is traced."""
     if solver is None or solver.planned_cell is None:
         return jnp.zeros((), bool)
-    strained = jnp.linalg.inv(jnp.asarray(solver.planned_cell, cell.dtype)) @ cell
+    strained = matmul(jnp.linalg.inv(jnp.asarray(solver.planned_cell, cell.dtype)), cell)
     stretches = jnp.linalg.svd(strained, compute_uv=False)
     return ~jnp.all((stretches <= MAX_STRETCH) & (stretches >= MIN_STRETCH))
 

@@ -20,6 +20,8 @@ import jax.numpy as jnp
 from jax_md import simulate
 from jaxtyping import Array, Float
 
+from lesjax.numerics import matmul
+
 
 # (positions, cell, **whatever the step was given) -> forces [n, 3], virial -dU/dε [3, 3]
 ForceVirial = Callable[..., tuple[Array, Array]]
@@ -122,8 +124,8 @@ class Barostat:
         rate = cell_momentum / self._cell_mass
         momentum = self._kick(momentum, state.force, rate)
         stretch, average = _exponentials(rate * dt)
-        position = state.position @ stretch + dt * (momentum / mass) @ average
-        cell = state.cell @ stretch
+        position = matmul(state.position, stretch) + matmul(dt * (momentum / mass), average)
+        cell = matmul(state.cell, stretch)
         force, virial = self.force_virial(position, cell, **given)
         momentum = self._kick(momentum, force, rate)
         cell_momentum += 0.5 * dt * self._cell_force(momentum, mass, virial, cell)
@@ -145,14 +147,14 @@ class Barostat:
 
     def internal_pressure(self, state: NPTState) -> Float[Array, "3 3"]:
         """Pressure tensor with its kinetic part, eV/Å³."""
-        kinetic = (state.momentum / state.mass).T @ state.momentum
+        kinetic = matmul((state.momentum / state.mass).T, state.momentum)
         return (kinetic + state.virial) / jnp.abs(jnp.linalg.det(state.cell))
 
     def _cell_energy(self, cell_momentum: Float[Array, "3 3"]) -> Float[Array, ""]:
         return 0.5 * jnp.sum(cell_momentum**2) / self._cell_mass
 
     def _cell_force(self, momentum: Array, mass: Array, virial: Array, cell: Array) -> Float[Array, "3 3"]:
-        kinetic = (momentum / mass).T @ momentum
+        kinetic = matmul((momentum / mass).T, momentum)
         unit = jnp.eye(3, dtype=cell.dtype)
         pressure = self.pressure * jnp.abs(jnp.linalg.det(cell))
         total = kinetic + virial + (jnp.trace(kinetic) / self.dof - pressure) * unit
@@ -162,7 +164,7 @@ class Barostat:
         half = 0.5 * self.dt
         drag = -half * (rate + jnp.trace(rate) / self.dof * jnp.eye(3, dtype=rate.dtype))
         decay, average = _exponentials(drag)
-        return momentum @ decay + half * force @ average
+        return matmul(momentum, decay) + matmul(half * force, average)
 
 
 def chain_energy(chain: Any, temperature: float) -> Float[Array, ""]:
@@ -176,5 +178,5 @@ def _exponentials(x: Float[Array, "3 3"]) -> tuple[Float[Array, "3 3"], Float[Ar
     unit = jnp.eye(3, dtype=x.dtype)
     average = unit
     for k in range(11, 1, -1):
-        average = unit + x @ average / k
-    return unit + x @ average, average
+        average = unit + matmul(x, average) / k
+    return unit + matmul(x, average), average

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int
 from lesjax.models import basis
 from lesjax.models.config import CACEConfig
 from lesjax.models.symmetrize import symmetrized_products
-from lesjax.numerics import safe_norm
+from lesjax.numerics import einsum, safe_norm
 from lesjax.system import System, pair_vectors
 
 
@@ -63,7 +63,7 @@ class CACE(nn.Module):
         n, m = system.shape
         # the embedding goes with the radial functions: fewer of them than of angular functions
         edges = (radial[..., :, None] * theta_s[..., None, :]).reshape(n, m, -1)
-        summed = jnp.einsum("nma,nmx->nax", angular, edges).reshape(n, -1, c.n_bessel, c.n_embedding, 1)
+        summed = einsum("nma,nmx->nax", angular, edges).reshape(n, -1, c.n_bessel, c.n_embedding, 1)
         a = mix_radial(summed, mixing, c.max_l) * theta_q[None, :, None, None, :]
         features = [self._products(a)]
         for layer, messages in enumerate(c.messages):
@@ -125,7 +125,7 @@ class CACE(nn.Module):
             total += c.message_scale * jnp.concatenate(parts)
         if "Bchi" in messages:
             n_filters = 1 if c.bchi_shared else (c.max_l + 1) * c.n_embedding**2
-            filters = nn.Dense(n_filters, name=f"{name}_bchi", param_dtype=dtype)(features)
+            filters = nn.Dense(n_filters, name=f"{name}_bchi", param_dtype=dtype, precision="highest")(features)
             h = filters[system.neighbors].reshape(n, m, *((1, 1, 1) if c.bchi_shared else (-1, *per_order[2:])))
             scaled = (h * theta_s[:, :, None, :, None]).reshape(n, m, h.shape[2], -1)
             summed = sum_filtered(angular, radial, scaled, c.max_l)
@@ -149,12 +149,12 @@ def sum_filtered(
     pairs = [(block, of_order[min(l, n_orders - 1)]) for l, block in enumerate(blocks)]
     if n_filters <= n_bessel:  # all orders side by side
         edges = jnp.concatenate([(block[..., None] * h).reshape(n, m, -1) for block, h in pairs], axis=2)
-        summed = jnp.einsum("nmb,nmx->nbx", radial, edges)
+        summed = einsum("nmb,nmx->nbx", radial, edges)
         return summed.reshape(n, n_bessel, -1, n_filters).swapaxes(1, 2)
     parts = []
     for block, h in pairs:
         edges = (block[..., None] * radial[:, :, None, :]).reshape(n, m, -1)
-        part = jnp.einsum("nmx,nmc->nxc", edges, h[:, :, 0])
+        part = einsum("nmx,nmc->nxc", edges, h[:, :, 0])
         parts.append(part.reshape(n, -1, n_bessel, n_filters))
     return jnp.concatenate(parts, axis=1)
 
@@ -174,7 +174,7 @@ def mix_radial(
     for l, size in enumerate(basis.block_sizes(max_l)):
         block = summed[:, start : start + size].transpose(3, 4, 1, 0, 2).reshape(n_s * n_p, size * n, n_bessel)
         weights = mixing[l].reshape(n_bessel, n_radial, n_s, n_p, columns).transpose(2, 3, 0, 1, 4)
-        product = jnp.einsum("xzb,xbw->xzw", block, weights.reshape(n_s * n_p, n_bessel, n_radial * columns))
+        product = einsum("xzb,xbw->xzw", block, weights.reshape(n_s * n_p, n_bessel, n_radial * columns))
         product = product.reshape(n_s, n_p, size, n, n_radial, columns).transpose(2, 3, 4, 0, 1, 5)
         mixed.append(product.reshape(size, n, n_radial, n_s, n_q))
         start += size

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from lesjax.models.basis import block_sizes, monomials
 from lesjax.models.config import LongRangeConfig
+from lesjax.numerics import einsum
 
 
 # Where the responses start, e/V and e Å²/V (0.7 Å³ of polarizability): far from a catastrophe at σ = 1 Å, and their
@@ -70,12 +71,15 @@ class Heads(nn.Module):
             found["alpha"] = ALPHA_SCALE * self._positive("polarizability", features)
         if c.polarizability == "tensor":
             root = _symmetric(self._gated("anisotropy", features, basis, 2))
-            square = jnp.einsum("ncab,ncbd->ncad", root, root, precision=jax.lax.Precision.HIGHEST)
+            square = einsum("ncab,ncbd->ncad", root, root)
             found["alpha"] = found["alpha"][..., None, None] * _identity(square) + ALPHA_SCALE * square
         return found
 
     def _positive(self, name: str, features: Float[Array, "n f"]) -> Float[Array, "n c"]:
-        return jax.nn.softplus(nn.Dense(self.config.n_channels, name=name, param_dtype=features.dtype)(features))
+        return jax.nn.softplus(self._dense(self.config.n_channels, name, features))
+
+    def _dense(self, width: int, name: str, features: Float[Array, "n f"]) -> Float[Array, "n _"]:
+        return nn.Dense(width, name=name, param_dtype=features.dtype, precision="highest")(features)
 
     def _gated(
         self, name: str, features: Float[Array, "n f"], basis: Float[Array, "a n r s q"], l: int
@@ -88,9 +92,9 @@ class Heads(nn.Module):
         # |A|² counts a component as often as it stands in the tensor
         squares = jnp.sum(jnp.asarray(_multiplicity(l), block.dtype)[:, None, None] * block * block, axis=0)
         block = block / jnp.sqrt(1.0 + jnp.mean(squares, axis=-1))[None, :, None]
-        gates = nn.Dense(self.config.n_channels * n_gates, name=name, param_dtype=features.dtype)(features)
+        gates = self._dense(self.config.n_channels * n_gates, name, features)
         gates = gates.reshape(n, self.config.n_channels, n_gates)
-        return n_gates**-0.5 * jnp.einsum("nck,mnk->ncm", gates, block, precision=jax.lax.Precision.HIGHEST)
+        return n_gates**-0.5 * einsum("nck,mnk->ncm", gates, block)
 
 
 def _multiplicity(l: int) -> np.ndarray:

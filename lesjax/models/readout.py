@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from lesjax.numerics import matmul
+
 
 class Layer(nn.Module):
     """Kernel and bias of a dense layer, without the product."""
@@ -49,7 +51,7 @@ class Readout(nn.Module):
         def rest(product: Array) -> Array:
             x = product[:, : widths[0]] + layers[0][1][None, :]
             for kernel, bias in layers[1:]:
-                x = jax.nn.silu(x) @ kernel + bias[None, :]
+                x = matmul(jax.nn.silu(x), kernel) + bias[None, :]
             return x if linear is None else x + product[:, widths[0] :] + linear[1][None, :]
 
         return first, rest
@@ -58,6 +60,6 @@ class Readout(nn.Module):
 def read_out(features: Float[Array, "n f"], readouts: Sequence[Readout]) -> list[Float[Array, "n _"]]:
     """Outputs of several readouts of the same features, their first layers as one matrix product."""
     parts = [readout(features.shape[1], features.dtype) for readout in readouts]
-    product = features @ jnp.concatenate([first for first, _ in parts], axis=1)
+    product = matmul(features, jnp.concatenate([first for first, _ in parts], axis=1))
     ends = np.cumsum([first.shape[1] for first, _ in parts])[:-1]
     return [rest(columns) for (_, rest), columns in zip(parts, jnp.split(product, ends, axis=1), strict=True)]

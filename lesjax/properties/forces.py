@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from lesjax.numerics import matmul
+
 
 # (positions [n, 3], cell [3, 3]) -> (energy, anything else worth keeping)
 EnergyFunction = Callable[[Array, Array], tuple[Array, PyTree]]
@@ -28,6 +30,6 @@ def energy_forces_stress(
         (energy, extras), gradient = jax.value_and_grad(energy_fn, has_aux=True)(positions, cell)
         return energy, -gradient, None, extras
     (energy, extras), (gradient, cell_gradient) = jax.value_and_grad(energy_fn, (0, 1), has_aux=True)(positions, cell)
-    strain_gradient = positions.T @ gradient + cell.T @ cell_gradient
+    strain_gradient = matmul(positions.T, gradient) + matmul(cell.T, cell_gradient)
     stress = 0.5 * (strain_gradient + strain_gradient.T) / jnp.abs(jnp.linalg.det(cell))
     return energy, -gradient, stress, extras

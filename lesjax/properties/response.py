@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald import Induction, Solver, one_shot_induction, self_consistent_induction
-from lesjax.numerics import safe_reciprocal
+from lesjax.numerics import matmul, safe_reciprocal
 from lesjax.properties.polarization import check_volume
 from lesjax.units import VACUUM_PERMITTIVITY
 
@@ -75,11 +75,11 @@ def induced_polarizability(
     n, dtype = len(positions), positions.dtype
     # from the middle of the atoms, which keeps the digits of a molecule far from the origin
     real = jnp.ones(n, dtype) if atom_mask is None else atom_mask.astype(dtype)
-    centered = positions - (real @ positions / jnp.sum(real))[None, :]
+    centered = positions - (matmul(real, positions) / jnp.sum(real))[None, :]
 
     def respond(source: Array) -> tuple[Array, Induction]:
         """Net charge and dipole moment induced by the potential φ - E·r, source = (φ, E)."""
-        potential = source[0] - jnp.matmul(centered, source[1:], precision=jax.lax.Precision.HIGHEST)
+        potential = source[0] - matmul(centered, source[1:])
         found = induce(
             solver,
             positions,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import goals
+import overview
 import pytest
 import tables
 
@@ -63,4 +64,23 @@ def test_page_shows_runs_beside_published_and_what_is_missing(results):
 def test_committed_page_belongs_to_the_committed_results():
     files = {name: FOLDER / "results" / f"{name}.json" for name in tables.SECTIONS}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-    assert (FOLDER / "RESULTS.md").read_text() == tables.page(found), "run: python benchmarks/tables.py"
+    command = "run: python benchmarks/tables.py --readme README.md"
+    assert (FOLDER / "RESULTS.md").read_text() == tables.page(found), command
+    readme = (FOLDER.parent / "README.md").read_text()
+    assert readme == overview.with_overview(readme, found), command
+
+
+def test_table_of_the_readme(results):
+    """Errors with the unit of the header, one title for each system, other text as it is."""
+    text = f"before\n\n{overview.BEGIN}\nold\n{overview.END}\nafter\n"
+    for run in results["learning_curves"]["runs"].values():
+        run["metrics"]["test"] |= {"forces_rmse": 0.2, "energy_rmse": 0.005}
+    lines = overview.with_overview(text, results).splitlines()
+    assert lines[:2] == ["before", ""]
+    assert "| Gas of point charges, 100 | short range | 120 (200) | 20 (5) | – | 1.5 | 110 |" in lines
+    assert "|  | LES | 9 (200) | 0.4 (5) | 0.0071 | 1.5 | 9 |" in lines
+    assert "| Aqueous KF, 180 | short range | 30.1 (200) | 1.2 (5) | – | 1.5 | 26.9 |" in lines
+    assert lines[-2:] == [overview.END, "after"]
+    assert "old" not in lines
+    with pytest.raises(ValueError, match="has no place for the table"):
+        overview.with_overview("before\nafter\n", results)
