@@ -165,5 +165,6 @@ def electronic_info(atoms: "ase.Atoms") -> dict[str, Any]:
 def pair_vectors(system: System) -> Float[Array, "n m 3"]:
     """Vectors r_j - r_i + shift · cell from each atom to its neighbours, Å; zero for padded entries."""
     senders = system.positions[system.neighbors]
-    shifts = matmul(jax.numpy.asarray(system.cell_shifts).astype(system.positions.dtype), system.cell)
+    shifts = jax.numpy.asarray(system.cell_shifts).astype(system.positions.dtype)
+    shifts = matmul(shifts, jax.numpy.asarray(system.cell))
     return senders - system.positions[:, None, :] + shifts
