@@ -135,6 +135,12 @@ def key_of(system: str, cutoff: float, model: str, size: int) -> str:
     return f"{system}_{cutoff:g}_{model}_{size}"
 
 
+def is_current(run: Mapping) -> bool:
+    """Whether a run has the settings that its model has today."""
+    own = [*MODELS[run["model"]][1], f"model.cutoff={run['cutoff']}"]
+    return list(run["settings"][: len(own)]) == own
+
+
 def write_parts(study: Study, system: str, size: int, held_out: tuple[int, int], work: pathlib.Path) -> dict[str, str]:
     """The files of one size, made if they are not there; all systems are neutral, which equilibration must know."""
     files = {"train": work / f"{system}_train_{size}.xyz"}
@@ -178,7 +184,10 @@ def one_run(system: str, cutoff: float, model: str, size: int, arguments: argpar
 
 
 def plot(runs: Mapping[str, dict], path: str | pathlib.Path) -> None:
-    """MAE of the test forces against the number of training frames, one panel per system, cutoff and kind."""
+    """MAE of the test forces against the number of training frames, one panel per system, cutoff and kind.
+
+    Of runs that have the settings of today.
+    """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -192,7 +201,8 @@ def plot(runs: Mapping[str, dict], path: str | pathlib.Path) -> None:
     for axes, (system, cutoff, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         ticks = sorted(curves[system, cutoff])
         for model, (_, _, color, marker) in MODELS.items():
-            own = [r for r in runs.values() if (r["system"], r["cutoff"], r["model"]) == (system, cutoff, model)]
+            place = (system, cutoff, model)
+            own = [r for r in runs.values() if (r["system"], r["cutoff"], r["model"]) == place and is_current(r)]
             points = sorted((r["n_train"], 1e3 * r["metrics"][kind]["forces_mae"]) for r in own)
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=6)

@@ -38,7 +38,7 @@ def _of_learning_curves(results: Mapping[str, dict]) -> Iterator[list[str]]:
         found = {m: runs.get(learning_curves.key_of(system, study.cutoff, m, size)) for m in learning_curves.MODELS}
         title = f"{study.title}, {size}"
         for model, run in found.items():
-            if run is not None:
+            if run is not None and learning_curves.is_current(run):
                 yield _row(title, model, run["metrics"]["test"], run["seconds"], published.get(model, {}).get(size))
                 title = ""
 

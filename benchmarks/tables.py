@@ -39,7 +39,8 @@ def curves(content: dict) -> list[str]:
             for run in own:
                 model, size = run["model"], run["n_train"]
                 beside = published.get(model, {}).get(size) if kind == "test" else None
-                label = learning_curves.MODELS[model][0]
+                earlier = "" if learning_curves.is_current(run) else " (earlier settings)"
+                label = learning_curves.MODELS[model][0] + earlier
                 cost = [str(run["epochs"]), str(run["seconds"])]
                 rows.append([str(size), label, *errors(run["metrics"][kind]), *cost, number(beside)])
             lines += table(["frames", "model", *ERRORS, "epochs", "s", "published forces MAE"], rows)
@@ -233,7 +234,8 @@ def absent_runs(results: Mapping[str, dict]) -> list[str]:
     models = learning_curves.MODELS
     for system, study in learning_curves.STUDIES.items() if runs else ():
         for size in study.sizes:
-            names = [m for m in models if learning_curves.key_of(system, study.cutoff, m, size) not in runs]
+            found = {m: runs.get(learning_curves.key_of(system, study.cutoff, m, size)) for m in models}
+            names = [m for m, run in found.items() if run is None or not learning_curves.is_current(run)]
             if names:
                 lacking = "all models" if len(names) == len(models) else "; ".join(models[m][0] for m in names)
                 lines.append(f"- {system}, cutoff {study.cutoff:g} Å, {size} frames: {lacking}")
@@ -254,7 +256,7 @@ def summary(results: Mapping[str, dict]) -> list[str]:
         lines += ["Result files that are not there:", "", *absent, ""]
     lacking = absent_runs(results)
     if lacking:
-        lines += ["Trainings that are not there:", "", *lacking, ""]
+        lines += ["Trainings that are not there, or have earlier settings:", "", *lacking, ""]
     header = ["aim", "found", "limit"]
     for verdict, title in (("not met", "Not met:"), ("missing", "Not measured:"), ("met", "## Met")):
         chosen = [goal for goal in everything if goal.verdict == verdict]

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import goals
+import learning_curves
 import overview
 import pytest
 import tables
@@ -15,6 +16,7 @@ FOLDER = Path(tables.__file__).parent
 def run(system, cutoff, model, size, **metrics):
     return f"{system}_{cutoff:g}_{model}_{size}", {
         "system": system, "cutoff": cutoff, "model": model, "n_train": size, "epochs": 7, "seconds": 90,
+        "settings": [*learning_curves.MODELS[model][1], f"model.cutoff={cutoff}", "training.eval_every=1"],
         "metrics": {kind: metrics for kind in ("test", "bulk", "interface")},
     }  # fmt: skip
 
@@ -59,6 +61,14 @@ def test_page_shows_runs_beside_published_and_what_is_missing(results):
     assert "- kf_water, cutoff 4.5 Å, 300 frames: all models" in page
     assert "- `learning_curves.json`" not in page
     assert "`python x.py`: 2026-01-31; cpu; jax 0.10.1." in page
+
+
+def test_runs_of_earlier_settings_are_named(results):
+    run = results["learning_curves"]["runs"]["gas_5_les_100"]
+    run["settings"] = ["model.long_range.element_charges=false", *run["settings"]]
+    page = tables.page(results)
+    assert "| 100 | LES (earlier settings) | 9 |" in page
+    assert "- gas, cutoff 5 Å, 100 frames: short range, message passing; charge equilibration; LES; LES with" in page
 
 
 def test_committed_page_belongs_to_the_committed_results():
