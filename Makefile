@@ -65,6 +65,7 @@ results-errors: $(VENV)/.installed
 	$(BENCH)/learning_curves.py kf_water nacl_water --json $(RESULTS)/learning_curves.json \
 	    --plot docs/images/learning_curves.png
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC CP PP --json $(RESULTS)/dimers_shipped.json
+	$(BENCH)/fit_charges.py --json $(RESULTS)/fit_charges.json
 ifneq ($(SHARED),)
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shared --json $(RESULTS)/dimers.json --plot docs/images/dimer_CC.png
 	$(BENCH)/real_data.py --json $(RESULTS)/real_data.json

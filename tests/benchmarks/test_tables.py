@@ -63,6 +63,11 @@ def test_page_shows_runs_beside_published_and_what_is_missing(results):
     assert "`python x.py`: 2026-01-31; cpu; jax 0.10.1." in page
 
 
+def test_all_results_are_made_by_make():
+    makefile = (FOLDER.parent / "Makefile").read_text()
+    assert [name for name in tables.SECTIONS if f"--json $(RESULTS)/{name}.json" not in makefile] == []
+
+
 def test_runs_of_earlier_settings_are_named(results):
     run = results["learning_curves"]["runs"]["gas_5_les_100"]
     run["settings"] = ["model.long_range.element_charges=false", *run["settings"]]
