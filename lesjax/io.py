@@ -218,7 +218,7 @@ class atomic_path:
 
 @contextmanager
 def exclusive(folder: str | os.PathLike) -> Iterator[None]:
-    """Keep other processes out of `folder`, which is made if it is not there, and removed again if it stays empty.
+    """Keep other processes out of `folder`, which is made if it is not there, and removed again if it then stays empty.
 
     The lock is on the folder itself and ends with the process, however that ends.
 
@@ -226,6 +226,7 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
         ValueError: if another process has it.
     """
     folder = pathlib.Path(folder)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
     try:
@@ -242,8 +243,9 @@ def exclusive(folder: str | os.PathLike) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
-        with suppress(OSError):
-            folder.rmdir()
+        if new:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def element_names(atomic_numbers: Iterable[int]) -> str:

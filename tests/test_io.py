@@ -334,6 +334,9 @@ def test_a_folder_is_for_one_process(tmp_path):
             pass
         other.kill()
     with io.exclusive(folder):
+        pass
+    folder.rmdir()  # it was there before, and so it stays
+    with io.exclusive(folder):
         assert folder.is_dir()
     assert not folder.exists()
     with io.exclusive(folder):
