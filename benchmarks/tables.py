@@ -1,9 +1,9 @@
 """All results on one page: reads the JSON files of benchmarks/results and writes benchmarks/RESULTS.md.
 
-    python benchmarks/tables.py
+    python benchmarks/tables.py --readme README.md
 
-Each table names the command, the date and the device of its file. What is missing or not met comes first. The table of
-the README is written as well.
+Each table names the command, the date and the device of its file. What is missing or not met comes first. With
+``--readme`` the table there is written anew as well.
 """
 
 import argparse

@@ -8,7 +8,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, ArrayLike, Bool, Float
 
 
 # Taylor coefficients of sin(πy) / y and cos(πy) in y²; at |y| = 1/2 the first one left out is below 1e-16.
@@ -34,7 +34,7 @@ def safe_norm(vectors: Float[Array, "*shape 3"], where: Bool[Array, "*shape"]) -
     return jnp.where(where, jnp.sqrt(jnp.where(where, squared, 1.0)), 1.0)
 
 
-def matmul(left: Array, right: Array) -> Array:
+def matmul(left: ArrayLike, right: ArrayLike) -> Array:
     """Return ``left @ right`` to the rounding of the dtype.
 
     TF32, the default of some GPUs, would misplace atoms by 1e-3 of the cell.
@@ -42,7 +42,7 @@ def matmul(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def einsum(subscripts: str, *operands: Array) -> Array:
+def einsum(subscripts: str, *operands: ArrayLike) -> Array:
     """`jnp.einsum` to the rounding of the dtype, as `matmul`."""
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 

@@ -34,6 +34,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from lesjax.numerics import einsum
 from lesjax.properties.polarization import check_volume
 from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 
@@ -41,8 +42,6 @@ from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 # meV and THz of 1 cm^-1: h c / e and c, from the exact values of CODATA 2018
 MEV = 6.62607015e-34 * 29979245800.0 / 1.602176634e-19 * 1e3
 TERAHERTZ = SPEED_OF_LIGHT * 1e-5
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Modes(NamedTuple):
@@ -85,7 +84,7 @@ def normal_modes(
     dynamical = weights[:, None] * matrix * weights[None, :]
     # Hellmann and Feynman: the derivative of the vectors, infinite where modes are degenerate, is not needed
     vectors = jnp.linalg.eigh(jax.lax.stop_gradient(dynamical))[1]
-    squares = jnp.einsum("ak,ab,bk->k", vectors, dynamical, vectors, precision=_HIGHEST)
+    squares = einsum("ak,ab,bk->k", vectors, dynamical, vectors)
     return Modes(_wavenumbers(squares), vectors.T.reshape(3 * n, n, 3))
 
 
@@ -153,12 +152,12 @@ def nonanalytic_vector(
     q = jnp.asarray(direction).astype(dtype)
     q = q / jnp.sqrt(jnp.sum(q * q))
     epsilon = jnp.asarray(epsilon_infinity).astype(dtype)
-    screening = epsilon if epsilon.ndim == 0 else jnp.einsum("a,ab,b->", q, epsilon, q, precision=_HIGHEST)
+    screening = epsilon if epsilon.ndim == 0 else einsum("a,ab,b->", q, epsilon, q)
     known = jax.lax.stop_gradient(screening)
     if not isinstance(known, Tracer) and not float(known) > 0.0:
         raise ValueError(f"`epsilon_infinity` must be positive along `direction`, got {float(known)}.")
     volume = jnp.abs(jnp.linalg.det(cell))
-    along = jnp.einsum("g,nga->na", q, born_charges, precision=_HIGHEST)
+    along = einsum("g,nga->na", q, born_charges)
     return jnp.sqrt(4.0 * math.pi * COULOMB / (volume * screening)) * along
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from lesjax.numerics import cospi, sinpi
+from lesjax.numerics import cospi, einsum, matmul, sinpi
 
 
 # positions [n, 3] -> charges [n] or [n, c], or charges and dipoles [n, 3] or [n, c, 3]
@@ -69,12 +69,12 @@ def quadrupole_moment(
     """
     q = _summed(charges, 1)
     moved = positions if origin is None else positions - origin[None, :]
-    moment = jnp.einsum("n,na,nb->ab", q, moved, moved, precision=jax.lax.Precision.HIGHEST)
+    moment = einsum("n,na,nb->ab", q, moved, moved)
     if quadrupoles is not None:
         moment += jnp.sum(_summed(quadrupoles, 3), axis=0)
     if dipoles is None:
         return moment
-    mixed = jnp.einsum("na,nb->ab", _summed(dipoles, 2), moved, precision=jax.lax.Precision.HIGHEST)
+    mixed = einsum("na,nb->ab", _summed(dipoles, 2), moved)
     return moment + mixed + mixed.T
 
 
@@ -166,7 +166,7 @@ def born_effective_charges(
     along *= jnp.sqrt(jnp.asarray(epsilon_infinity).astype(positions.dtype))
     if direction is not None:
         return along[0] * jnp.linalg.norm(lattice[direction])
-    return jnp.einsum("ap,and->npd", lattice, along, precision=jax.lax.Precision.HIGHEST)
+    return einsum("ap,and->npd", lattice, along)
 
 
 def check_volume(cell: Float[Array, "3 3"]) -> None:
@@ -215,12 +215,12 @@ def field_forces(
         born_charges: from `born_effective_charges`, e.
         electric_field: V/Å; in a periodic cell the macroscopic (average) field.
     """
-    return jnp.einsum("a,nad->nd", electric_field, born_charges, precision=jax.lax.Precision.HIGHEST)
+    return einsum("a,nad->nd", electric_field, born_charges)
 
 
 def _fractional(vectors: Float[Array, "*n 3"], reciprocal: Float[Array, "3 a"]) -> Float[Array, "*n a"]:
     # TF32, the default of some GPUs, would lose three digits of the phase
-    return jnp.matmul(vectors, reciprocal, precision=jax.lax.Precision.HIGHEST)
+    return matmul(vectors, reciprocal)
 
 
 def _real_moments(

@@ -27,6 +27,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from lesjax.numerics import einsum
 from lesjax.properties.series import block_error, check_finite, check_positive, split_blocks
 from lesjax.units import BOLTZMANN, SPEED_OF_LIGHT, VACUUM_PERMITTIVITY, WAVENUMBER
 
@@ -57,7 +58,7 @@ def dipole_rate(
         born_charges: from `born_effective_charges`, e: [time, atom, polarization, displacement].
         velocities: Å/fs.
     """
-    return jnp.einsum("tnad,tnd->ta", born_charges, velocities, precision=jax.lax.Precision.HIGHEST)
+    return einsum("tnad,tnd->ta", born_charges, velocities)
 
 
 def integrate_dipole(
