@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 
@@ -86,6 +87,7 @@ def execute(script: pathlib.Path, quick: bool) -> str:
     """Execute a notebook and keep the copy; the error with its cell, or an empty text."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
+    from traitlets.config import Config
 
     # without MPLBACKEND pictures go into the notebook
     environment = {name: value for name, value in os.environ.items() if name not in ("LESJAX_QUICK", "MPLBACKEND")}
@@ -94,18 +96,16 @@ def execute(script: pathlib.Path, quick: bool) -> str:
     target = executed_copy(script, quick)
     target.parent.mkdir(parents=True, exist_ok=True)
     notebook = as_notebook(script)
-    client = NotebookClient(
-        notebook,
-        timeout=TIMEOUT,
-        kernel_name="python3",
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # else it warns of its own transport each time
-        resources={"metadata": {"path": str(target.parent)}},
-    )
+    resources = {"metadata": {"path": str(target.parent)}}
     start, error = time.monotonic(), ""
-    try:
-        client.execute(env=environment)
-    except CellExecutionError as problem:
-        error = f"{script.name}: {COLORS.sub('', str(problem))}"
+    # Sockets in a folder of their own: a TCP port that was free when it was chosen may be taken when the kernel binds.
+    with tempfile.TemporaryDirectory() as sockets:
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+        client = NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources, config=config)
+        try:
+            client.execute(env=environment)
+        except CellExecutionError as problem:
+            error = f"{script.name}: {COLORS.sub('', str(problem))}"
     nbformat.write(notebook, target)
     print(f"{script.stem}: {'failed after ' if error else ''}{time.monotonic() - start:.0f} s", flush=True)
     return error
