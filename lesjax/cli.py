@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 
 BORN_ORDERS = ("polarization-first", "displacement-first")
+PBC = {"file": None, "true": True, "false": False}
+# what goes on where it was stopped
+RESUMED = ("train", "md")
 METRICS = """Metrics in the JSON file, each for what the data has references of:
   n_structures               number of structures
   energy_rmse, energy_mae    energy, eV/atom
@@ -44,13 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(f"lesjax {parsed.command}: {message}", file=sys.stderr)
             return parsed.run(parsed)
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:
         if parsed.traceback:
             raise
         print(f"lesjax {parsed.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        further = "; the same command goes on from the last checkpoint" if parsed.command in RESUMED else ""
+        print(f"interrupted{further}", file=sys.stderr)
         return 130
 
 
@@ -61,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a potential, or go on with a run that was stopped")
-    train.add_argument("config", help="TOML file; lesjax/configs has examples")
+    train.add_argument("config", help="TOML file, or the name of one that comes along (in lesjax/configs), as les")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the file")
     train.add_argument("--ensemble", type=int, metavar="N", help="train N models that differ in their seeds")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -74,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     evaluate.add_argument("model", help="folder of a potential or an ensemble")
-    evaluate.add_argument("data", help="extended-xyz file")
+    evaluate.add_argument("data", help="file that ase reads, as extended xyz")
     evaluate.add_argument("--json", metavar="OUT.json", help="write the metrics there")
-    evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots")
+    evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots; the ending may be pdf or svg, too")
     evaluate.add_argument("--calibration", metavar="OUT.png", help="draw error against spread of an ensemble")
     evaluate.add_argument("--key", action="append", default=[], metavar="LABEL=NAME", help="e.g. energy=dft_energy")
-    evaluate.add_argument("--pbc", choices=("file", "true", "false"), default="file", help="override the periodicity")
+    evaluate.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
     evaluate.add_argument("--born-order", choices=BORN_ORDERS, help="of the Born effective charges of each atom")
     evaluate.add_argument(
         "--epsilon-infinity", type=_epsilon, default=1.0, metavar="X|fit", help="scales Born effective charges by √X"
@@ -89,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     md = commands.add_parser("md", help="molecular dynamics, or go on with a run that was stopped")
     md.add_argument("model", help="folder of a potential")
     md.add_argument("structure", help="file that ase reads; the last frame is used")
+    md.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
     md.add_argument("--ensemble", default="nve", help="nve, nvt, langevin, npt or npt-flexible (default: nve)")
     md.add_argument("--steps", type=int, default=1000, help="length of the run (default: 1000)")
     md.add_argument("--timestep", type=float, default=0.5, help="fs (default: 0.5)")
@@ -104,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     md.add_argument("--format", default="xyz", help="of the trajectory: xyz or traj (default: xyz)")
     md.add_argument("--polarization", action="store_true", help="write the polarization of each frame")
     md.add_argument("--born-effective-charges", action="store_true", help="write them for each frame")
-    md.add_argument("--electric-field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="V/Å")
+    md.add_argument("--electric-field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="V/Å, without exponents")
     md.add_argument("--epsilon-infinity", type=float, default=1.0, help="electronic dielectric constant (default: 1)")
     md.add_argument("--quiet", action="store_true", help="no progress bar")
     md.set_defaults(run=_md)
@@ -149,12 +154,12 @@ def _train(arguments: argparse.Namespace) -> int:
         if frames:
             epsilon = config.data.epsilon_infinity
             result = evaluate(potential, frames, keys=config.data.keys, pbc=pbc, epsilon_infinity=epsilon)
+            metrics[name] = result.metrics
+            write_json(folder / "metrics.json", metrics)
             plots.save_parity(folder / f"parity_{name}.png", result.parity)
             if result.calibration:
                 plots.save_calibration(folder / f"calibration_{name}.png", result.calibration)
-            metrics[name] = result.metrics
             _print_metrics(name, result)
-    write_json(folder / "metrics.json", metrics)
     print(f"model: {folder / 'model'}")
     return 0
 
@@ -165,7 +170,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax.models.storage import is_ensemble
     from lesjax.training import evaluate_file, plots
 
-    pbc = {"file": None, "true": True, "false": False}[arguments.pbc]
+    pbc = PBC[arguments.pbc]
     several = is_ensemble(arguments.model)
     read = load_ensemble if several else load
     if arguments.calibration and not several:
@@ -177,9 +182,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         pbc=pbc,
         epsilon_infinity=arguments.epsilon_infinity,
     )
-    _print_metrics(arguments.data, result)
+    for assignment in arguments.key:
+        label = assignment.partition("=")[0]
+        if {"born_effective_charges": "bec"}.get(label, label) not in result.parity:
+            raise ValueError(f"`--key {assignment}`: no structure has such a label to hold the model against.")
     if arguments.json:
         write_json(arguments.json, result.metrics)
+    _print_metrics(arguments.data, result)
     if arguments.plot:
         plots.save_parity(arguments.plot, result.parity)
     if arguments.calibration:
@@ -192,6 +201,7 @@ def _md(arguments: argparse.Namespace) -> int:
 
     from lesjax import io
     from lesjax.dynamics import Settings, simulate
+    from lesjax.dynamics.records import read_log
     from lesjax.models import load
 
     given = vars(arguments)
@@ -199,12 +209,12 @@ def _md(arguments: argparse.Namespace) -> int:
     field = chosen.pop("electric_field")
     settings = Settings(**chosen, electric_field=None if field is None else tuple(field))
     folder = pathlib.Path(arguments.out)
-    final = simulate(
-        load(arguments.model), io.read(arguments.structure)[-1], folder, settings, quiet=arguments.quiet or None
-    )
-    print(
-        f"{settings.steps} steps of {len(final)} atoms, {final.get_temperature():.0f} K at the end; see {folder}/md.png"
-    )
+    start = io.read(arguments.structure)[-1]
+    if PBC[arguments.pbc] is not None:
+        start.pbc = PBC[arguments.pbc]
+    final = simulate(load(arguments.model), start, folder, settings, quiet=arguments.quiet or None)
+    last = read_log(folder / "log.csv")["temperature_K"][-1]  # which knows the degrees of freedom
+    print(f"{settings.steps} steps of {len(final)} atoms, {last:.0f} K at the end; see {folder}/md.png")
     return 0
 
 
@@ -215,23 +225,28 @@ def _info(arguments: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from lesjax.io import chemical_symbols
+    from lesjax.io import chemical_symbols, element_names
     from lesjax.models import load
 
     potential = load(arguments.model)
     config = potential.config
-    table = Table("setting", "value", title=arguments.model)
+    table = Table("setting", "value")
     count = sum(leaf.size for leaf in jax.tree.leaves(potential.params))
     table.add_row("parameters", f"{count}")
+    table.add_row("elements", element_names(config.representation.elements))
+    for name in ("hidden", "linear", "energy_scale", "state_inputs"):
+        table.add_row(name, str(getattr(config, name)))
     sections = {"representation": config.representation, "long_range": config.long_range}
     for section, values in sections.items():
         if values is None:
             table.add_row(section, "none: a short-range model")
             continue
         for name, value in dataclasses.asdict(values).items():
-            table.add_row(f"{section}.{name}", str(value))
+            if name != "elements":
+                table.add_row(f"{section}.{name}", str(value))
     for z, energy in zip(config.representation.elements, config.reference_energies, strict=False):
         table.add_row(f"reference energy of {chemical_symbols[z]}", f"{energy:.6f} eV")
+    print(arguments.model)
     Console().print(table)
     return 0
 
@@ -244,7 +259,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _epsilon(text: str) -> float | str:
-    return text if text == "fit" else float(text)
+    try:
+        return text if text == "fit" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number or fit, got {text!r}") from None
 
 
 def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
@@ -257,7 +275,7 @@ def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
     chosen = {}
     for assignment in assignments:
         label, separator, name = assignment.partition("=")
-        if not separator or label not in known:
+        if not separator or not name or label not in known:
             raise ValueError(f"`--key` needs one of {', '.join(sorted(known))} = NAME, got {assignment!r}.")
         chosen[label] = (name,)
     return Keys(**chosen, born_effective_charges_order=born_order)
@@ -270,7 +288,7 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
     from lesjax.training.plots import KINDS
 
     columns = ("spread", "rank correlation") if result.calibration else ()
-    table = Table("", "RMSE", "MAE", "R²", *columns, title=f"{title}: {result.metrics['n_structures']} structures")
+    table = Table("", "RMSE", "MAE", "R²", *columns)
     for kind, pair in result.parity.items():
         name, unit, factor = KINDS[kind]
         errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
@@ -278,4 +296,5 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
         if result.calibration:
             spread = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
         table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}", *spread)
+    print(f"{title}: {result.metrics['n_structures']} structures")
     Console().print(table)

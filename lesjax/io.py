@@ -1,5 +1,6 @@
 """Extended-xyz files: structures and their labels under configurable keys."""
 
+import bz2
 import dataclasses
 import gzip
 import json
@@ -19,6 +20,7 @@ from ase import Atoms as Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols as chemical_symbols
+from ase.io.formats import filetype
 from jaxtyping import Array, Float
 
 
@@ -27,7 +29,7 @@ try:
 except ImportError:  # not on Windows, where folders are not locked
     fcntl = None
 
-XYZ = (".xyz", ".extxyz")
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 BORN_ORDERS = ("polarization-first", "displacement-first")
 # The first two are ours; "BEC" and "bec" are the columns of the published sets of superionic water (Zhong et al., 2025)
 # and of dipeptides (King et al., 2025).
@@ -128,34 +130,34 @@ def read(path: str | os.PathLike) -> list[Atoms]:
     frames: list[Atoms] = []
     try:
         # frame by frame, so that the message can say which one is broken
-        source, kind = _decompressed(path)
+        kind = filetype(str(path))
+        source = _decompressed(path) if kind == "extxyz" else path
         frames.extend(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True))
     except Exception as error:
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {error!r}") from error
-    _check_blank_lines(path, source)
+    if kind == "extxyz":
+        _check_blank_lines(path, source)
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
     return frames
 
 
-def _decompressed(path: pathlib.Path) -> tuple[pathlib.Path | StringIO, str | None]:
-    """Source and format for ase: compressed extended xyz in memory, all else as it is.
+def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
+    """A compressed file in memory, any other as it is.
 
-    ase goes back and forth in the file, which decompresses it from its start for each frame.
+    ase goes back and forth in extended xyz, which decompresses it from its start for each frame.
     """
-    opener = {".xz": lzma.open, ".gz": gzip.open}.get(path.suffix)
-    if opener is None or pathlib.Path(path.stem).suffix not in XYZ:
-        return path, None
+    opener = OPENERS.get(path.suffix)
+    if opener is None:
+        return path
     with opener(path, "rt", encoding="utf-8") as file:
-        return StringIO(file.read()), "extxyz"
+        return StringIO(file.read())
 
 
 def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
     """Raise ValueError for a blank line before a frame of extended xyz, where ase ends reading without a word."""
     if isinstance(source, StringIO):
         source.seek(0)
-    elif path.suffix not in XYZ:
-        return
     with source if isinstance(source, StringIO) else open(path, encoding="utf-8", errors="replace") as file:
         lines, blank = enumerate(file, start=1), None
         for number, line in lines:
@@ -320,7 +322,10 @@ def _find(atoms: Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndar
     # line may also hold forces as one long list
     squeezed = tuple(k for k in value.shape if k != 1)
     if squeezed != tuple(k for k in shape if k != 1) and (value.ndim > 1 or value.size != int(np.prod(shape))):
-        raise ValueError(f"`{name}` has shape {value.shape} where {shape} is needed.")
+        raise ValueError(
+            f"`{name}` has shape {value.shape} where {shape} is needed. If it is something else, give another name "
+            "for this label (`data.keys`, or --key on the command line)."
+        )
     return value.reshape(shape)
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
+MIN_DISTANCE = 1e-6  # Å; closer atoms have no direction, and forces of NaN
+
+
 def neighbor_arrays(
     positions: Float[np.ndarray, "n 3"],
     cell: Float[np.ndarray, "3 3"],
@@ -30,11 +33,12 @@ def neighbor_arrays(
         Index of each neighbour, the lattice translation it is taken at, and the mask of real entries.
 
     Raises:
-        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite, or a
-            capacity that is too small.
+        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite or those of two
+            atoms at once, or a capacity that is too small.
     """
     import vesin  # it imports ase where that is installed, which `import lesjax` must not
 
+    positions, cell = np.asarray(positions), np.asarray(cell)
     check_geometry(positions, cell, pbc)
     if not cutoff > 0:
         raise ValueError(f"`cutoff` must be positive, got {cutoff}.")
@@ -42,7 +46,10 @@ def neighbor_arrays(
     n_threads = 1 if n < 4000 else 0  # for few atoms, starting threads costs more than it saves
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=n_threads)
     points, box = positions.astype(float), cell.astype(float)  # vesin wants one dtype
-    first, second, shift = calculator.compute(points=points, box=box, periodic=pbc, quantities="ijS")
+    first, second, shift, distances = calculator.compute(points=points, box=box, periodic=pbc, quantities="ijSd")
+    if len(distances) and not distances.min() > MIN_DISTANCE:
+        pair = int(np.argmin(distances))
+        raise ValueError(f"`positions` of atoms {first[pair]} and {second[pair]} are the same: correct the structure.")
     receivers, senders = first.astype(np.int64), second.astype(np.int32)
     counts = np.bincount(receivers, minlength=n)
     needed = max(1, int(counts.max(initial=0)))

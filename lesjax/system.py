@@ -1,6 +1,7 @@
 """One atomic structure, or several stacked ones, as a frozen pytree."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import ase
 
 
+Values = np.ndarray | Array | Sequence[Any]
 # names in the `info` of ASE's atoms; the first one that is there is used
 CHARGE_NAMES = ("total_charge", "charge")
 SPIN_NAMES = ("spin_multiplicity", "multiplicity", "spin")
@@ -70,12 +72,11 @@ class System:
                 no number.
         """
         total_charge, spin_multiplicity = electronic_state(atoms)
-        x, y, z = (bool(p) for p in (atoms.pbc if pbc is None else np.broadcast_to(pbc, 3)))
         return cls.from_arrays(
-            np.asarray(atoms.positions),
-            np.asarray(atoms.cell.array),
-            np.asarray(atoms.numbers),
-            (x, y, z),
+            atoms.positions,
+            atoms.cell.array,
+            atoms.numbers,
+            atoms.pbc if pbc is None else pbc,
             cutoff=cutoff,
             total_charge=total_charge,
             spin_multiplicity=spin_multiplicity,
@@ -84,16 +85,38 @@ class System:
     @classmethod
     def from_arrays(
         cls,
-        positions: Float[np.ndarray, "n 3"],
-        cell: Float[np.ndarray, "3 3"],
-        atomic_numbers: Int[np.ndarray, " n"],
-        pbc: tuple[bool, bool, bool],
+        positions: Values,
+        cell: Values,
+        atomic_numbers: Values,
+        pbc: bool | Values,
         *,
         cutoff: float,
         total_charge: float = np.nan,
         spin_multiplicity: float = np.nan,
     ) -> "System":
-        """Build a system from arrays, in JAX's default floating-point type; host only. See `from_ase`."""
+        """Build a system from arrays, in JAX's default floating-point type; host only. See `from_ase`.
+
+        Args:
+            positions: Cartesian coordinates, [n, 3], Å.
+            cell: lattice vectors as rows, [3, 3], Å.
+            atomic_numbers: of the n atoms.
+            pbc: which directions are periodic, or one for all.
+            cutoff: range of the short-range model, Å.
+            total_charge: e.
+            spin_multiplicity: 2S + 1.
+
+        Raises:
+            ValueError: for shapes that do not fit, and as `from_ase`.
+        """
+        positions, cell, atomic_numbers = np.asarray(positions), np.asarray(cell), np.asarray(atomic_numbers)
+        n = len(atomic_numbers) if atomic_numbers.ndim == 1 else -1
+        if positions.shape != (n, 3) or cell.shape != (3, 3) or np.shape(pbc) not in ((), (3,)):
+            raise ValueError(
+                "`positions`, `cell`, `atomic_numbers` and `pbc` must have the shapes (n, 3), (3, 3), (n,) and (3,), "
+                f"got {positions.shape}, {cell.shape}, {atomic_numbers.shape} and {np.shape(pbc)}."
+            )
+        x, y, z = (bool(p) for p in np.broadcast_to(pbc, 3))
+        pbc = (x, y, z)
         neighbors, cell_shifts, neighbor_mask = neighbor_arrays(positions, cell, pbc, cutoff)
         dtype = jax.dtypes.canonicalize_dtype(float)
         return cls(
@@ -146,12 +169,15 @@ def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:
     """
 
     def find(names: tuple[str, ...]) -> float:
-        name = next((name for name in names if name in atoms.info), None)
+        name = next((name for name in names if atoms.info.get(name) is not None), None)
         if name is None:
             return np.nan
         value = np.asarray(atoms.info[name])
         if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
-            raise ValueError(f"`atoms.info[{name!r}]` must be a number, got {atoms.info[name]!r}. Correct it.")
+            raise ValueError(
+                f"`atoms.info[{name!r}]` must be a number, got {atoms.info[name]!r}. Correct it, or set {names[0]!r}, "
+                "which comes first."
+            )
         return float(value.reshape(()))
 
     return find(CHARGE_NAMES), find(SPIN_NAMES)

@@ -5,6 +5,7 @@ import io as text
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,8 +149,10 @@ def test_info(run, capsys):
     folder, _ = run
     assert cli.main(["info", str(folder / "run" / "model")]) == 0
     out = capsys.readouterr().out
-    for expected in ("parameters", "representation.cutoff", "3.6", "long_range.sigma", "reference energy of Na"):
-        assert expected in out
+    assert out.splitlines()[0] == str(folder / "run" / "model")  # in one line, however long
+    expected = ("parameters", "Na, Cl", "state_inputs", "representation.cutoff", "3.6", "long_range.sigma")
+    for text_of_table in (*expected, "reference energy of Na"):
+        assert text_of_table in out
 
 
 @pytest.fixture
@@ -200,6 +203,9 @@ def test_mistakes_of_evaluate(run, tmp_path, capsys):
         ([model, str(tmp_path / "gone.xyz")], "There is no file"),
         ([model, str(folder / "test.xyz"), "--key", "enrgy=E"], "`--key` needs one of born_effective_charges,"),
         ([model, str(folder / "test.xyz"), "--key", "energy"], "`--key` needs one of"),
+        ([model, str(folder / "test.xyz"), "--key", "energy="], "`--key` needs one of"),
+        ([model, str(folder / "test.xyz"), "--key", "energy=dft_enrgy"], "`--key energy=dft_enrgy`: no structure has"),
+        ([str(folder / "run"), str(folder / "test.xyz")], f"That of this training is '{folder / 'run' / 'model'}'"),
     ):
         assert cli.main(["evaluate", *arguments]) == 1
         error = capsys.readouterr().err
@@ -212,8 +218,33 @@ def test_other_settings_in_the_same_folder(run, capsys):
     before = (folder / "run" / "config.json").read_bytes()
     command = ["train", str(folder / "config.toml"), "--set", f"output={folder / 'run'}"]
     assert cli.main(command) == 1
-    assert "holds a run with other settings (data.test, training.phases)" in capsys.readouterr().err
+    assert "holds a run with other settings (training.phases)" in capsys.readouterr().err
     assert (folder / "run" / "config.json").read_bytes() == before
+
+
+def test_folder_under_another_path_goes_on(run, tmp_path, monkeypatch, capsys):
+    """Also without its test set, which the run does not depend on; in another dtype it does not."""
+    folder, _ = run
+    shutil.copytree(folder, tmp_path / "there")
+    monkeypatch.chdir(tmp_path / "there")
+    command = ["train", "config.toml", "--set", "training.phases.0.epochs=3", "--set", "output=run"]
+    assert cli.main(command) == 0
+    description = tmp_path / "there" / "run" / "config.json"
+    content = json.loads(description.read_text())
+    other = {"float32": "float64", "float64": "float32"}[content["dtype"]]
+    description.write_text(json.dumps({**content, "dtype": other}))
+    capsys.readouterr()
+    assert cli.main(command) == 1
+    assert f"holds a run in {other}, and this one would be in {content['dtype']}" in capsys.readouterr().err
+
+
+def test_folder_in_which_nothing_was_done_is_free(inputs, capsys):
+    """After a start that failed, its settings do not bind."""
+    command = ["train", "config.toml", "--set", "training.phases.0.epochs=1"]
+    diverging = ["--set", "training.phases.0.learning_rate=1e30", "--set", "training.clip=0"]
+    assert cli.main([*command, *diverging]) == 1
+    assert "Lower `learning_rate`" in capsys.readouterr().err
+    assert cli.main(command) == 0
 
 
 def test_traceback_on_request(inputs):
@@ -236,6 +267,9 @@ def test_interrupt_says_how_to_go_on(inputs, capsys, monkeypatch):
     monkeypatch.setattr(cli, "_train", interrupt)
     assert cli.main(["train", "config.toml"]) == 130
     assert "goes on from the last checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr(cli, "_info", interrupt)
+    assert cli.main(["info", "model"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_demo_is_run_in_the_folder(monkeypatch):

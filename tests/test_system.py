@@ -110,9 +110,33 @@ def test_is_an_argument_of_jit(crystal):
     assert traces == 1
 
 
+def test_arrays_of_any_kind(crystal):
+    """The periodicity is static: it has to be hashable, wherever it comes from."""
+    expected = System.from_ase(crystal, cutoff=4.0)
+    for pbc in (crystal.pbc, [True, True, True], (1, 1, 1), True):
+        numbers, cell = crystal.numbers.tolist(), crystal.cell.array.tolist()
+        system = System.from_arrays(crystal.positions.tolist(), cell, numbers, pbc, cutoff=4.0)
+        assert (system.pbc, hash(system.pbc)) == (expected.pbc, hash(expected.pbc))
+        for a, b in zip(jax.tree.leaves(system), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match=r"`atomic_numbers` .* must have the shapes .* \(3, 3\), \(1,\)"):
+        System.from_arrays(crystal.positions, crystal.cell.array, [8], True, cutoff=4.0)
+
+
+def test_electronic_state_that_is_not_given(crystal):
+    crystal.info |= {"charge": None, "total_charge": 1}
+    assert float(System.from_ase(crystal, cutoff=4.0).total_charge) == 1.0
+    crystal.info["total_charge"] = None
+    assert np.isnan(System.from_ase(crystal, cutoff=4.0).total_charge)
+    crystal.info["spin"] = "singlet"
+    with pytest.raises(ValueError, match=r"'spin'\]` must be a number, got 'singlet'.*'spin_multiplicity', which"):
+        System.from_ase(crystal, cutoff=4.0)
+
+
 @pytest.mark.parametrize(
     ("atoms", "message"),
     [
+        (Atoms("H3", [[0, 0, 0], [1, 0, 0], [0, 0, 0]]), r"`positions` of atoms 0 and 2 are the same"),
         (Atoms(), r"`positions` is empty: a system needs at least one atom"),
         (Atoms("H2", [[0, 0, 0], [0, 0, np.nan]]), r"`positions` of atom 1 are not finite: \[0\.0, 0\.0, nan\]"),
         (Atoms("H", pbc=True), r"`cell` is singular .*set pbc to False for a cluster"),

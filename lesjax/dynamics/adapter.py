@@ -17,8 +17,9 @@ from jax_md import space
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax import ewald
+from lesjax.ewald.slab import extent_and_height
 from lesjax.ewald.solver import MAX_STRETCH, MIN_STRETCH
-from lesjax.models.potential import Potential, check_elements
+from lesjax.models.potential import Potential, check_system
 from lesjax.neighbor_list import NeighborList, allocate, update, within_cutoff
 from lesjax.neighbor_plan import DEFAULT_SKIN, NeighborPlan
 from lesjax.numerics import matmul
@@ -37,7 +38,8 @@ class Neighbors:
     Attributes:
         pairs: the neighbour list.
         solver: the plan of the long-range sum; None for a short-range model.
-        drifted: the cell has left the range of that plan (`Solver.still_valid`). It stays set.
+        drifted: the cell has left the range of that plan (`Solver.still_valid`), or the atoms of a slab reach beyond
+            the height that it was planned for. It stays set.
         update_fn: what `update` calls; static.
     """
 
@@ -64,7 +66,7 @@ class Neighbors:
 
     @property
     def cell_size_too_small(self) -> Bool[Array, "*b"]:
-        """The box has changed more than what the plans hold for. Allocate a new list on the host."""
+        """Box or slab have changed more than what the plans hold for. Allocate a new list on the host."""
         return self.pairs.cell_too_small | self.drifted
 
 
@@ -145,7 +147,9 @@ def energy_neighbor_list(
 
     def update_fn(position: Float[Array, "n 3"], neighbors: Neighbors, *, box: Box | None = None, **_: Any):
         positions, cell = cartesian(position, box)
-        drifted = neighbors.drifted if box is None else neighbors.drifted | has_drifted(neighbors.solver, cell)
+        drifted = neighbors.drifted | is_beyond(neighbors.solver, positions, cell)
+        if box is not None:
+            drifted |= has_drifted(neighbors.solver, cell)
         return dataclasses.replace(neighbors, pairs=update(neighbors.pairs, positions, cell), drifted=drifted)
 
     def energy_fn(
@@ -164,7 +168,7 @@ def energy_neighbor_list(
 def make_template(potential: Potential, atoms: ase.Atoms, pbc: bool | tuple[bool, bool, bool] | None) -> System:
     """The system of `atoms` whose positions, cell and neighbours change; host only."""
     system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc)
-    check_elements(potential.config.representation.elements, np.asarray(system.atomic_numbers))
+    check_system(potential.config, system)
     return system
 
 
@@ -200,6 +204,16 @@ def has_drifted(solver: ewald.Solver | None, cell: Float[Array, "3 3"]) -> Bool[
     strained = matmul(jnp.linalg.inv(jnp.asarray(solver.planned_cell, cell.dtype)), cell)
     stretches = jnp.linalg.svd(strained, compute_uv=False)
     return ~jnp.all((stretches <= MAX_STRETCH) & (stretches >= MIN_STRETCH))
+
+
+def is_beyond(
+    solver: ewald.Solver | None, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
+) -> Bool[Array, ""]:
+    """Whether atoms of a slab are further apart along the normal than planned (`Solver.check_atoms`), traced."""
+    if solver is None or solver.slab_axis is None:
+        return jnp.zeros((), bool)
+    extent, height = extent_and_height(jnp, positions, cell, solver.slab_axis, solver.period, solver.sigma)
+    return extent > height
 
 
 def _matrix(box: Any) -> Array:

@@ -32,7 +32,8 @@ def radial_distribution(
         Middles of the bins, Å, and g.
 
     Raises:
-        ValueError: for frames without three periodic directions, or an element that is not there.
+        ValueError: for frames without three periodic directions, or an element that is not there, or there once and
+            asked for around itself.
     """
     edges = np.arange(0.0, cutoff + 0.5 * width, width)
     total = np.zeros(len(edges) - 1)
@@ -40,6 +41,8 @@ def radial_distribution(
         if not atoms.pbc.all():
             raise ValueError(f"`frames` must be periodic in three directions for a density, got pbc {atoms.pbc}.")
         at, around = _select(atoms, first), _select(atoms, second)
+        if first == second and at.sum() == 1:
+            raise ValueError(f"There is one {first!r} in {atoms.symbols}: no other one is around it.")
         pbc = (True, True, True)
         neighbors, shifts, real = neighbor_arrays(atoms.positions, atoms.cell.array, pbc, float(edges[-1]))
         real &= at[:, None] & around[neighbors]
@@ -127,11 +130,15 @@ def pressure(frames: Sequence[ase.Atoms]) -> Float[np.ndarray, " t"]:
     return -np.trace(stresses, axis1=1, axis2=2) / 3.0 / (1e-4 * ase.units.GPa)
 
 
-def temperature(frames: Sequence[ase.Atoms]) -> Float[np.ndarray, " t"]:
-    """Temperature of each frame, K, of 3n - 3 degrees of freedom."""
-    atoms = _some(frames)[0]
-    factor = 3 * len(atoms) / max(1, 3 * len(atoms) - 3)
-    return np.array([factor * 2.0 * a.get_kinetic_energy() / (3 * len(a) * ase.units.kB) for a in frames])
+def temperature(frames: Sequence[ase.Atoms], *, dof: int | None = None) -> Float[np.ndarray, " t"]:
+    """Temperature of each frame, K.
+
+    Args:
+        frames: structures with velocities.
+        dof: degrees of freedom; 3n - 3 by default, as in all ensembles but "langevin", which has 3n.
+    """
+    dof = max(1, 3 * len(_some(frames)[0]) - 3) if dof is None else dof
+    return np.array([2.0 * atoms.get_kinetic_energy() / (dof * ase.units.kB) for atoms in frames])
 
 
 def save_curves(

@@ -49,6 +49,7 @@ class LesCalculator(Calculator):
         self.potential = potential
         self.pbc = pbc
         self.epsilon_infinity = epsilon_infinity
+        self._computed: tuple[Any, ...] | None = None
         self._capacity = 0
         self._rows = 0
         self._plan: tuple[tuple[bool, bool, bool], ewald.Solver | None] | None = None
@@ -61,7 +62,7 @@ class LesCalculator(Calculator):
     ) -> None:
         """Compute into `results` all but the Born effective charges, and these if asked for; called by ASE."""
         super().calculate(atoms, properties, system_changes)
-        atoms = self.atoms
+        atoms, self._computed = self.atoms, self._options()
         if atoms is None:
             raise ValueError("`atoms` is needed: the calculator has not seen any yet.")
         system = System.from_ase(atoms, cutoff=self.potential.cutoff, pbc=self.pbc)
@@ -94,13 +95,22 @@ class LesCalculator(Calculator):
             self._rows = int(np.ceil(self.atom_slack * n))
         return self._rows
 
+    def _options(self) -> tuple[Any, ...]:
+        """What the results depend on besides the atoms."""
+        return id(self.potential), self.pbc, self.epsilon_infinity
+
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last calculation; total charge and spin multiplicity too, which ASE leaves out."""
+        """What has changed since the last calculation.
+
+        Total charge, spin multiplicity and the attributes of the calculator too, which ASE leaves out.
+        """
         changes = super().check_state(atoms, tol=tol)
         if self.atoms is not None and not np.array_equal(
             electronic_state(self.atoms), electronic_state(atoms), equal_nan=True
         ):
             changes = [*changes, "info"]
+        if self._computed is not None and self._computed != self._options():
+            changes = [*changes, "options"]
         return changes
 
     def _solver(self, system: System) -> ewald.Solver | None:

@@ -93,6 +93,8 @@ def make_ensemble(settings: Settings, n_atoms: int, force_virial: Callable[..., 
     else:
         init, step = simulate.nvt_langevin(force, shift, dt, kT, gamma=1.0 / thermostat_time)
         extra = None
+    if settings.electric_field is not None:  # whose work is no function of the state
+        extra = None
     key = jax.random.PRNGKey(settings.seed)
 
     def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **given: Any) -> Any:

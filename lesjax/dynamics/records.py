@@ -74,10 +74,10 @@ class Output:
         there = self.folder / "settings.json"
         if there.exists():
             self.check_description(json.loads(there.read_text()))
-        io.write_json(there, self.description)
         if not self.checkpoint_file.exists():
             for path in (self.log_file, self.trajectory):
                 path.unlink(missing_ok=True)
+            io.write_json(there, self.description)
             return None
         try:
             with safe_open(self.checkpoint_file, framework="numpy") as file:
@@ -98,6 +98,12 @@ class Output:
 
             simulation.solver = plan_solver(simulation.potential, simulation.template, simulation.state.position, cell)
         host = Progressed(**kept["progressed"])
+        if host.step > self.settings.steps:
+            raise ValueError(
+                f"{str(self.folder)!r} holds a run of {host.step} steps already, more than `steps` = "
+                f"{self.settings.steps}. Raise `steps` to go on, or choose another folder."
+            )
+        io.write_json(there, self.description)
         self.cut(host)
         return host
 
@@ -228,12 +234,15 @@ def digest(arrays: Sequence[Any]) -> str:
 
 
 def as_columns(frame: ase.Atoms) -> ase.Atoms:
-    """The frame with Born effective charges as nine columns `bec`, polarization by displacement, for a text file."""
+    """The frame with Born effective charges as nine columns, polarization by displacement, for a text file.
+
+    `lesjax.io.labels` reads this name in this order.
+    """
     results = dict(frame.calc.results) if frame.calc is not None else {}
     if "born_effective_charges" not in results:
         return frame
     copy = frame.copy()
-    copy.set_array("bec", results.pop("born_effective_charges").reshape(len(frame), 9))
+    copy.set_array("born_effective_charges", results.pop("born_effective_charges").reshape(len(frame), 9))
     copy.calc = SinglePointCalculator(copy, **results)
     return copy
 

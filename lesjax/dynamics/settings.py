@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ase
@@ -28,8 +29,8 @@ class Settings:
             Martyna, Tobias and Klein.
         steps: length of the run, from its very start.
         timestep: fs.
-        temperature: K; without one, "nve" starts with the velocities of the structure.
-        pressure: bar.
+        temperature: K; of the thermostat, and of the initial velocities where the structure has none.
+        pressure: bar, of "npt" and "npt-flexible".
         thermostat_time: fs; period of the Nosé-Hoover chain, inverse friction of "langevin".
         barostat_time: fs; period of the cell.
         seed: of the initial velocities and of "langevin".
@@ -59,12 +60,20 @@ class Settings:
     format: str = "xyz"
     polarization: bool = False
     born_effective_charges: bool = False
-    electric_field: tuple[float, float, float] | None = None
+    electric_field: Sequence[float] | np.ndarray | None = None
     epsilon_infinity: float = 1.0
     skin: float = DEFAULT_SKIN
 
     def __post_init__(self) -> None:
         """Raise ValueError for what cannot be run."""
+        for field in dataclasses.fields(self):  # numbers of numpy, which JSON does not know
+            value = getattr(self, field.name)
+            if isinstance(value, (np.generic, np.ndarray)):
+                object.__setattr__(self, field.name, value.tolist())
+        if self.electric_field is not None:
+            object.__setattr__(self, "electric_field", tuple(self.electric_field))
+            if len(self.electric_field) != 3 or not all(map(math.isfinite, self.electric_field)):
+                raise ValueError(f"`electric_field` must be three finite numbers, got {self.electric_field}.")
         if self.ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {', '.join(ENSEMBLES)}, got {self.ensemble!r}.")
         if self.format not in FORMATS:
@@ -85,6 +94,11 @@ class Settings:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not math.isfinite(self.pressure):
             raise ValueError(f"`pressure` must be finite, in bar, got {self.pressure}.")
+        if self.pressure and not self.constant_pressure:
+            raise ValueError(
+                f"`pressure` = {self.pressure} has no effect in ensemble {self.ensemble!r}: take 'npt' or "
+                "'npt-flexible', or leave it out."
+            )
         if self.electric_field is not None and self.constant_pressure:
             raise ValueError("`electric_field` needs a fixed cell: use ensemble 'nve', 'nvt' or 'langevin' with it.")
 

@@ -109,8 +109,8 @@ def simulate(
     """Run molecular dynamics, or go on with the run in the folder `out`.
 
     The folder gets ``settings.json``, ``log.csv``, ``trajectory.xyz`` or ``.traj``, ``checkpoint.safetensors``,
-    ``final.xyz`` and ``md.png``. Velocities of `atoms` are used where it has some, but for "langevin" without their
-    common drift; otherwise they are drawn at the temperature of the settings.
+    ``final.xyz`` and ``md.png``. Velocities of `atoms` are used where it has some, without their common drift unless
+    the ensemble is "langevin"; otherwise they are drawn at the temperature of the settings.
 
     Args:
         potential: the model.
@@ -125,7 +125,8 @@ def simulate(
     Raises:
         ValueError: for a structure that cannot be run, or a folder that holds another run or in which another process
             works.
-        SimulationError: when energies are not finite or atoms fly apart; the last good frame is in the trajectory.
+        SimulationError: when energies are not finite, atoms fly apart, or those of a slab reach beyond the height of
+            its cell; the last good frame is in the trajectory.
     """
     with exclusive(out):
         return Simulation(potential, atoms, pathlib.Path(out), settings).run(quiet)
@@ -352,6 +353,9 @@ class Simulation:
     def frame(self) -> ase.Atoms:
         """This configuration with what the potential says of it."""
         try:
+            if self.solver is not None:
+                positions, cell = (np.asarray(x, float) for x in (self.state.position, self.current_cell))
+                self.solver.check_atoms(positions, cell)
             prediction = check_solved(self.predict(self.world, self.state.position, self.current_cell))
         except ValueError as error:
             raise SimulationError(f"Step {self.host.step}: {error}") from error
@@ -362,8 +366,6 @@ class Simulation:
 
     def write_frame(self) -> None:
         """Append this configuration to the trajectory."""
-        if self.solver is not None:
-            self.solver.check_atoms(np.asarray(self.state.position, float), np.asarray(self.current_cell, float))
         self.output.write(self.frame())
 
     # the start ----------------------------------------------------------------------------------------------------

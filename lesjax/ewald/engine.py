@@ -28,7 +28,7 @@ class Engine:
 def make_engine(solver: Solver, cell: Float[Array, "3 3"], sigma: Float[Array, ""]) -> Engine:
     """Weights of the k-vectors in this cell, and how `solver` reaches them."""
     assert solver.kmask is not None
-    kmask = jnp.asarray(solver.kmask)
+    kmask, cell = jnp.asarray(solver.kmask), jnp.asarray(cell)
     if solver.slab_axis is not None:
         assert solver.period is not None
         cell = slab.effective_cell(cell, solver.slab_axis, jnp.asarray(solver.period, cell.dtype))

@@ -140,6 +140,11 @@ def check_equilibration(equilibration: Equilibration) -> Equilibration:
     Raises:
         ValueError: if it was not, in any of the systems along a leading axis, with the way out.
     """
+    if not np.all(np.isfinite(equilibration.chemical_potential)):
+        raise ValueError(
+            "The charges that equilibrate are not finite: one of positions, `electronegativity`, `hardness` and "
+            "`total_charge` is not."
+        )
     if not np.all(equilibration.converged):
         raise ValueError(
             f"The charges did not equilibrate in {int(np.max(equilibration.n_iterations))} iterations. `hardness` must "

@@ -67,7 +67,12 @@ def choose_mesh(
 ) -> tuple[tuple[int, int, int], int]:
     """Mesh points along each lattice vector and spline order: the cheapest with an error below `accuracy`."""
     lengths = np.linalg.norm(cell, axis=1)
-    density = n_atoms / abs(np.linalg.det(cell))
+    volume = abs(np.linalg.det(cell))
+    density = n_atoms / volume
+    # `mesh_error` is that of an orthogonal cell. Along a lattice vector of length a and height h over the other two,
+    # the aliases of a mesh of N points are 2πN / h away: a / h times as far, with forces as much larger.
+    heights = volume / np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1)
+    accuracy = accuracy * float(np.min(heights / lengths))
     # all k-vectors below the cutoff have to fit, with none at half the sampling frequency
     smallest = [2 * math.floor(k_cutoff * length / (2 * math.pi) * (1 + 1e-12)) + 1 for length in lengths]
     best: tuple[float, tuple[int, int, int], int] | None = None

@@ -23,6 +23,7 @@ Phys. Rev. B 96, 075448 (2017), doi:10.1103/PhysRevB.96.075448; the term k = 0 h
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -100,13 +101,19 @@ def check_extent(
     Raises:
         ValueError: then; the forces between those atoms would be those of a truncated interaction.
     """
-    z = positions @ _normal(np, cell, axis)
-    extent, height = float(np.ptp(z)), 0.5 * period - _MARGIN * sigma
-    if extent > height * (1.0 + 1e-5):
+    extent, height = extent_and_height(np, positions, cell, axis, period, sigma)
+    if extent > height:
         raise ValueError(
             f"`positions` extend over {extent:.4g} Å along the normal of the slab, more than the height {height:.4g} Å "
             f"of the cell. Unwrap atoms that were wrapped along lattice vector {axis}, or make it longer."
         )
+
+
+def extent_and_height(
+    xp: Any, positions: Any, cell: Any, axis: int, period: Any, sigma: Any
+) -> tuple[Any, Any]:
+    """How far atoms are apart along the normal, and how far they may be by the plan, rounding included; Å."""
+    return xp.ptp(positions @ _normal(xp, cell, axis)), (0.5 * period - _MARGIN * sigma) * (1.0 + 1e-5)
 
 
 def _normal(xp, cell: Float[Array | np.ndarray, "3 3"], axis: int):

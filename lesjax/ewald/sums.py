@@ -64,12 +64,13 @@ def energy(
         Energy, eV.
 
     Raises:
-        ValueError: for dipoles or quadrupoles whose shape does not follow that of the charges; if `background` is
-            asked for without three periodic directions.
+        ValueError: for charges or a mask that do not fit the positions, dipoles or quadrupoles whose shape does not
+            follow that of the charges; if `background` is asked for without three periodic directions.
 
     References:
         Cheng, npj Comput. Mater. 11, 80 (2025), doi:10.1038/s41524-025-01577-7.
     """
+    _check_shapes(positions, charges, atom_mask)
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
     sigma = jnp.asarray(solver.sigma, positions.dtype)
     neutralized = _background_energy(solver, cell, multipoles.charges) if background else 0.0
@@ -154,6 +155,7 @@ def field(
     Returns:
         One vector per atom and channel, in the shape of `charges` and three; zero for padded atoms.
     """
+    _check_shapes(positions, charges, atom_mask)
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
     sigma = jnp.asarray(solver.sigma, positions.dtype)
     probes = mask_atoms(jnp.ones_like(positions[:, 0]), atom_mask)
@@ -176,6 +178,17 @@ def field(
         own = -jax.grad(lambda u: multipole_self_energy(multipoles._replace(dipoles=u), sigma))(multipoles.dipoles)
         result = result + own if self_interaction else result - own
     return result[:, 0] if charges.ndim == 1 else result
+
+
+def _check_shapes(positions: Array, charges: Array, atom_mask: Array | None) -> None:
+    """Raise ValueError for what would be broadcast, or fail deep inside."""
+    n = len(positions)
+    if charges.ndim not in (1, 2) or len(charges) != n:
+        raise ValueError(
+            f"`charges` must have the shape {(n,)}, or {(n, 'channels')}, for {n} positions, got {charges.shape}."
+        )
+    if atom_mask is not None and atom_mask.shape != (n,):
+        raise ValueError(f"`atom_mask` must have the shape {(n,)} for {n} positions, got {atom_mask.shape}.")
 
 
 def _pair_mask(positions: Float[Array, "n 3"], atom_mask: Bool[Array, " n"] | None) -> Bool[Array, "n n"]:

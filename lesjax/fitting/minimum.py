@@ -109,6 +109,8 @@ class PotentialEnergy:
         solver = self.solver
         if solver is not None and not solver.still_valid(cell):
             solver = plan_solver(potential, self.template, positions, cell)
+        if solver is not None:
+            solver.check_atoms(np.asarray(positions, float), np.asarray(cell, float))
         pairs = allocate_pairs(potential, self.template, positions, cell, skin, old)
         return dataclasses.replace(self, pairs=pairs, solver=solver)
 
@@ -125,7 +127,8 @@ def potential_energy(
         pbc: overrides the periodicity of `atoms`.
 
     Raises:
-        ValueError: for elements that the model does not know, or a singular cell.
+        ValueError: for elements that the model does not know, a total charge that it needs and `atoms` have not, or a
+            singular cell.
     """
     template = make_template(potential, atoms, pbc)
     positions, cell = jnp.asarray(template.positions), jnp.asarray(template.cell)

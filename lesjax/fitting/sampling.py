@@ -20,6 +20,7 @@ from lesjax.system import System
 
 # (parameters, number of the draw, structure to start from) -> stacked frames
 Sampler = Callable[[Any, int, Any], Any]
+FIELD = "`settings.electric_field` is not possible here"
 WIDTH = 8  # numbers of neighbours are rounded up to its multiples, so that draws share their shapes
 
 
@@ -66,7 +67,7 @@ def make_sampler(
     """
     n_frames = number_of_frames(settings, equilibration)
     if settings.electric_field is not None:
-        raise ValueError("`settings.electric_field` is not possible here: add the energy of the field to `energy_fn`.")
+        raise ValueError(f"{FIELD}: add the energy of the field to `energy_fn`.")
     temperature = settings.temperature
     assert temperature is not None
 
@@ -129,6 +130,8 @@ def potential_sampler(
             the folder already.
     """
     number_of_frames(settings, equilibration)
+    if settings.electric_field is not None:
+        raise ValueError(f"{FIELD}: the energy that goes with it is that without the field.")
 
     def sample(potential: Potential, number: int, start: System) -> System:
         first = atoms.copy()

@@ -156,6 +156,11 @@ def active_learning(
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value}.")
     frames = io.read(config.data.train)[: config.data.max_frames]
+    if isinstance(sample, Settings) and any(atoms.constraints for atoms in frames):
+        raise ValueError(
+            f"`data.train` = {config.data.train!r} has structures with constraints, which `Settings` cannot simulate: "
+            "give a function as `sample`, or take them out of the file."
+        )
     pbc = None if isinstance(config.data.pbc, str) else config.data.pbc
     result: list[Round] = []
     for number in range(rounds + 1):

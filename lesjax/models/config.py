@@ -48,7 +48,7 @@ class CACEConfig:
     message_scale: float = 10**-0.5
 
     def __post_init__(self) -> None:
-        _positive(self, "cutoff", "n_bessel", "n_radial", "n_embedding")
+        _positive(self, "cutoff", "cutoff_p", "n_bessel", "n_radial", "n_embedding")
         if not self.elements or sorted(set(self.elements)) != sorted(self.elements) or min(self.elements) < 1:
             raise ValueError(f"`elements` must be different atomic numbers, got {self.elements}.")
         if self.cutoff_function not in ("polynomial", "cosine"):
@@ -118,6 +118,7 @@ class LongRangeConfig:
     self_energies_removed: float = 1.0
 
     def __post_init__(self) -> None:
+        _widths(self.hidden)
         given = (name for name in ("k_cutoff", "accuracy") if getattr(self, name) is not None)
         _positive(self, "sigma", "n_channels", "charge_scale", *given)
         if self.k_cutoff is not None and self.accuracy is not None:
@@ -205,6 +206,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "energy_scale")
+        _widths(self.hidden)
         elements = self.representation.elements
         if not set(self.state_inputs) <= set(STATE_INPUTS) or len(set(self.state_inputs)) < len(self.state_inputs):
             raise ValueError(f"`state_inputs` takes some of {STATE_INPUTS}, got {self.state_inputs}.")
@@ -280,6 +282,11 @@ def _check_heads(long_range: LongRangeConfig, representation: CACEConfig) -> Non
 def _one_of(config: object, name: str, *values: str) -> None:
     if getattr(config, name) not in values:
         raise ValueError(f"`{name}` must be {' or '.join(map(repr, values))}, got {getattr(config, name)!r}.")
+
+
+def _widths(hidden: tuple[int, ...]) -> None:
+    if any(width < 1 for width in hidden):
+        raise ValueError(f"`hidden` needs widths of at least 1, got {hidden}.")
 
 
 def _positive(config: object, *names: str) -> None:

@@ -99,7 +99,8 @@ def load(path: str | os.PathLike) -> Potential:
             f"as {str(path / '0')!r}."
         )
     if missing:
-        raise FileNotFoundError(f"{str(path)!r} is not a lesjax model: it has no {' and no '.join(missing)}.")
+        hint = f" That of this training is {str(path / 'model')!r}." if (path / "model").is_dir() else ""
+        raise FileNotFoundError(f"{str(path)!r} is not a lesjax model: it has no {' and no '.join(missing)}.{hint}")
     try:
         data = json.loads(description.read_text())
     except ValueError as error:

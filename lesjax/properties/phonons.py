@@ -48,8 +48,8 @@ class Modes(NamedTuple):
     """Normal modes.
 
     Attributes:
-        frequencies: cm⁻¹, in ascending order, negative for imaginary ones. Rigid motions are among them, at zero up to
-            rounding.
+        frequencies: cm⁻¹, negative for imaginary ones, in an order that ascends up to rounding. Rigid motions are among
+            them, at zero up to rounding.
         vectors: mass-weighted, orthonormal eigenvectors e; displacements are e / √m. Without derivatives.
     """
 

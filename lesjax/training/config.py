@@ -1,6 +1,7 @@
 """What a training run is told: the tables and keys of the TOML file."""
 
 import dataclasses
+import os
 import pathlib
 import tomllib
 from collections.abc import Sequence
@@ -175,6 +176,8 @@ class TrainingSection:
             raise ValueError(f"`optimizer` must be adam or adamw, got {self.optimizer!r}.")
         if self.feature_scale not in ("each", "all"):
             raise ValueError(f"`feature_scale` must be each or all, got {self.feature_scale!r}.")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"`seed` must lie from 0 to 2^32 - 1, got {self.seed}.")
         for name in ("batch_size", "eval_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
@@ -191,12 +194,16 @@ class TrainingSection:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run. `output` is its folder, relative to the current one."""
+    """A whole run. `output` is its folder, relative to the current one; a leading ~ is the home folder."""
 
     data: DataConfig
     output: str
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
+
+    def __post_init__(self) -> None:
+        if not self.output.strip():
+            raise ValueError("`output` is empty: give the folder of the results.")
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -218,18 +225,20 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         names = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.toml")))
         raise FileNotFoundError(f"There is no configuration {str(path)!r}; shipped with lesjax: {names}.")
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is no TOML file: {error}") from error
     for override in overrides:
         _apply(data, override)
     config = build(RunConfig, data)
+    config = dataclasses.replace(config, output=os.path.expanduser(config.output))
     files = {}
     for name in ("train", "valid", "test"):
         value = getattr(config.data, name)
         if value is None:
             continue
-        places = [path.parent / value, pathlib.Path(value)]
+        home = pathlib.Path(value).expanduser()
+        places = [path.parent / home, home]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise FileNotFoundError(f"`data.{name}`: there is no file {value!r}, neither beside {path} nor here.")

@@ -18,6 +18,7 @@ from lesjax.properties import traceless
 from lesjax.training.calibration import Calibration, calibration
 from lesjax.training.data import Batch, Dataset, epoch_batches, make_dataset, subtract_reference, take
 from lesjax.training.losses import Weights, moments
+from lesjax.training.orient import sign_is_free
 from lesjax.training.step import make_born_charges, make_evaluation
 
 
@@ -80,7 +81,8 @@ def evaluate(
 
     Energies and forces fix the latent charges up to one sign for all of them. It is chosen once, by the one of
     charges, dipole, quadrupole and Born effective charges whose predictions p and references r have the largest
-    :math:`|r \cdot p| / (|r| |p|)`, and used for all four. Channels are summed.
+    :math:`|r \cdot p| / (|r| |p|)`, and used for all four; where the model holds a net charge of a structure, or has
+    charges that were given, their sign is left as it is. Channels are summed.
 
     Moments are those of systems without a periodic direction, about the centre of mass, see `lesjax.io.Labels`; that of
     a net charge that the model may leave depends on it. Quadrupoles are compared as the traceless part
@@ -108,7 +110,8 @@ def evaluate(
     labels = io.all_labels(frames, keys)
     parity, spread = {}, {}
     given = 1.0 if epsilon_infinity == "fit" else float(epsilon_infinity)
-    for name, (reference, predicted) in _values(potential, frames, labels, pbc, batch_size, given).items():
+    dataset = make_dataset(potential.config, frames, labels, pbc, epsilon_infinity=given)
+    for name, (reference, predicted) in _values(potential, dataset, frames, labels, batch_size).items():
         known = np.isfinite(reference)
         if known.any():
             parity[name] = Parity(reference[known], predicted.mean(axis=0)[known])
@@ -116,7 +119,8 @@ def evaluate(
     if not parity:
         raise ValueError(f"No structure has {LABELS_WANTED} under the names of `keys`.")
     metrics: dict[str, float | int] = {"n_structures": len(frames)}
-    sign = latent_sign([parity[name] for name in RESPONSE if name in parity])
+    is_free = sign_is_free(potential.config, dataset)
+    sign = latent_sign([parity[name] for name in RESPONSE if name in parity]) if is_free else 1.0
     born_factor = sign
     if "bec" in parity and epsilon_infinity == "fit":
         metrics["epsilon_infinity"] = fitted_epsilon(parity["bec"], sign)
@@ -172,15 +176,13 @@ def _moments(prediction: Prediction, batch: Batch, rows: Array) -> tuple[Array, 
 
 def _values(
     potential: Potential | Ensemble,
+    dataset: Dataset,
     frames: Sequence[io.Atoms],
     labels: Sequence[io.Labels],
-    pbc: bool | tuple[bool, bool, bool] | None,
     batch_size: int,
-    epsilon_infinity: float,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each kind flattened references of all structures, NaN where there is none, and predictions, [m, values]."""
     config = potential.config
-    dataset = make_dataset(config, frames, labels, pbc, epsilon_infinity=epsilon_infinity)
     with_stress = any(np.isfinite(label.stress).any() for label in labels)
     functions = (make_evaluation(config, with_stress=with_stress), make_born_charges(config))
     references, predictions = {}, []

@@ -19,14 +19,26 @@ from lesjax.training.prepare import Prepared
 from lesjax.training.schema import build
 
 
+def has_begun(folder: pathlib.Path) -> bool:
+    """Whether a run has left anything in `folder` that another one would overwrite."""
+    checkpoint = "checkpoint.safetensors"
+    return any(any(folder.glob(name)) for name in ("model", checkpoint, f"members/*/{checkpoint}"))
+
+
 def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
     """Raise ValueError if `folder` holds a run of another configuration."""
     description = folder / "config.json"
-    if not description.exists():
+    if not description.exists() or not has_begun(folder):
         return
     try:
+        content = json.loads(description.read_text())
         # keys that an older version did not know get their defaults; a folder may have been moved
-        there = build(RunConfig, {**json.loads(description.read_text())["run"], "output": config.output})
+        there = build(RunConfig, {**content["run"], "output": config.output})
+        # the same files may have another path, and `test` does not matter to the run
+        same = {"test": config.data.test}
+        if content.get("fingerprint") is not None:
+            same |= {"train": config.data.train, "valid": config.data.valid}
+        there = dataclasses.replace(there, data=dataclasses.replace(there.data, **same))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(description)!r} is damaged ({error}). Choose another `output`.") from error
     different = differences(*(json.loads(json.dumps(dataclasses.asdict(run))) for run in (there, config)))
@@ -53,15 +65,20 @@ def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Pat
     """Write what the run is: settings, completed model, data, versions.
 
     Raises:
-        ValueError: if `folder` holds a run on other data under the same paths.
+        ValueError: if `folder` holds a run on other data, or in another floating-point type.
     """
-    path = folder / "config.json"
+    path, dtype = folder / "config.json", str(jnp.zeros(()).dtype)
+    there = json.loads(path.read_text()) if path.exists() and has_begun(folder) else {}
+    if there.get("dtype", dtype) != dtype:
+        raise ValueError(
+            f"{str(folder)!r} holds a run in {there['dtype']}, and this one would be in {dtype}. Set the environment "
+            f"variable JAX_ENABLE_X64={int(dtype == 'float32')} to go on, or choose another `output`."
+        )
     # a run of an older version has no fingerprint
-    there = json.loads(path.read_text()).get("fingerprint") if path.exists() else None
-    if there is not None and prepared.fingerprint not in (None, there):
+    if there.get("fingerprint") is not None and prepared.fingerprint not in (None, there["fingerprint"]):
         files = " and ".join(repr(name) for name in (config.data.train, config.data.valid) if name is not None)
         raise ValueError(
-            f"{str(folder)!r} holds a run on other data: the content of {files} has changed since it began. "
+            f"{str(folder)!r} holds a run on other data: the content of {files} is not what it was when it began. "
             "Choose another `output`, or delete the folder."
         )
     packages = ("lesjax", "jax", "flax", "optax", "numpy", "ase", "vesin")
@@ -74,7 +91,7 @@ def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Pat
         "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
         "device": jax.devices()[0].device_kind,
-        "dtype": str(jnp.zeros(()).dtype),
+        "dtype": dtype,
     }
     write_json(path, description)
 

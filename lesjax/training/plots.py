@@ -1,4 +1,4 @@
-"""Learning curves and parity plots as PNG. Matplotlib is imported when a plot is drawn."""
+"""Learning curves and parity plots. Matplotlib is imported when a plot is drawn."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def calibration(axes: "Axes", kind: str, pair: Calibration, color: str = COLORS[
     positive = (pair.spread > 0) & (pair.error > 0)
     spread, error = factor * pair.spread[positive], factor * pair.error[positive]
     axes.loglog(spread, error, ".", markersize=3, alpha=0.3, color=color)
-    groups = np.array_split(np.argsort(spread), min(10, len(spread)))
+    groups = np.array_split(np.argsort(spread), min(10, len(spread))) if len(spread) else []
     means = [[np.sqrt(np.mean(x[group] ** 2)) for group in groups] for x in (spread, error)]
     axes.loglog(*means, "o-", color=COLORS[1], label=f"root mean square, Spearman {pair.spearman():.2f}")
     ends = [spread.min(), spread.max()] if len(spread) else [1.0, 10.0]
@@ -117,6 +117,6 @@ def _subplots(n: int) -> tuple[Any, Any]:
 
 
 def save(figure: Any, path: str | pathlib.Path) -> None:
-    """Write a figure as PNG; the file appears whole or not at all."""
+    """Write a figure in the format that its name ends with, or PNG; the file appears whole or not at all."""
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format=pathlib.Path(path).suffix[1:].lower() or "png", dpi=150)

@@ -14,8 +14,6 @@ from lesjax.system import electronic_state
 from lesjax.training.config import DataConfig, ModelSection, RunConfig
 from lesjax.training.data import (
     Dataset,
-    check_electronic_state,
-    check_elements,
     make_dataset,
     reference_energies,
 )
@@ -55,6 +53,7 @@ def prepare(config: RunConfig) -> Prepared:
         n_valid = round(data.valid_fraction * len(source.frames))
         order = np.random.default_rng(config.training.seed).permutation(len(source.frames)).tolist()
         train, valid = source.take(sorted(order[n_valid:])), source.take(sorted(order[:n_valid]))
+        valid = dataclasses.replace(valid, name=f"{source.name}, of which some were drawn to validate on")
     if not train.frames:
         raise ValueError(f"`data.valid_fraction` = {data.valid_fraction} leaves no structure to train on.")
     check_labels(config, train, valid)
@@ -65,10 +64,7 @@ def prepare(config: RunConfig) -> Prepared:
         test_frames = test.frames
         if not any(test.has(name) for name in LABELS):
             raise ValueError(f"{test.name}: no structure has a label under the names of `data.keys`.")
-        with test.named():
-            for i, atoms in enumerate(test_frames):
-                check_elements(model, atoms, i)
-                check_electronic_state(model, atoms, i)
+        test.dataset(model)
     return Prepared(
         model,
         train=train.dataset(model),
@@ -97,16 +93,19 @@ class _Source:
         return dataclasses.replace(self, frames=frames, labels=labels, indices=[self.indices[i] for i in members])
 
     def has(self, label: str) -> bool:
-        """Whether any structure has this label."""
-        return any(np.isfinite(getattr(labels, label)).any() for labels in self.labels)
+        """Whether any structure has this label, and the periodicity that it is compared for."""
+        return any(
+            np.isfinite(getattr(labels, label)).any() and _is_compared(label, self.pbc_of(atoms))
+            for atoms, labels in zip(self.frames, self.labels, strict=True)
+        )
 
-    def is_periodic(self) -> bool:
-        """Whether any structure is periodic in all directions."""
-        return any(all(atoms.pbc if self.pbc is None else np.broadcast_to(self.pbc, 3)) for atoms in self.frames)
+    def admits(self, label: str) -> bool:
+        """Whether any structure has the periodicity that this label is compared for."""
+        return any(_is_compared(label, self.pbc_of(atoms)) for atoms in self.frames)
 
-    def is_open(self) -> bool:
-        """Whether any structure has no periodic direction."""
-        return any(not any(atoms.pbc if self.pbc is None else np.broadcast_to(self.pbc, 3)) for atoms in self.frames)
+    def pbc_of(self, atoms: io.Atoms) -> np.ndarray:
+        """The periodic directions of a structure."""
+        return atoms.pbc if self.pbc is None else np.broadcast_to(self.pbc, 3)
 
     def dataset(self, model: ModelConfig) -> Dataset:
         """The structures as the model wants them."""
@@ -122,6 +121,13 @@ class _Source:
             yield
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
+
+
+def _is_compared(label: str, pbc: np.ndarray) -> bool:
+    """Whether a label is compared for structures of these periodic directions, see `lesjax.training.losses`."""
+    if label == "stress":
+        return bool(pbc.all())
+    return label not in ("dipole", "quadrupole") or not pbc.any()
 
 
 def _read(name: str, path: str, data: DataConfig) -> _Source:
@@ -158,19 +164,20 @@ def check_labels(config: RunConfig, train: _Source, valid: _Source) -> None:
         weighed = [name for name in LABELS if getattr(phase, f"{name}_weight") > 0]
         for name in weighed:
             key = f"`training.phases[{i}].{name}_weight`"
-            if not train.has(name):
-                order = ", their order in `data.keys.born_effective_charges_order`," if "born" in name else ""
-                raise ValueError(
-                    f"{key} is positive, but no structure of {train.name} has {name}; "
-                    f"looked for {', '.join(getattr(config.data.keys, name))}. Name the key in "
-                    f"`data.keys.{name}`{order} or set the weight to 0."
-                )
-            if name == "stress" and not train.is_periodic():
+            if name == "stress" and not train.admits(name):
                 raise ValueError(f"{key} is positive, but no structure is periodic in all directions. Set it to 0.")
-            if name in ("dipole", "quadrupole") and not train.is_open():
+            if name in ("dipole", "quadrupole") and not train.admits(name):
                 raise ValueError(
                     f"{key} is positive, but all structures are periodic, and a cell has no moments of its own. "
                     "Set it to 0, or `data.pbc` = false for molecules in a box."
+                )
+            if not train.has(name):
+                kind = {"stress": "periodic ", "dipole": "open ", "quadrupole": "open "}.get(name, "")
+                order = ", their order in `data.keys.born_effective_charges_order`," if "born" in name else ""
+                raise ValueError(
+                    f"{key} is positive, but no {kind}structure of {train.name} has {name}; "
+                    f"looked for {', '.join(getattr(config.data.keys, name))}. Name the key in "
+                    f"`data.keys.{name}`{order} or set the weight to 0."
                 )
             if name in RESPONSE and config.model.long_range is None:
                 raise ValueError(f"{key} is positive, but `model.long_range` = false leaves no charges. Set it to 0.")

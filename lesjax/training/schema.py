@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -36,17 +37,17 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
         raise ValueError(f"In `{where.rstrip('.') or cls.__name__}`: {error}") from None
 
 
-def _convert(hint: Any, value: Any, name: str) -> Any:
+def _convert(hint: Any, value: Any, name: str, alternative: str = "") -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         options = [a for a in arguments if a is not type(None)]
         # TOML has no null: false stands for None
         if type(None) in arguments and (value is None or (value is False and bool not in options)):
             return None
-        errors = []
+        errors, alternative = [], " or false" if type(None) in arguments else ""
         for option in options:
             try:
-                return _convert(option, value, name)
+                return _convert(option, value, name, alternative)
             except ValueError as error:
                 errors.append(error)
         if len(options) == 1 or isinstance(value, (list, tuple, Mapping)):
@@ -54,7 +55,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         raise ValueError(f"`{name}` must be {' or '.join(map(_describe, options))}, got {value!r}.")
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise ValueError(f"`{name}` must be a table, got {value!r}.")
+            raise ValueError(f"`{name}` must be a table{alternative}, got {value!r}.")
         return build(typing.cast(type, hint), value, f"{name}.")
     if origin is tuple:
         # a single entry may stand for a list of one
@@ -71,6 +72,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         return {str(k): _convert(arguments[1], v, f"{name}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"`{name}` must be finite, got {value}.")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise ValueError(f"`{name}` must be {_describe(hint)}, got {value!r}.")
     return value

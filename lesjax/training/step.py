@@ -6,6 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import keystr
 from jaxtyping import Array, Float, PyTree
 
 from lesjax.models.config import ModelConfig
@@ -26,8 +27,13 @@ def make_optimizer(section: TrainingSection) -> optax.GradientTransformation:
     parts = [optax.clip_by_global_norm(section.clip)] if section.clip > 0 else []
     parts.append(optax.scale_by_adam())
     if section.optimizer == "adamw":
-        parts.append(optax.add_decayed_weights(section.weight_decay))
+        parts.append(optax.add_decayed_weights(section.weight_decay, mask=_decays))
     return optax.chain(*parts, optax.scale(-1.0))
+
+
+def _decays(params: PyTree) -> PyTree:
+    """Which parameters weight decay may pull to zero: not the frequencies of the radial basis."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: "bessel_frequencies" not in keystr(path), params)
 
 
 def average_decay(section: TrainingSection, count: Float[Array, ""]) -> Float[Array, ""]:

@@ -185,6 +185,19 @@ def test_flags(ions, small_potential):
     assert not allocate(1.05 * positions, box=1.05 * box).cell_size_too_small
 
 
+def test_atoms_of_a_slab_beyond_its_height_are_flagged(ions, small_potential):
+    ions.pbc = (True, True, False)
+    ions.center(vacuum=2.0, axis=2)
+    (allocate, update), _ = energy_neighbor_list(small_potential, ions)
+    positions = jnp.asarray(ions.positions)
+    neighbors = allocate(positions)
+    assert not jax.jit(update)(positions, neighbors).cell_size_too_small
+    far = positions.at[np.argmax(ions.positions[:, 2]), 2].add(4.1)
+    assert jax.jit(update)(far, neighbors).cell_size_too_small
+    with pytest.raises(ValueError, match=r"`positions` extend over .* more than the height"):
+        allocate(far)
+
+
 def test_errors(ions, small_potential):
     cluster = ase.Atoms(ions.symbols, ions.positions)
     with pytest.raises(ValueError, match=r"`fractional_coordinates` need a cell"):

@@ -66,6 +66,7 @@ def test_pressure_and_temperature_of_an_ideal_gas():
     momenta = rng.normal(size=(30, 3))
     gas.set_momenta(momenta - momenta.mean(axis=0))
     gas.calc = SinglePointCalculator(gas, stress=np.zeros(6))
+    np.testing.assert_allclose(analysis.temperature([gas], dof=3 * len(gas)) * 30 / 29, analysis.temperature([gas]))
     (temperature,), (pressure,) = analysis.temperature([gas]), analysis.pressure([gas])
     # 29 instead of 30: the centre of mass is at rest
     expected = 29 * ase.units.kB * temperature / gas.get_volume() / (1e-4 * ase.units.GPa)

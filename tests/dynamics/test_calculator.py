@@ -61,6 +61,11 @@ def test_born_effective_charges_on_request(atoms, potential):
     np.testing.assert_allclose(born, expected, atol=1e-10 if X64 else 1e-5)
     assert np.abs(born).max() > 1e-3
     assert "forces" in atoms.calc.results
+    atoms.calc.epsilon_infinity = 1.0
+    np.testing.assert_allclose(atoms.calc.get_property("born_effective_charges", atoms), born / 2.0, rtol=1e-5)
+    periodic = atoms.get_potential_energy()
+    atoms.calc.pbc = False
+    assert abs(atoms.get_potential_energy() - periodic) > 1e-3
 
 
 @needs_x64

@@ -1,6 +1,7 @@
 """The driver: conserved quantities, reversal, restarts, overflow, breakdown, what is written."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import scipy.linalg
 from ase.constraints import FixAtoms
 
-from lesjax import cli
+from lesjax import cli, io
 from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.dynamics.barostat import _exponentials
 from lesjax.dynamics.records import read_log
@@ -30,7 +31,6 @@ SHORT = Settings(
     "nve",
     steps=20,
     temperature=100.0,
-    pressure=2e4,
     thermostat_time=20.0,
     barostat_time=2000.0,
     log_every=5,
@@ -40,6 +40,8 @@ SHORT = Settings(
 
 
 def run(potential, atoms, folder, **changes):
+    if changes.get("ensemble", "").startswith("npt"):
+        changes = {"pressure": 2e4, **changes}
     return simulate(potential, atoms, folder, dataclasses.replace(SHORT, **changes), quiet=True)
 
 
@@ -284,8 +286,10 @@ def test_external_field_and_what_is_written(ions, small_potential, tmp_path):
     simulation.run(quiet=True)
     frame = ase.io.read(tmp_path / "trajectory.traj")
     assert frame.calc.results["born_effective_charges"].shape == (8, 3, 3)
-    columns = ase.io.read(tmp_path / "final.xyz").arrays["bec"]
-    np.testing.assert_allclose(columns.reshape(8, 3, 3), frame.calc.results["born_effective_charges"], atol=1e-7)
+    # as training and evaluation read the text
+    labels = io.labels(ase.io.read(tmp_path / "final.xyz"))
+    np.testing.assert_allclose(labels.born_effective_charges, frame.calc.results["born_effective_charges"], atol=1e-7)
+    assert "conserved_energy_eV" not in read_log(tmp_path / "log.csv")  # which the field works on
     total = np.hypot(frame.info["polarization_real"], frame.info["polarization_imag"])
     assert total.shape == (3,)
     assert np.all(total > 0)
@@ -306,7 +310,14 @@ def test_command(ions, small_potential, tmp_path, capsys):
     assert cli.main([*command, "--ensemble", "nvt"]) == 1
     assert "`temperature` is missing" in capsys.readouterr().err
     assert cli.main([*command, "--ensemble", "nvt", "--temperature", "300", "--log-every", "5"]) == 0
-    assert "10 steps of 8 atoms" in capsys.readouterr().out
+    last = read_log(tmp_path / "out" / "log.csv")["temperature_K"][-1]
+    assert f"10 steps of 8 atoms, {last:.0f} K at the end" in capsys.readouterr().out
+    assert cli.main([*command[:-1], "5", "--ensemble", "nvt", "--temperature", "300", "--log-every", "5"]) == 1
+    assert "holds a run of 10 steps already, more than `steps` = 5" in capsys.readouterr().err
+    assert json.loads((tmp_path / "out" / "settings.json").read_text())["settings"]["steps"] == 10
+    open_ends = [*command, "--temperature", "300", "--pbc", "false", "--out", str(tmp_path / "open")]
+    assert cli.main(open_ends) == 0
+    assert not ase.io.read(tmp_path / "open" / "final.xyz").pbc.any()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "settings.json", "log.csv", "trajectory.xyz", "checkpoint.safetensors", "final.xyz", "md.png"
     }  # fmt: skip
@@ -321,13 +332,38 @@ def test_command(ions, small_potential, tmp_path, capsys):
         ({"steps": 0}, r"`steps` must be at least 1, got 0"),
         ({"format": "dcd"}, r"`format` must be one of xyz, traj, got 'dcd'"),
         ({"ensemble": "npt", "electric_field": (0.0, 0.0, 1.0)}, r"`electric_field` needs a fixed cell"),
+        ({"electric_field": (0.0, 1.0)}, r"`electric_field` must be three finite numbers, got \(0\.0, 1\.0\)"),
         ({"pressure": float("nan")}, r"`pressure` must be finite"),
+        ({"pressure": 1.0}, r"`pressure` = 1\.0 has no effect in ensemble 'nve': take 'npt'"),
         ({"temperature": -1.0}, r"`temperature` must not be negative"),
     ],
 )
 def test_wrong_settings(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SHORT, **changes)
+
+
+def test_settings_take_numbers_of_numpy():
+    given = Settings(temperature=np.float64(300.0), electric_field=np.array([0.0, 0.0, 1.0]))
+    assert given == Settings(temperature=300.0, electric_field=(0.0, 0.0, 1.0))
+    json.dumps(dataclasses.asdict(given))
+
+
+def test_slab_that_evaporates(ions, small_potential, tmp_path):
+    """Atoms beyond the height of the cell have no interaction: the run ends, with the frames up to there."""
+    slab = ions.copy()
+    slab.pbc = (True, True, False)
+    slab.positions[:, 2] -= slab.positions[:, 2].min()
+    slab.cell[2] = [0.0, 0.0, np.ptp(slab.positions[:, 2]) + 0.02]
+    velocities = np.zeros((8, 3))
+    velocities[np.argmax(slab.positions[:, 2]), 2] = 0.3
+    slab.set_velocities(velocities)
+    with pytest.raises(SimulationError, match=r"Step \d+: `positions` extend over"):
+        run(small_potential, slab, tmp_path, steps=100)
+    assert len(ase.io.read(tmp_path / "trajectory.xyz", ":")) >= 1
+    # also where no frame is due before the end
+    with pytest.raises(SimulationError, match=r"Step 100: `positions` extend over"):
+        run(small_potential, slab, tmp_path / "other", steps=100, frame_every=1000)
 
 
 def test_structures_that_cannot_be_run(ions, small_potential, short_range_potential, tmp_path):

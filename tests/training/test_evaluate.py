@@ -1,5 +1,6 @@
 """Errors against plain numpy, for padded batches, missing labels and both signs of the charges."""
 
+import dataclasses
 import math
 
 import ase
@@ -93,6 +94,20 @@ class TestWithCheapModel:
         result = evaluate(cheap, frames)
         assert result.metrics["charges_mae"] == pytest.approx(0.5)
         assert (result.parity["charges"].predicted * result.parity["charges"].reference > 0).all()
+
+    def test_sign_that_the_model_holds_stays(self, cheap):
+        """A net charge tells the signs apart: labels of the other sign are errors."""
+        long_range = dataclasses.replace(CONFIG.long_range, charge_constraint="total")
+        config = dataclasses.replace(CONFIG, long_range=long_range)
+        frames = make_frames(2)
+        for atoms in frames:
+            atoms.info["charge"] = 1.0
+        maes = []
+        for _ in range(2):
+            for atoms in frames:
+                atoms.arrays["REF_charges"] *= -1.0
+            maes.append(evaluate(Potential(cheap.params, config), frames).metrics["charges_mae"])
+        assert abs(maes[0] - maes[1]) > 0.1
 
     def test_pairs_come_in_the_order_of_the_frames(self, cheap):
         """Open and periodic structures are evaluated in batches of their own."""

@@ -132,6 +132,37 @@ def test_validation_without_labels(tmp_path):
         prepare(config)
 
 
+def test_label_where_it_is_not_compared_does_not_count(tmp_path):
+    """Moments of a periodic structure, the stress of an open one: their weight would train nothing."""
+    rng = np.random.default_rng(0)
+    frames = [make_frame(rng, pbc=pbc) for pbc in (True, True, False, False)]
+    for atoms in frames[:2]:
+        atoms.info["REF_dipole"] = np.ones(3)
+        atoms.info["stress_of_an_open_one"] = atoms.info.pop("REF_stress")
+    frames[2].info["REF_stress"] = np.eye(3)
+    for name, kind in (("dipole", "open"), ("stress", "periodic")):
+        config = make_config(tmp_path, frames, phases=phases(1, **{f"{name}_weight": 1.0}))
+        with pytest.raises(ValueError, match=rf"{name}_weight` is positive, but no {kind} structure of .* has {name}"):
+            prepare(config)
+
+
+def test_element_of_the_validation_part_alone(tmp_path):
+    frames = make_frames(8)
+    rare = prepare(make_config(tmp_path, frames)).valid_frames[0]
+    place = energies(frames).index(energies([rare])[0])
+    frames[place].symbols[0] = "Br"
+    with pytest.raises(ValueError, match=r"of which some were drawn to validate on: Structure \d contains Br"):
+        prepare(make_config(tmp_path, frames))
+
+
+def test_unusable_test_structure_shows_before_training(tmp_path):
+    frames = make_frames(2)
+    frames[1].pbc = (True, False, False)
+    io.write(tmp_path / "test.xyz", frames)
+    with pytest.raises(ValueError, match=r"`data\.test` = .*: Structure 1: .*one periodic direction"):
+        prepare(make_config(tmp_path, data={"test": str(tmp_path / "test.xyz")}))
+
+
 def test_errors_name_file_and_structure(tmp_path):
     frames = make_frames(8)
     frames[6].arrays["REF_forces"] = np.zeros((4, 2))

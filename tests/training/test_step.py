@@ -136,6 +136,12 @@ def test_weight_decay_belongs_to_adamw():
 
     np.testing.assert_allclose(update(optimizer="adam", weight_decay=0.1), [0.0, 0.0])
     np.testing.assert_allclose(update(optimizer="adamw", weight_decay=0.1), [-0.2, 0.4], rtol=1e-6)
+    parameters["bessel_frequencies"], gradient["bessel_frequencies"] = parameters["w"], gradient["w"]
+    optimizer = make_optimizer(TrainingSection(optimizer="adamw", weight_decay=0.1))
+    with jax.numpy_dtype_promotion("standard"):
+        moved = optimizer.update(gradient, optimizer.init(parameters), parameters)[0]
+    np.testing.assert_allclose(moved["bessel_frequencies"], 0.0)
+    np.testing.assert_allclose(moved["w"], [-0.2, 0.4], rtol=1e-6)
 
 
 @pytest.mark.usefixtures("cheap_model")
