@@ -1,6 +1,7 @@
 """Planning on the host: which sum, which k-vectors. Needs values, so it cannot be traced."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -81,7 +82,7 @@ class Solver:
 
 def make_solver(
     cell: Float[np.ndarray | Array, "3 3"],
-    pbc: bool | tuple[bool, bool, bool],
+    pbc: bool | Sequence[bool] | np.ndarray,
     *,
     n_atoms: int,
     sigma: float = 1.0,

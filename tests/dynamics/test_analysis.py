@@ -84,6 +84,7 @@ def test_curves(tmp_path):
     [
         (lambda: analysis.radial_distribution([], "O", "O"), "`frames` is empty"),
         (lambda: analysis.radial_distribution([bulk("NaCl", "rocksalt", a=5.6)], "O", "Na"), "There is no 'O' in"),
+        (lambda: analysis.radial_distribution([bulk("NaCl", "rocksalt", a=5.6)], "Na", "Na"), "There is one 'Na' in"),
         (lambda: analysis.radial_distribution([Atoms("O")], "O", "O"), "`frames` must be periodic in three directions"),
         (lambda: analysis.density_profile([Atoms("O")]), "`frames` need a cell"),
         (lambda: analysis.diffusion(np.zeros(3), 1.0), "`msd` has 3 points"),

@@ -141,3 +141,5 @@ def test_too_few_iterations_are_an_error():
     assert np.all(np.isfinite(found.charges))
     with pytest.raises(ValueError, match=r"did not equilibrate in 2 iterations.*raise `max_iterations`"):
         ewald.check_equilibration(found)
+    with pytest.raises(ValueError, match=r"not finite: one of positions, .* and `total_charge` is not"):
+        ewald.check_equilibration(equilibrate(solver_of(False), make_inputs(np.nan)))

@@ -69,6 +69,15 @@ def test_accuracy(name, clustered, accuracy, method):
 
 
 @needs_x64
+def test_accuracy_in_another_cell_of_the_same_lattice():
+    """The plan knows how oblique a cell is."""
+    cell = CELLS["cubic"]
+    positions, charges = random_system(cell)
+    for sheared in (cell + 2 * cell[[1, 0, 2]] * [[0], [1], [0]], cell + 2 * (cell[0] + cell[1]) * [[0], [0], [1]]):
+        assert relative_error(sheared, positions, charges, accuracy=1e-4, method="mesh") < 1e-4
+
+
+@needs_x64
 @pytest.mark.parametrize("method", ["direct", *METHODS])
 @pytest.mark.parametrize("accuracy", [1e-3, 1e-4])
 def test_accuracy_in_water(shared_path, accuracy, method):

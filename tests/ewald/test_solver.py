@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lesjax import ewald
+from lesjax.ewald.sums import _check_shapes
 
 
 CUBE = np.eye(3) * 8.0
@@ -19,6 +20,7 @@ SINGULAR = np.array([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0], [8.0, 8.0, 0.0]])
         (np.zeros((3, 3)), True, {}, r"`cell` is singular"),
         (CUBE * np.nan, True, {}, r"`cell` is singular"),
         (CUBE, (True, False, False), {}, r"`pbc` must .*, got \(True, False, False\): .*one periodic.*vacuum"),
+        (CUBE, (True, True), {}, r"`pbc` must be true, false or three of them, got \(True, True\)"),
         (CUBE, True, {"sigma": 0.0}, r"`sigma` must be positive, got 0\.0"),
         (CUBE, True, {"sigma": -1.0}, r"`sigma` must be positive, got -1\.0"),
         (CUBE, False, {"sigma": float("nan")}, r"`sigma` must be positive, got nan"),
@@ -36,6 +38,20 @@ SINGULAR = np.array([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0], [8.0, 8.0, 0.0]])
 def test_errors(cell, pbc, options, message):
     with pytest.raises(ValueError, match=message):
         ewald.make_solver(cell, pbc, **{"n_atoms": 2, **options})
+
+
+def test_charges_that_do_not_fit_are_refused():
+    """The axes of atoms and channels the wrong way round, or one charge for all, would be broadcast.
+
+    Here rather than through `energy`, whose annotations say the same while tests run.
+    """
+    positions = jnp.asarray(np.eye(4, 3))
+    for charges in (jnp.ones((1, 4)), jnp.ones(1), jnp.ones((4, 1, 1))):
+        with pytest.raises(ValueError, match=r"`charges` must have the shape \(4,\), or \(4, 'channels'\), .* got"):
+            _check_shapes(positions, charges, None)
+    with pytest.raises(ValueError, match=r"`atom_mask` must have the shape \(4,\) for 4 positions, got \(3,\)"):
+        _check_shapes(positions, jnp.ones(4), jnp.ones(3, bool))
+    _check_shapes(positions, jnp.ones((4, 2)), jnp.ones(4, bool))
 
 
 def test_methods_follow_the_boundaries():

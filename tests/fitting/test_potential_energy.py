@@ -94,6 +94,24 @@ def test_periodic_model_needs_a_cell(potential, atoms):
         fitting.relax(energy, potential.params, positions(atoms))
 
 
+def test_total_charge_that_is_missing_is_named(potential, atoms):
+    long_range = dataclasses.replace(CONFIG.long_range, charge_constraint="total")
+    other = dataclasses.replace(potential, config=dataclasses.replace(CONFIG, long_range=long_range))
+    with pytest.raises(ValueError, match=r"`total_charge` .* is needed by this model"):
+        fitting.potential_energy(other, atoms)
+
+
+def test_slab_beyond_the_height_of_its_cell(potential, atoms):
+    slab = atoms.copy()
+    slab.pbc = (True, True, False)
+    slab.center(vacuum=2.0, axis=2)
+    energy = fitting.potential_energy(potential, slab)
+    far = slab.positions.copy()
+    far[np.argmax(far[:, 2]), 2] += 4.1
+    with pytest.raises(ValueError, match="`positions` extend over"):
+        energy.renewed(jnp.asarray(far), jnp.asarray(slab.cell.array))
+
+
 def test_polarization_catastrophe_at_the_minimum():
     """One atom in a cell has no forces, whatever charge is induced by its images."""
     induced = LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.0, induction="self_consistent", hardness=True)

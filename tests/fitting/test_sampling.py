@@ -78,6 +78,8 @@ def test_sampler_refuses_what_it_cannot_draw():
     field = dataclasses.replace(settings, electric_field=(0.1, 0.0, 0.0))
     with pytest.raises(ValueError, match="add the energy of the field to `energy_fn`"):
         fitting.make_sampler(springs, MASSES, field)
+    with pytest.raises(ValueError, match="the energy that goes with it is that without the field"):
+        fitting.potential_sampler(ase.Atoms("H"), field, "nowhere")
     with pytest.raises(ValueError, match="leaves no frame"):
         fitting.potential_sampler(ase.Atoms("H"), settings, "nowhere", equilibration=60)
     with pytest.raises(ValueError, match="`frames` is empty"):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.calculators.calculator import Calculator, all_changes
+from ase.constraints import FixAtoms
 
 from lesjax import io
 from lesjax.dynamics import Settings, SimulationError
@@ -229,3 +230,9 @@ def test_mistakes(tmp_path):
         active_learning(config, lambda atoms: atoms, **settings)
     with pytest.raises(ValueError, match="`label` must return the structure"):
         active_learning(config, lambda atoms: None, **settings)
+    held = make_frames(4)
+    for atoms in held:
+        atoms.set_constraint(FixAtoms([0]))
+    config = make_config(tmp_path, held, ensemble=2, output="held")
+    with pytest.raises(ValueError, match="has structures with constraints, which `Settings` cannot simulate"):
+        active_learning(config, label, rounds=1, n_new=1, sample=Settings(temperature=300.0))

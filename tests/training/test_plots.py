@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from lesjax.training import plots
+from lesjax.training.calibration import Calibration
 from lesjax.training.evaluate import Parity
 
 
@@ -32,6 +33,18 @@ def test_parity_of_every_kind(tmp_path):
     pairs["energy"] = Parity(np.ones(1), np.ones(1))  # a single point has no extent
     plots.save_parity(tmp_path / "new" / "parity.png", pairs)
     assert (tmp_path / "new" / "parity.png").read_bytes().startswith(PNG)
+
+
+def test_format_is_that_of_the_name(tmp_path):
+    plots.save_learning_curve(tmp_path / "curve.pdf", make_records("forces"))
+    assert (tmp_path / "curve.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_ensemble_without_spread(tmp_path):
+    """Charges that are given are the same in all members."""
+    pairs = {"charges": Calibration(error=np.ones(4), spread=np.zeros(4))}
+    plots.save_calibration(tmp_path / "plot.png", pairs)
+    assert (tmp_path / "plot.png").read_bytes().startswith(PNG)
 
 
 def test_error_is_of_all_points_where_few_are_drawn():
