@@ -62,7 +62,7 @@ class LesCalculator(Calculator):
     ) -> None:
         """Compute into `results` all but the Born effective charges, and these if asked for; called by ASE."""
         super().calculate(atoms, properties, system_changes)
-        atoms, self._computed = self.atoms, self._options()
+        atoms, self._computed = self.atoms, (self.potential, self.pbc, self.epsilon_infinity)
         if atoms is None:
             raise ValueError("`atoms` is needed: the calculator has not seen any yet.")
         system = System.from_ase(atoms, cutoff=self.potential.cutoff, pbc=self.pbc)
@@ -95,10 +95,6 @@ class LesCalculator(Calculator):
             self._rows = int(np.ceil(self.atom_slack * n))
         return self._rows
 
-    def _options(self) -> tuple[Any, ...]:
-        """What the results depend on besides the atoms."""
-        return id(self.potential), self.pbc, self.epsilon_infinity
-
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
         """What has changed since the last calculation.
 
@@ -109,8 +105,10 @@ class LesCalculator(Calculator):
             electronic_state(self.atoms), electronic_state(atoms), equal_nan=True
         ):
             changes = [*changes, "info"]
-        if self._computed is not None and self._computed != self._options():
-            changes = [*changes, "options"]
+        if self._computed is not None:
+            potential, *options = self._computed
+            if potential is not self.potential or options != [self.pbc, self.epsilon_infinity]:
+                changes = [*changes, "options"]
         return changes
 
     def _solver(self, system: System) -> ewald.Solver | None:

@@ -109,9 +109,7 @@ def check_extent(
         )
 
 
-def extent_and_height(
-    xp: Any, positions: Any, cell: Any, axis: int, period: Any, sigma: Any
-) -> tuple[Any, Any]:
+def extent_and_height(xp: Any, positions: Any, cell: Any, axis: int, period: Any, sigma: Any) -> tuple[Any, Any]:
     """How far atoms are apart along the normal, and how far they may be by the plan, rounding included; Å."""
     return xp.ptp(positions @ _normal(xp, cell, axis)), (0.5 * period - _MARGIN * sigma) * (1.0 + 1e-5)
 
