@@ -26,9 +26,9 @@ def has_begun(folder: pathlib.Path) -> bool:
 
 
 def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
-    """Raise ValueError if `folder` holds a run of another configuration."""
+    """Raise ValueError if `folder` holds a run of another configuration, or a config.json that is not ours."""
     description = folder / "config.json"
-    if not description.exists() or not has_begun(folder):
+    if not description.exists():
         return
     try:
         content = json.loads(description.read_text())
@@ -42,7 +42,7 @@ def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(description)!r} is damaged ({error}). Choose another `output`.") from error
     different = differences(*(json.loads(json.dumps(dataclasses.asdict(run))) for run in (there, config)))
-    if different:
+    if different and has_begun(folder):
         raise ValueError(
             f"{str(folder)!r} holds a run with other settings ({', '.join(different[:3])}). "
             "Choose another `output`, or delete the folder."

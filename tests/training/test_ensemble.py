@@ -169,6 +169,7 @@ def test_mistakes(tmp_path):
     config = make_config(tmp_path, phases=phases(1), ensemble=2)
     single = dataclasses.replace(config, training=dataclasses.replace(config.training, ensemble=None))
     loop.write_description(single, prepare(single), Path(config.output))
+    (Path(config.output) / "model").mkdir()
     with pytest.raises(ValueError, match=r"holds a run with other settings \(training.ensemble\)"):
         train_ensemble(config)
 
