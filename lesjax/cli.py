@@ -208,6 +208,10 @@ def _md(arguments: argparse.Namespace) -> int:
     chosen = {f.name: given[f.name] for f in dataclasses.fields(Settings) if f.name in given}
     field = chosen.pop("electric_field")
     settings = Settings(**chosen, electric_field=None if field is None else tuple(field))
+    if settings.pressure and not settings.constant_pressure:
+        raise ValueError(
+            f"`--pressure {settings.pressure}` has no effect in {settings.ensemble!r}: take npt or npt-flexible."
+        )
     folder = pathlib.Path(arguments.out)
     start = io.read(arguments.structure)[-1]
     if PBC[arguments.pbc] is not None:

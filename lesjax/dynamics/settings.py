@@ -94,11 +94,6 @@ class Settings:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not math.isfinite(self.pressure):
             raise ValueError(f"`pressure` must be finite, in bar, got {self.pressure}.")
-        if self.pressure and not self.constant_pressure:
-            raise ValueError(
-                f"`pressure` = {self.pressure} has no effect in ensemble {self.ensemble!r}: take 'npt' or "
-                "'npt-flexible', or leave it out."
-            )
         if self.electric_field is not None and self.constant_pressure:
             raise ValueError("`electric_field` needs a fixed cell: use ensemble 'nve', 'nvt' or 'langevin' with it.")
 

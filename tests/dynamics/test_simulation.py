@@ -31,6 +31,7 @@ SHORT = Settings(
     "nve",
     steps=20,
     temperature=100.0,
+    pressure=2e4,
     thermostat_time=20.0,
     barostat_time=2000.0,
     log_every=5,
@@ -40,8 +41,6 @@ SHORT = Settings(
 
 
 def run(potential, atoms, folder, **changes):
-    if changes.get("ensemble", "").startswith("npt"):
-        changes = {"pressure": 2e4, **changes}
     return simulate(potential, atoms, folder, dataclasses.replace(SHORT, **changes), quiet=True)
 
 
@@ -309,6 +308,8 @@ def test_command(ions, small_potential, tmp_path, capsys):
     ]
     assert cli.main([*command, "--ensemble", "nvt"]) == 1
     assert "`temperature` is missing" in capsys.readouterr().err
+    assert cli.main([*command, "--temperature", "300", "--pressure", "1"]) == 1
+    assert "`--pressure 1.0` has no effect in 'nve': take npt" in capsys.readouterr().err
     assert cli.main([*command, "--ensemble", "nvt", "--temperature", "300", "--log-every", "5"]) == 0
     last = read_log(tmp_path / "out" / "log.csv")["temperature_K"][-1]
     assert f"10 steps of 8 atoms, {last:.0f} K at the end" in capsys.readouterr().out
@@ -334,7 +335,6 @@ def test_command(ions, small_potential, tmp_path, capsys):
         ({"ensemble": "npt", "electric_field": (0.0, 0.0, 1.0)}, r"`electric_field` needs a fixed cell"),
         ({"electric_field": (0.0, 1.0)}, r"`electric_field` must be three finite numbers, got \(0\.0, 1\.0\)"),
         ({"pressure": float("nan")}, r"`pressure` must be finite"),
-        ({"pressure": 1.0}, r"`pressure` = 1\.0 has no effect in ensemble 'nve': take 'npt'"),
         ({"temperature": -1.0}, r"`temperature` must not be negative"),
     ],
 )
