@@ -169,6 +169,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax.models import load, load_ensemble
     from lesjax.models.storage import is_ensemble
     from lesjax.training import evaluate_file, plots
+    from lesjax.training.losses import metric_name
 
     pbc = PBC[arguments.pbc]
     several = is_ensemble(arguments.model)
@@ -184,7 +185,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     for assignment in arguments.key:
         label = assignment.partition("=")[0]
-        if {"born_effective_charges": "bec"}.get(label, label) not in result.parity:
+        if metric_name(label) not in result.parity:
             raise ValueError(f"`--key {assignment}`: no structure has such a label to hold the model against.")
     if arguments.json:
         write_json(arguments.json, result.metrics)
@@ -206,8 +207,7 @@ def _md(arguments: argparse.Namespace) -> int:
 
     given = vars(arguments)
     chosen = {f.name: given[f.name] for f in dataclasses.fields(Settings) if f.name in given}
-    field = chosen.pop("electric_field")
-    settings = Settings(**chosen, electric_field=None if field is None else tuple(field))
+    settings = Settings(**chosen)
     if settings.pressure and not settings.constant_pressure:
         raise ValueError(
             f"`--pressure {settings.pressure}` has no effect in {settings.ensemble!r}: take npt or npt-flexible."

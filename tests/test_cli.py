@@ -252,7 +252,16 @@ def test_traceback_on_request(inputs):
         cli.main(["--traceback", "info", "gone"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["train"], ["train", "config.toml", "--sett", "a=b"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train"],
+        ["train", "config.toml", "--sett", "a=b"],
+        ["evaluate", "model", "test.xyz", "--epsilon-infinity", "high"],
+    ],
+)
 def test_command_line_that_is_none(inputs, capsys, arguments):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)

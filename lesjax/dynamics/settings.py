@@ -68,10 +68,10 @@ class Settings:
         """Raise ValueError for what cannot be run."""
         for field in dataclasses.fields(self):  # numbers of numpy, which JSON does not know
             value = getattr(self, field.name)
-            if isinstance(value, (np.generic, np.ndarray)):
-                object.__setattr__(self, field.name, value.tolist())
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
         if self.electric_field is not None:
-            object.__setattr__(self, "electric_field", tuple(self.electric_field))
+            object.__setattr__(self, "electric_field", tuple(map(float, self.electric_field)))
             if len(self.electric_field) != 3 or not all(map(math.isfinite, self.electric_field)):
                 raise ValueError(f"`electric_field` must be three finite numbers, got {self.electric_field}.")
         if self.ensemble not in ENSEMBLES:

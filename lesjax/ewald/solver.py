@@ -97,10 +97,10 @@ def make_solver(
     :math:`w = e^{-\sigma^2 k^2 / 2} / k^2`. Charges of molecules screen each other: relative to the smaller forces that
     are left, the same error is about 9 times as large in liquid water. `accuracy` is the geometric mean of the two,
     the error within a factor of 3 for both: smaller for random charges, as asked for where charges are clustered,
-    larger in a molecular liquid. Fields of multipoles reach further in k: the forces of dipoles alone have about 10
-    times the error, those of quadrupoles alone about 50 times. It gives the cutoff. With "mesh" and "nufft"
-    half of it is left to the cutoff and the rest to the interpolation (`mesh_plan`). With an explicit `k_cutoff`
-    they agree with the direct sum over the same k-vectors to the default accuracy.
+    larger in a molecular liquid. Fields of multipoles reach further in k: random dipoles alone have about 10 times
+    `accuracy`, random quadrupoles 50 times. It gives the cutoff. With "mesh" and "nufft" half of it is left to the
+    cutoff and the rest to the interpolation (`mesh_plan`). With an explicit `k_cutoff` they agree with the direct
+    sum over the same k-vectors to the default accuracy.
 
     Args:
         cell: lattice vectors as rows, Å; ignored for open boundaries. For a slab, the height along the surface normal

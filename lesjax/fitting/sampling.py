@@ -20,7 +20,6 @@ from lesjax.system import System
 
 # (parameters, number of the draw, structure to start from) -> stacked frames
 Sampler = Callable[[Any, int, Any], Any]
-FIELD = "`settings.electric_field` is not possible here"
 WIDTH = 8  # numbers of neighbours are rounded up to its multiples, so that draws share their shapes
 
 
@@ -28,8 +27,13 @@ def number_of_frames(settings: Settings, equilibration: int) -> int:
     """Of a draw.
 
     Raises:
-        ValueError: if no frame is left, or for an ensemble without temperature.
+        ValueError: if no frame is left, for an ensemble without temperature, or an external field.
     """
+    if settings.electric_field is not None:
+        raise ValueError(
+            "`settings.electric_field` is not possible here: the energy that goes with it is that without the field. "
+            "For `make_sampler`, add the energy of the field to `energy_fn`."
+        )
     if settings.ensemble == "nve":
         raise ValueError(
             "`settings.ensemble` = 'nve' keeps the energy and has no temperature to draw at: take 'langevin', 'nvt', "
@@ -66,8 +70,6 @@ def make_sampler(
         ValueError: if no frame is left, for an ensemble without temperature, or an electric field.
     """
     n_frames = number_of_frames(settings, equilibration)
-    if settings.electric_field is not None:
-        raise ValueError(f"{FIELD}: add the energy of the field to `energy_fn`.")
     temperature = settings.temperature
     assert temperature is not None
 
@@ -130,8 +132,6 @@ def potential_sampler(
             the folder already.
     """
     number_of_frames(settings, equilibration)
-    if settings.electric_field is not None:
-        raise ValueError(f"{FIELD}: the energy that goes with it is that without the field.")
 
     def sample(potential: Potential, number: int, start: System) -> System:
         first = atoms.copy()

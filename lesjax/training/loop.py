@@ -35,7 +35,7 @@ from lesjax.training.folder import (
     write_description,
 )
 from lesjax.training.initialize import flip_charges, initial_state, scaled_parameters
-from lesjax.training.losses import RESPONSE, Weights
+from lesjax.training.losses import RESPONSE, Weights, metric_name
 from lesjax.training.orient import decisive, orient
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.step import make_evaluation, make_lbfgs_step, make_step
@@ -377,7 +377,7 @@ def dataset_errors(
     for name in dict.fromkeys(name for errors in sums for name in errors):
         squares, magnitudes, count = np.sum([errors[name] for errors in sums if name in errors], axis=0, dtype=float)
         if count:
-            short = "bec" if name == "born_effective_charges" else name
+            short = metric_name(name)
             metrics[f"{short}_rmse"] = math.sqrt(squares / count)
             metrics[f"{short}_mae"] = magnitudes / count
             weight = getattr(weights, name)

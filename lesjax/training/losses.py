@@ -20,6 +20,11 @@ from lesjax.training.data import Batch
 RESPONSE = ("charges", "dipole", "quadrupole", "born_effective_charges")
 
 
+def metric_name(label: str) -> str:
+    """The name of a label in metrics and plots: that of Born effective charges is shorter there."""
+    return "bec" if label == "born_effective_charges" else label
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Weights:

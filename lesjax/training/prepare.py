@@ -12,11 +12,7 @@ from lesjax import io
 from lesjax.models.config import CACEConfig, ModelConfig
 from lesjax.system import electronic_state
 from lesjax.training.config import DataConfig, ModelSection, RunConfig
-from lesjax.training.data import (
-    Dataset,
-    make_dataset,
-    reference_energies,
-)
+from lesjax.training.data import Dataset, make_dataset, reference_energies
 from lesjax.training.losses import RESPONSE
 
 

@@ -346,6 +346,7 @@ def test_wrong_settings(changes, message):
 def test_settings_take_numbers_of_numpy():
     given = Settings(temperature=np.float64(300.0), electric_field=np.array([0.0, 0.0, 1.0]))
     assert given == Settings(temperature=300.0, electric_field=(0.0, 0.0, 1.0))
+    assert given == Settings(temperature=300.0, electric_field=[0.0, 0.0, 1.0])
     json.dumps(dataclasses.asdict(given))
 
 

@@ -92,6 +92,26 @@ def test_accuracy(sigma, accuracy):
     assert accuracy / 5 < error < accuracy / 2
 
 
+@pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the error is as small as float32 rounds")
+@pytest.mark.parametrize(("name", "axes", "factor"), [("dipoles", (3,), 10.0), ("quadrupoles", (3, 3), 50.0)])
+def test_accuracy_of_multipoles(name, axes, factor):
+    """As the documentation has it, within a factor of three: their fields reach further in k."""
+    rng = np.random.default_rng(0)
+    positions, cell = jnp.asarray(rng.uniform(0, 20, (60, 3))), 20.0 * jnp.eye(3)
+    moments = rng.normal(size=(60, *axes))
+    if name == "quadrupoles":
+        moments = moments + moments.swapaxes(1, 2)
+        moments -= np.trace(moments, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
+
+    def forces(accuracy):
+        solver = ewald.make_solver(np.asarray(cell), True, n_atoms=60, accuracy=accuracy)
+        energy = lambda x: ewald.energy(solver, x, cell, jnp.zeros(60), **{name: jnp.asarray(moments)})  # noqa: E731
+        return jax.grad(energy)(positions)
+
+    error = jnp.linalg.norm(forces(1e-4) - forces(1e-8)) / jnp.linalg.norm(forces(1e-8))
+    assert factor / 3 < error / 1e-4 < factor * 3
+
+
 def test_default_accuracy():
     default, explicit = (ewald.make_solver(CUBE, True, n_atoms=2, **options) for options in ({}, {"accuracy": 1e-4}))
     np.testing.assert_array_equal(default.kmask, explicit.kmask)

@@ -11,6 +11,7 @@ from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig, from_
     ("settings", "message"),
     [
         ({"cutoff": 0.0}, r"`cutoff` must be positive, got 0\.0"),
+        ({"cutoff_p": 0.0}, r"`cutoff_p` must be positive, got 0\.0"),
         ({"n_bessel": 0}, r"`n_bessel` must be positive"),
         ({"n_radial": -1}, r"`n_radial` must be positive, got -1"),
         ({"n_embedding": 0}, r"`n_embedding` must be positive"),

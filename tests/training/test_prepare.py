@@ -132,6 +132,11 @@ def test_validation_without_labels(tmp_path):
         prepare(config)
 
 
+def test_hidden_layer_without_width(tmp_path):
+    with pytest.raises(ValueError, match=r"`hidden` needs widths of at least 1, got \(0,\)"):
+        prepare(make_config(tmp_path, model=dataclasses.replace(MODEL, hidden=(0,))))
+
+
 def test_label_where_it_is_not_compared_does_not_count(tmp_path):
     """Moments of a periodic structure, the stress of an open one: their weight would train nothing."""
     rng = np.random.default_rng(0)
