@@ -24,15 +24,18 @@ METRICS = """Metrics in the JSON file, each for what the data has references of:
   energy_rmse, energy_mae    energy, eV/atom
   forces_rmse, forces_mae    force components, eV/Å
   stress_rmse, stress_mae    stress components, eV/Å³
-  charges_r2, charges_rmse, charges_mae
+  charges_r2, charges_corr2, charges_rmse, charges_mae
                              latent charges, e
-  dipole_r2, dipole_rmse, dipole_mae
+  dipole_r2, dipole_corr2, dipole_rmse, dipole_mae
                              dipole moment of molecules, e Å
-  quadrupole_r2, quadrupole_rmse, quadrupole_mae
+  quadrupole_r2, quadrupole_corr2, quadrupole_rmse, quadrupole_mae
                              traceless part of their second moment, e Å²
-  bec_r2, bec_rmse, bec_mae, bec_diagonal_r2, bec_off_diagonal_r2
+  bec_r2, bec_corr2, bec_rmse, bec_mae, bec_diagonal_r2, bec_diagonal_corr2,
+  bec_off_diagonal_r2, bec_off_diagonal_corr2
                              Born effective charges, e
   epsilon_infinity           electronic dielectric constant, with --epsilon-infinity fit
+_r2 is the coefficient of determination, _corr2 the squared correlation, which a
+common factor or offset of the predictions leaves as it is.
 Those of an ensemble are of the mean of its members, and for each kind there are
   forces_spread              root mean square of the standard deviation over the members
   forces_spearman            rank correlation of spread and error, of forces atom by atom
@@ -291,14 +294,15 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
 
     from lesjax.training.plots import KINDS
 
-    columns = ("spread", "rank correlation") if result.calibration else ()
+    # all in 80 columns, so that an ensemble leaves the squared correlation to the JSON file
+    columns = ("spread", "rank correlation") if result.calibration else ("squared correlation",)
     table = Table("", "RMSE", "MAE", "R²", *columns)
     for kind, pair in result.parity.items():
         name, unit, factor = KINDS[kind]
         errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
-        spread = ()
+        further = (f"{pair.corr2():.4f}",)
         if result.calibration:
-            spread = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
-        table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}", *spread)
+            further = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
+        table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}", *further)
     print(f"{title}: {result.metrics['n_structures']} structures")
     Console().print(table)

@@ -39,7 +39,8 @@ batch_size = 3
 epochs = 50
 """
 LABELS = ("energy", "forces", "stress", "charges")
-METRICS = {"n_structures", "charges_r2", *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae"))}
+SCORES = {"charges_r2", "charges_corr2"}
+METRICS = {"n_structures", *SCORES, *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae"))}
 
 
 def write_inputs(folder):
@@ -141,7 +142,8 @@ def test_help_names_the_metrics(capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--help"])
     out = capsys.readouterr().out
-    assert all(name in out for name in {*METRICS, "dipole_r2", "quadrupole_r2", "bec_r2", "bec_off_diagonal_r2"})
+    kinds = ("charges", "dipole", "quadrupole", "bec", "bec_diagonal", "bec_off_diagonal")
+    assert all(name in out for name in {*METRICS, *(f"{kind}_{score}" for kind in kinds for score in ("r2", "corr2"))})
     assert "eV/atom" in out
 
 

@@ -39,10 +39,17 @@ class Parity:
 
     def r2(self) -> float:
         """Coefficient of determination; NaN where the reference does not vary."""
-        spread = np.sum((self.reference - self.reference.mean()) ** 2)
-        if spread == 0:
+        if np.ptp(self.reference) == 0:
             return math.nan
+        spread = np.sum((self.reference - self.reference.mean()) ** 2)
         return float(1.0 - np.sum((self.predicted - self.reference) ** 2) / spread)
+
+    def corr2(self) -> float:
+        """Square of Pearson's correlation, blind to a factor and an offset; NaN where one of the two does not vary."""
+        if np.ptp(self.reference) == 0 or np.ptp(self.predicted) == 0:
+            return math.nan
+        reference, predicted = self.reference - self.reference.mean(), self.predicted - self.predicted.mean()
+        return float((reference @ predicted) ** 2 / ((reference @ reference) * (predicted @ predicted)))
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ class Evaluation:
 
     Attributes:
         metrics: energies in eV/atom, forces in eV/Å, stress in eV/Å³, charges and Born effective charges (bec) in e,
-            dipoles in e Å, traceless quadrupoles in e Å².
+            dipoles in e Å, traceless quadrupoles in e Å². ``_r2`` is the coefficient of determination, ``_corr2`` the
+            squared correlation; one that is not defined, as for references that do not vary, is absent.
         parity: energy (eV/atom, without the reference energies of the elements), forces, stress, charges, dipole,
             quadrupole, bec; flat, in the order of the frames, without those that have no label. Of an ensemble, that of
             the mean.
@@ -135,8 +143,9 @@ def evaluate(
         metrics[f"{name}_rmse"] = pair.rmse()
         metrics[f"{name}_mae"] = pair.mae()
     for name, pair in {**parity, **parts}.items():
-        if name.startswith(RESPONSE) and math.isfinite(pair.r2()):
-            metrics[f"{name}_r2"] = pair.r2()
+        if name.startswith(RESPONSE):
+            scores = {f"{name}_r2": pair.r2(), f"{name}_corr2": pair.corr2()}
+            metrics.update({key: score for key, score in scores.items() if math.isfinite(score)})
     calibrations = {}
     for name, pair in parity.items():
         if (own := spread[name]) is not None:

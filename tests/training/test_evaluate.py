@@ -33,7 +33,24 @@ def test_parity():
     assert pair.rmse() == pytest.approx(math.sqrt(4 / 3))
     assert pair.mae() == pytest.approx(2 / 3)
     assert pair.r2() == pytest.approx(1.0 - 4.0 / 2.0)
-    assert math.isnan(Parity(np.ones(2), np.zeros(2)).r2())
+
+
+def test_squared_correlation():
+    rng = np.random.default_rng(0)
+    pair = Parity(rng.normal(size=20), rng.normal(size=20))
+    assert pair.corr2() == pytest.approx(np.corrcoef(pair.reference, pair.predicted)[0, 1] ** 2, rel=1e-12)
+    scaled = Parity(pair.reference, 1.0 - 2.0 * pair.reference)
+    assert scaled.corr2() == pytest.approx(1.0)
+    assert scaled.r2() < 0.0
+
+
+def test_scores_of_values_that_do_not_vary():
+    """The mean of three times 0.1 is not 0.1 to the last digit."""
+    constant, varying = np.full(3, 0.1), np.array([0.0, 1.0, 5.0])
+    assert math.isnan(Parity(constant, varying).r2())
+    assert math.isnan(Parity(constant, varying).corr2())
+    assert math.isnan(Parity(varying, constant).corr2())
+    assert Parity(varying, constant).r2() < 0.0
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +92,8 @@ def test_metrics_are_those_of_single_predictions(potential):
         np.testing.assert_allclose(result.parity[name].reference, reference[known])  # in the order of the frames
     expected = 1.0 - np.sum(error**2) / np.sum((reference - reference.mean()) ** 2)
     np.testing.assert_allclose(result.metrics["charges_r2"], expected, rtol=RTOL)
+    correlation = np.corrcoef(reference, predicted)[0, 1]
+    np.testing.assert_allclose(result.metrics["charges_corr2"], correlation**2, rtol=RTOL)
 
 
 @pytest.mark.usefixtures("cheap_model")
@@ -124,11 +143,11 @@ class TestWithCheapModel:
         expected = {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
         assert set(evaluate(cheap, frames).metrics) == expected
 
-    def test_charges_that_do_not_vary_have_no_r2(self, cheap):
+    def test_charges_that_do_not_vary_have_no_scores(self, cheap):
         frames = make_frames(1)
         frames[0].arrays["REF_charges"] = np.ones(4)
         metrics = evaluate(cheap, frames).metrics
-        assert "charges_r2" not in metrics
+        assert not {"charges_r2", "charges_corr2"} & set(metrics)
         assert all(math.isfinite(value) for value in metrics.values())
 
     def test_periodicity_can_be_overridden(self, cheap):

@@ -72,6 +72,7 @@ def test_evaluation_finds_what_labels_agree_with(potential, pbc, sign):
         assert result.metrics[f"{name}_rmse"] < (1e-7 if X64 else 1e-3)
     for name in (*kinds, "bec_diagonal", "bec_off_diagonal"):
         assert result.metrics[f"{name}_r2"] > 0.999
+        assert result.metrics[f"{name}_corr2"] > 0.999
     assert len(result.parity["bec"].reference) == 9 * (4 + 3 + 3)
 
 
