@@ -22,6 +22,12 @@ from lesjax.training.loop import read_log
 ROOT = pathlib.Path(__file__).resolve().parent
 SHARED = pathlib.Path(os.environ.get("LESJAX_SHARED", ROOT.parent.parent / "shared"))
 
+# the source of all `reference_torch_...` in the results
+TORCH_TIMINGS = (
+    "typed in, measured by no command here: the published PyTorch code on 2 CPU cores, as handed over with the "
+    "reference data, without its versions and its number of threads"
+)
+
 
 def shared(relative: str) -> pathlib.Path:
     """A file of the shared data; exits with a message where it is absent."""

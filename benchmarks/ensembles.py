@@ -3,7 +3,8 @@
     python benchmarks/ensembles.py --json benchmarks/results/ensembles.json
 
 The cost is that of the dimer configuration. The spread is that of small models on part of the dipeptides, for the
-forces on the molecules held out. A part that is not asked for keeps its old result.
+forces on the validation set, on which the best epoch of each member was chosen. A part that is not asked for keeps its
+old result.
 """
 
 import argparse
@@ -80,7 +81,7 @@ def cost(n_members: int, rounds: int) -> dict:
 
 
 def ranking(folder: pathlib.Path) -> dict:
-    """Errors, spread and their rank correlation on the dipeptides held out."""
+    """Errors, spread and their rank correlation on the validation set of the dipeptides."""
     files = [f"data.{name}={shared(f'data/dipeptides/{name}.xyz')}" for name in ("train", "valid")]
     run = train("dipeptides", [*files, *SETTINGS], folder / "dipeptides")
     metrics = run["metrics"]["validation"]

@@ -7,7 +7,8 @@ Boxes of 192, 1536 and 12288 atoms with the published water model (converted), N
 alone on a neighbour list that is there already, 100 times in one compiled loop as the driver does, `call` once from the
 host, `short_range` without the sum; `neighbours` a step's check and filter of the list, `new_list` those with a new
 list in between; `ase` ase's VelocityVerlet on `LesCalculator`. Stretches of the driver and calls of the others are
-interleaved, so that noise hits all alike.
+interleaved, so that noise hits all alike. The speed of the PyTorch code is not measured here, see
+`common.TORCH_TIMINGS`.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.md.verlet import VelocityVerlet
-from common import interleaved, published_potential, shared, write_json
+from common import TORCH_TIMINGS, interleaved, published_potential, shared, write_json
 
 from lesjax import io
 from lesjax.dynamics import LesCalculator, Settings
@@ -32,7 +33,7 @@ from lesjax.models.potential import Potential, predict
 from lesjax.neighbor_list import renew, within_cutoff
 
 
-# published PyTorch code through ASE on 2 cores, steps/s, given with the reference data
+# published PyTorch code through ASE, see `TORCH_TIMINGS`, steps/s
 REFERENCE = {192: 14.7, 1536: 1.9, 12288: 0.065}
 # as users get it
 LOG_EVERY = Settings.log_every
@@ -136,7 +137,8 @@ def main() -> None:
         rows.append(measure(potential, repeat, arguments.steps, arguments.rounds))
         print(rows[-1], flush=True)
     if arguments.json:
-        write_json(arguments.json, {"dtype": str(jnp.zeros(()).dtype), "rows": rows})
+        facts = {"dtype": str(jnp.zeros(()).dtype), "reference_torch": TORCH_TIMINGS}
+        write_json(arguments.json, {**facts, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""The table of the README: all models on the systems with known or reference charges, from the result files."""
+"""The tables of the README that have a mark there, from the result files."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
 
+import dimers
 import learning_curves
 from markdown_tables import number, table
+from real_data import RUNS, reported
 
 from lesjax.io import atomic_path
 
 
-BEGIN = "<!-- written by benchmarks/tables.py -->"
+BEGIN = "<!-- written by benchmarks/tables.py: {name} -->"
 END = "<!-- end of what is written -->"
 # of the learning curves: system and number of training frames
 SHOWN = (("gas", 100), ("kf_water", 180), ("nacl_water", 70))
@@ -20,13 +22,13 @@ OF_CLUSTERS = {
     "charge_transfer": "les",
 }
 HEADER = (
-    "system, training frames", "model", "forces (meV/Å)", "energy (meV/atom)", "charges (e)", "min",
+    "system, frames to train + validate", "model", "forces (meV/Å)", "energy (meV/atom)", "charges (e)", "min",
     "forces, published",
 )  # fmt: skip
 
 
 def overview(results: Mapping[str, dict]) -> list[str]:
-    """Lines of the table: MAE, with the RMSE in brackets."""
+    """All models on the systems with known or reference charges: MAE, with the RMSE in brackets."""
     return table(HEADER, [*_of_learning_curves(results), *_of_clusters(results)])
 
 
@@ -36,10 +38,11 @@ def _of_learning_curves(results: Mapping[str, dict]) -> Iterator[list[str]]:
         study = learning_curves.STUDIES[system]
         published = learning_curves.PUBLISHED.get((system, study.cutoff), {})
         found = {m: runs.get(learning_curves.key_of(system, study.cutoff, m, size)) for m in learning_curves.MODELS}
-        title = f"{study.title}, {size}"
+        title = study.title
         for model, run in found.items():
             if run is not None and learning_curves.is_current(run):
-                yield _row(title, model, run["metrics"]["test"], run["seconds"], published.get(model, {}).get(size))
+                beside = learning_curves.beside(system, published.get(model, {}).get(size))
+                yield _row(title and f"{title}, {_frames(run)}", model, run, beside)
                 title = ""
 
 
@@ -48,36 +51,103 @@ def _of_clusters(results: Mapping[str, dict]) -> Iterator[list[str]]:
     title = CLUSTERS
     for name, model in OF_CLUSTERS.items():
         if name in runs:
-            run = runs[name]
-            title = title and f"{title}, {run['metrics']['training']['n_structures']}"
-            yield _row(title, model, run["metrics"]["test"], run["seconds"], None)
+            yield _row(title and f"{title}, {_frames(runs[name])}", model, runs[name], number(None))
             title = ""
 
 
-def _row(title: str, model: str, metrics: Mapping[str, float], seconds: float, published: float | None) -> list[str]:
+def _frames(run: Mapping) -> str:
+    return " + ".join(str(run["metrics"][kind]["n_structures"]) for kind in ("training", "validation"))
+
+
+def _row(title: str, model: str, run: Mapping, published: str) -> list[str]:
+    metrics = run["metrics"]["test"]
     pairs = [
         f"{number(1e3 * metrics[f'{kind}_mae'])} ({number(1e3 * metrics[f'{kind}_rmse'])})"
         for kind in ("forces", "energy")
     ]
-    cost = [number(metrics.get("charges_mae"), 2), number(seconds / 60, 2), number(published)]
+    cost = [number(metrics.get("charges_mae"), 2), number(run["seconds"] / 60, 2), published]
     return [title, learning_curves.MODELS[model][0], *pairs, *cost]
 
 
-def with_overview(text: str, results: Mapping[str, dict]) -> str:
-    """The text of a README with its table written anew.
+def of_dimers(results: Mapping[str, dict]) -> list[str]:
+    """RMSE of energy (meV) and forces (meV/Å), with all that is published."""
+    found = results.get("dimers", {}).get("table", {})
+    rows = []
+    for name, models in dimers.PUBLISHED.items():
+        for i, published in enumerate(models):
+            own = found.get(name, {}) if i == 0 else {}
+            errors = [own.get(model) for model in dimers.MODELS]
+            ours = [f"{e['test_energy_meV']:.3g} / {e['test_forces_meV_A']:.3g}" if e else "–" for e in errors]
+            pairs = [" / ".join(map(str, pair)) if pair else "–" for pair in (published.short_range, published.les)]
+            rows.append(["" if i else name, published.of, *pairs, *ours])
+    header = ["dimers", "published for", "short range, published", "LES, published"]
+    return table([*header, "lesjax, short range", "lesjax, LES, four channels"], rows)
+
+
+def of_dipeptides(results: Mapping[str, dict]) -> list[str]:
+    """RMSE, and for charges and response the coefficient of determination / squared correlation."""
+    runs = results.get("real_data", {}).get("runs", {})
+    rows = []
+    for name, title in (("dipeptides_short_range", "short range"), ("dipeptides", "LES")):
+        published, found = RUNS[name].published, reported(runs[name])[1] if name in runs else {}
+        rows += [_of_response(f"published, {title}", published), _of_response(f"lesjax, {title}", found)]
+    if "dipeptides_published_weights" in runs:
+        found = reported(runs["dipeptides_published_weights"])[1]
+        rows.append(_of_response("published weights (σ 1 Å) in lesjax", found))
+    header = ["dipeptides, validation", "energy (meV/atom)", "forces (meV/Å)", "charges (MBIS)"]
+    return table([*header, "dipole", "quadrupole", "Born charges"], rows)
+
+
+def _of_response(title: str, metrics: Mapping[str, float]) -> list[str]:
+    errors = [number(1e3 * metrics[key]) if key in metrics else "–" for key in ("energy_rmse", "forces_rmse")]
+    scores = []
+    for kind in ("charges", "dipole", "quadrupole", "bec"):
+        r2, corr2 = (metrics.get(f"{kind}_{score}") for score in ("r2", "corr2"))
+        is_published = title.startswith("published,")
+        scores.append(number(r2) if is_published or r2 is None else f"{number(r2)} / {number(corr2)}")
+    return [title, *errors, *scores]
+
+
+def of_water(results: Mapping[str, dict]) -> list[str]:
+    """RMSE, with the numbers of frames."""
+    runs, published = results.get("real_data", {}).get("runs", {}), RUNS["water"]
+    n_published = str(published.n_train_published)
+    rows = [["published, CACE-LES", n_published, "16, held out", *_errors(published.published)]]
+    titles = {"water_published_weights": "published weights in lesjax", "water": "lesjax"}
+    for name, title in titles.items():
+        if name in runs:
+            kind, found = reported(runs[name])
+            n_train = str(runs[name]["metrics"].get("training", {}).get("n_structures", n_published))
+            rows.append([title, n_train, f"{found['n_structures']}, {kind}", *_errors(found)])
+    header = ["liquid water", "frames, training", "frames of the errors", "energy (meV/atom)", "forces (meV/Å)"]
+    return table(header, rows)
+
+
+def _errors(metrics: Mapping[str, float]) -> list[str]:
+    return [number(1e3 * metrics[key]) for key in ("energy_rmse", "forces_rmse")]
+
+
+BLOCKS = {"overview": overview, "dimers": of_dimers, "dipeptides": of_dipeptides, "water": of_water}
+
+
+def with_tables(text: str, results: Mapping[str, dict]) -> str:
+    """The text of a README with its tables written anew.
 
     Raises:
-        ValueError: where the lines are missing between which the table stands.
+        ValueError: where the lines are missing between which a table stands.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"The README has no place for the table: the lines {BEGIN!r} and {END!r} are missing.")
-    return "\n".join([before + BEGIN, "", *overview(results), END + after])
+    for name, function in BLOCKS.items():
+        mark = BEGIN.format(name=name)
+        before, begin, rest = text.partition(mark)
+        _, end, after = rest.partition(END)
+        if not (begin and end):
+            raise ValueError(f"The README has no place for a table: the lines {mark!r} and {END!r} are missing.")
+        text = "\n".join([before + mark, "", *function(results), END + after])
+    return text
 
 
 def update_readme(path: pathlib.Path, results: Mapping[str, dict]) -> None:
-    """Write the table of a README anew."""
-    text = with_overview(path.read_text(), results)
+    """Write the tables of a README anew."""
+    text = with_tables(path.read_text(), results)
     with atomic_path(path) as temporary:
         temporary.write_text(text)
