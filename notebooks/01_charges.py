@@ -58,7 +58,8 @@ print(f"{len(training)} frames to train, {len(test[0])} ions each; root mean squ
 # %% [markdown]
 # ## Two models
 #
-# The shipped configuration `point_charges`, with fewer epochs. The two runs differ in one key.
+# The shipped configuration `point_charges`, with fewer epochs. The two runs differ in one key. Beside the training
+# frames, 20 further labelled ones are for validation: the best epoch is chosen on them.
 
 # %%
 settings = [f"data.train={folder}/train.xyz", f"data.valid={folder}/valid.xyz", "training.phases.0.epochs=60"]
@@ -156,6 +157,6 @@ plt.show()
 # %% [markdown]
 # ## To change
 #
-# - The number of training frames: with 10, the short-range model gets worse, and the charges?
+# - The number of training frames: with 10 (and the 20 to validate), the short-range model gets worse, and the charges?
 # - Message passing, `model.messages=[["Bchi"]]`, lets the short-range model see farther, but not to all distances.
 # - Other charges: write frames of your own with `point_charges.ewald`, for example +2 e and −1 e.
