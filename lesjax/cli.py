@@ -97,7 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     md.add_argument("model", help="folder of a potential")
     md.add_argument("structure", help="file that ase reads; the last frame is used")
     md.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
-    md.add_argument("--ensemble", default="nve", help="nve, nvt, langevin, npt or npt-flexible (default: nve)")
+    md.add_argument(
+        "--ensemble", default="nve", help="nve, nvt, nose-hoover, langevin, npt or npt-flexible (default: nve)"
+    )
     md.add_argument("--steps", type=int, default=1000, help="length of the run (default: 1000)")
     md.add_argument("--timestep", type=float, default=0.5, help="fs (default: 0.5)")
     md.add_argument("--temperature", type=float, help="K")
@@ -105,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     md.add_argument("--thermostat-time", type=float, default=100.0, help="fs (default: 100)")
     md.add_argument("--barostat-time", type=float, default=1000.0, help="fs (default: 1000)")
     md.add_argument("--seed", type=int, default=0)
+    md.add_argument("--angular-momentum", default="keep", help="of a cluster at the start: keep or zero (default: keep)")
     md.add_argument("--out", default="md", help="folder of the results (default: md)")
     md.add_argument("--log-every", type=int, default=50, metavar="STEPS")
     md.add_argument("--frame-every", type=int, default=100, metavar="STEPS")

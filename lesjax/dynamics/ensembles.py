@@ -1,13 +1,14 @@
 """Integrators of the ensembles, with one face: initial state, step, cell, degrees of freedom, conserved quantity.
 
-NVE, Nosé-Hoover and Langevin are jax-md's, constant pressure is `barostat`. Momenta are those of a total momentum of
-zero, which all but Langevin keep: three degrees of freedom less, for which the temperature handed to jax-md's chain,
-which counts all 3n, is corrected.
+NVE, Nosé-Hoover and Langevin are jax-md's, constant pressure is `barostat`. All but Langevin keep a total momentum of
+zero: three degrees of freedom less. A chain must count the same degrees as the system that it drives; jax-md's counts
+all 3n, so its number is set. (A chain of 3n at a temperature scaled by (3n - 3)/3n has a variance of the kinetic energy
+that is too small by this factor.)
 """
 
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +36,8 @@ class Ensemble:
             none.
         pressure: state -> pressure, eV/Å³; None where the state does not know it.
         dof: degrees of freedom, for the temperature.
+        conserves_momentum: a total momentum of zero stays zero.
+        random: the state has a random key, ``rng``.
     """
 
     initialize: Callable[..., Any]
@@ -43,9 +46,18 @@ class Ensemble:
     extra_energy: Callable[[Any], Array] | None
     pressure: Callable[[Any], Array] | None
     dof: int
+    conserves_momentum: bool
+    random: bool = False
 
 
-def make_ensemble(settings: Settings, n_atoms: int, force_virial: Callable[..., tuple[Array, Array]]) -> Ensemble:
+def make_ensemble(
+    settings: Settings,
+    n_atoms: int,
+    force_virial: Callable[..., tuple[Array, Array]],
+    *,
+    pbc: Sequence[bool] = (True, True, True),
+    still_rotations: int = 0,
+) -> Ensemble:
     """Build the integrator.
 
     Args:
@@ -53,10 +65,13 @@ def make_ensemble(settings: Settings, n_atoms: int, force_virial: Callable[..., 
         n_atoms: number of atoms.
         force_virial: (positions, cell, **given) -> forces and virial -dU/dε; the cell of fixed-cell ensembles is in
             `given`, under the name `cell`.
+        pbc: periodic directions, by which "nvt" chooses its thermostat.
+        still_rotations: number of rotations without motion at the start, which all but Langevin keep so.
     """
+    name = settings.integrator(pbc)
     dt = settings.timestep * ase.units.fs
-    conserving = settings.ensemble != "langevin" and n_atoms > 1
-    dof = 3 * n_atoms - (3 if conserving else 0)
+    conserving = name != "langevin" and n_atoms > 1
+    dof = 3 * n_atoms - (3 + still_rotations if conserving else 0)
     kT = (settings.temperature or 0.0) * ase.units.kB
     thermostat_time = settings.thermostat_time * ase.units.fs
     if settings.constant_pressure:
@@ -68,13 +83,14 @@ def make_ensemble(settings: Settings, n_atoms: int, force_virial: Callable[..., 
             dof=dof,
             thermostat_time=thermostat_time,
             barostat_time=settings.barostat_time * ase.units.fs,
-            flexible=settings.ensemble == "npt-flexible",
+            flexible=name == "npt-flexible",
         )
 
         def pressure(state: Any) -> Array:
             return jnp.trace(barostat.internal_pressure(state)) / 3.0
 
-        return Ensemble(barostat.initialize, barostat.step, lambda s, _: s.cell, barostat.extra_energy, pressure, dof)
+        face = (barostat.initialize, barostat.step, lambda s, _: s.cell, barostat.extra_energy, pressure)
+        return Ensemble(*face, dof, conserving)
 
     def force(position: Array, *, cell: Array, **given: Any) -> Array:
         return force_virial(position, cell, **given)[0]
@@ -83,13 +99,12 @@ def make_ensemble(settings: Settings, n_atoms: int, force_virial: Callable[..., 
         return position + displacement  # not wrapped: the mean squared displacement needs the way
 
     extra: Callable[[Any], Array] | None
-    if settings.ensemble == "nve":
+    if name == "nve":
         init, step = simulate.nve(force, shift, dt)
         extra = lambda state: jnp.zeros((), state.position.dtype)  # noqa: E731
-    elif settings.ensemble == "nvt":
-        counted = kT * dof / (3 * n_atoms)
-        init, step = simulate.nvt_nose_hoover(force, shift, dt, counted, tau=thermostat_time)
-        extra = lambda state: chain_energy(state.chain, counted)  # noqa: E731
+    elif name == "nose-hoover":
+        init, step = simulate.nvt_nose_hoover(force, shift, dt, kT, tau=thermostat_time)
+        extra = lambda state: chain_energy(state.chain, kT)  # noqa: E731
     else:
         init, step = simulate.nvt_langevin(force, shift, dt, kT, gamma=1.0 / thermostat_time)
         extra = None
@@ -98,10 +113,13 @@ def make_ensemble(settings: Settings, n_atoms: int, force_virial: Callable[..., 
     key = jax.random.PRNGKey(settings.seed)
 
     def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **given: Any) -> Any:
-        temperature = {"kT": kT} if settings.ensemble == "nve" else {}
-        return init(key, positions, mass=masses, momenta=momenta, cell=cell, **temperature, **given)
+        temperature = {"kT": kT} if name == "nve" else {}
+        state = init(key, positions, mass=masses, momenta=momenta, cell=cell, **temperature, **given)
+        if name == "nose-hoover":  # jax-md makes the masses of the chain anew at each step
+            state = state.set(chain=state.chain.set(degrees_of_freedom=dof))
+        return state
 
-    return Ensemble(initialize, step, lambda _, cell: cell, extra, None, dof)
+    return Ensemble(initialize, step, lambda _, cell: cell, extra, None, dof, conserving, random=name == "langevin")
 
 
 def forces_and_virial(
@@ -120,15 +138,63 @@ def temperature_of(momentum: Float[Array, "n 3"], mass: Float[Array, "n 1"], dof
 
 
 def maxwell_boltzmann(
-    masses: Float[np.ndarray, " n"], temperature: float, rng: np.random.Generator
+    masses: Float[np.ndarray, " n"],
+    temperature: float,
+    rng: np.random.Generator,
+    *,
+    without_rotation: Float[np.ndarray, "n 3"] | None = None,
 ) -> Float[np.ndarray, "n 3"]:
-    """Random momenta of exactly this temperature (K) and total momentum zero."""
+    """Draw momenta of exactly this temperature (K) and total momentum zero.
+
+    Args:
+        masses: amu.
+        temperature: K.
+        rng: random numbers.
+        without_rotation: positions about which the angular momentum is to be zero, too, Å.
+    """
     momenta = rng.normal(size=(len(masses), 3)) * np.sqrt(masses)[:, None]
+    dof = 3 * len(masses)
     if len(masses) > 1:
-        momenta -= masses[:, None] * (momenta.sum(axis=0) / masses.sum())
-    dof = 3 * len(masses) - (3 if len(masses) > 1 else 0)
+        momenta = remove_drift(momenta, masses)
+        dof -= 3
+    if without_rotation is not None:
+        momenta = remove_rotation(momenta, masses, without_rotation)
+        dof -= count_rotations(masses, without_rotation)
     current = np.sum(momenta**2 / masses[:, None]) / (dof * ase.units.kB)
     return momenta * np.sqrt(temperature / current)
+
+
+def remove_drift(momenta: Float[np.ndarray, "n 3"], masses: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+    """Return momenta whose sum is zero."""
+    return momenta - masses[:, None] * (momenta.sum(axis=0) / masses.sum())
+
+
+def remove_rotation(
+    momenta: Float[np.ndarray, "n 3"], masses: Float[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, "n 3"]:
+    """Return momenta without angular momentum about the centre of mass."""
+    arms, inertia = _inertia(masses, positions)
+    # the inverse of a linear molecule's tensor leaves out its axis
+    velocity = np.linalg.pinv(inertia, rcond=_LINEAR, hermitian=True) @ np.cross(arms, momenta).sum(axis=0)
+    return momenta - masses[:, None] * np.cross(velocity, arms)
+
+
+def count_rotations(masses: Float[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"]) -> int:
+    """Return the number of rotations of a cluster: 3, or 2 if it is linear, or 0 for one atom."""
+    if len(masses) == 1:
+        return 0
+    return int(np.linalg.matrix_rank(_inertia(masses, positions)[1], rtol=_LINEAR, hermitian=True))
+
+
+# Smallest moment of inertia, relative to the largest, that is a rotation
+_LINEAR = 1e-8
+
+
+def _inertia(masses: Float[np.ndarray, " n"], positions: Float[np.ndarray, "n 3"]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions about the centre of mass and the tensor of inertia."""
+    arms = positions - masses @ positions / masses.sum()
+    squares = np.einsum("i,ix,iy->xy", masses, arms, arms)
+    return arms, np.trace(squares) * np.eye(3) - squares
 
 
 def leniently(function: Any) -> Any:

@@ -16,7 +16,8 @@ from lesjax.system import System
 
 # closer pairs are a mistake in the structure, Å
 MIN_DISTANCE = 0.4
-ENSEMBLES = ("nve", "nvt", "langevin", "npt", "npt-flexible")
+ENSEMBLES = ("nve", "nvt", "nose-hoover", "langevin", "npt", "npt-flexible")
+ANGULAR_MOMENTA = ("keep", "zero")
 FORMATS = ("xyz", "traj")
 
 
@@ -25,8 +26,8 @@ class Settings:
     """One run of molecular dynamics.
 
     Attributes:
-        ensemble: "nve"; "nvt" (Nosé-Hoover chain); "langevin" (NVT); "npt" (isotropic) or "npt-flexible", both after
-            Martyna, Tobias and Klein.
+        ensemble: "nve"; "nvt", which is "nose-hoover" (a chain) in a periodic cell and "langevin" without one; "npt"
+            (isotropic) or "npt-flexible", both after Martyna, Tobias and Klein.
         steps: length of the run, from its very start.
         timestep: fs.
         temperature: K; of the thermostat, and of the initial velocities where the structure has none.
@@ -34,6 +35,8 @@ class Settings:
         thermostat_time: fs; period of the Nosé-Hoover chain, inverse friction of "langevin".
         barostat_time: fs; period of the cell.
         seed: of the initial velocities and of "langevin".
+        angular_momentum: of a cluster at the start: "keep" that of the given or drawn velocities, or "zero". All
+            ensembles but "langevin" conserve its direction.
         log_every: steps between the lines of the log.
         frame_every: steps between the frames of the trajectory.
         checkpoint_every: steps between checkpoints.
@@ -54,6 +57,7 @@ class Settings:
     thermostat_time: float = 100.0
     barostat_time: float = 1000.0
     seed: int = 0
+    angular_momentum: str = "keep"
     log_every: int = 100
     frame_every: int = 100
     checkpoint_every: int = 1000
@@ -76,8 +80,9 @@ class Settings:
                 raise ValueError(f"`electric_field` must be three finite numbers, got {self.electric_field}.")
         if self.ensemble not in ENSEMBLES:
             raise ValueError(f"`ensemble` must be one of {', '.join(ENSEMBLES)}, got {self.ensemble!r}.")
-        if self.format not in FORMATS:
-            raise ValueError(f"`format` must be one of {', '.join(FORMATS)}, got {self.format!r}.")
+        for name, allowed in (("format", FORMATS), ("angular_momentum", ANGULAR_MOMENTA)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         if self.temperature is None and self.ensemble != "nve":
             raise ValueError(f"`temperature` is missing: ensemble {self.ensemble!r} needs one, in K.")
         positive = ["timestep", "thermostat_time", "barostat_time", "epsilon_infinity"]
@@ -102,6 +107,16 @@ class Settings:
         """Whether the cell moves."""
         return self.ensemble.startswith("npt")
 
+    def integrator(self, pbc: Sequence[bool]) -> str:
+        """Return what integrates the equations of motion of a system with these periodic directions.
+
+        Thermostats that scale velocities keep the direction of the angular momentum. Only a lattice in two directions
+        or more takes it up; elsewhere the energy of the rotation would depend on the start for ever.
+        """
+        if self.ensemble != "nvt":
+            return self.ensemble
+        return "nose-hoover" if sum(pbc) >= 2 else "langevin"
+
     def differences(self, other: dict) -> list[str]:
         """Names of the settings in which a run that goes on differs; its length may."""
         mine = dataclasses.asdict(self)
@@ -124,6 +139,10 @@ def check_structure(settings: Settings, potential: Potential, template: System, 
         raise ValueError(
             f"Ensemble {settings.ensemble!r} needs a cell that is periodic in three directions, got pbc "
             f"{template.pbc}. Use 'nvt' for a cluster or a slab."
+        )
+    if settings.angular_momentum == "zero" and any(template.pbc):
+        raise ValueError(
+            f"`angular_momentum` = 'zero' is for clusters, got pbc {template.pbc}: periodic cells do not conserve it."
         )
     wants_charges = settings.born_effective_charges or settings.electric_field or settings.polarization
     if wants_charges and potential.config.long_range is None:

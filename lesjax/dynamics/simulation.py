@@ -24,10 +24,13 @@ from lesjax import ewald
 from lesjax.dynamics import adapter, records
 from lesjax.dynamics.ensembles import (
     Ensemble,
+    count_rotations,
     forces_and_virial,
     leniently,
     make_ensemble,
     maxwell_boltzmann,
+    remove_drift,
+    remove_rotation,
     temperature_of,
 )
 from lesjax.dynamics.settings import Settings, check_structure
@@ -144,7 +147,14 @@ class Simulation:
         dtype = self.template.positions.dtype
         self.cell = jnp.asarray(self.template.cell)
         self.reference_energy = potential.config.reference_energy(atoms.numbers)
-        self.ensemble: Ensemble = make_ensemble(settings, len(atoms), self.force_virial)
+        still = settings.angular_momentum == "zero"
+        self.ensemble: Ensemble = make_ensemble(
+            settings,
+            len(atoms),
+            self.force_virial,
+            pbc=self.template.pbc,
+            still_rotations=count_rotations(self.masses, atoms.positions) if still else 0,
+        )
         self.stretch = leniently(jax.jit(self.run_stretch))
         self.initialize = leniently(jax.jit(self.make_state))
         self.predict = jax.jit(self.make_prediction)
@@ -377,10 +387,11 @@ class Simulation:
     def first_momenta(self, atoms: ase.Atoms) -> Float[np.ndarray, "n 3"]:
         """Momenta of the structure, or drawn at random."""
         momenta = atoms.get_momenta()
+        still = self.settings.angular_momentum == "zero"
         if np.any(momenta):
-            if self.settings.ensemble != "langevin" and len(atoms) > 1:  # the others count on no drift
-                momenta -= self.masses[:, None] * momenta.sum(axis=0) / self.masses.sum()
-            return momenta
+            if self.ensemble.conserves_momentum:  # its degrees of freedom do not count a drift
+                momenta = remove_drift(momenta, self.masses)
+            return remove_rotation(momenta, self.masses, atoms.positions) if still else momenta
         if self.settings.temperature is None:
             raise ValueError("`temperature` is missing: the structure has no velocities to start with.")
         if self.settings.temperature == 0:
@@ -392,4 +403,5 @@ class Simulation:
                 stacklevel=2,
             )
         rng = np.random.default_rng(self.settings.seed)
-        return maxwell_boltzmann(self.masses, self.settings.temperature, rng)
+        about = atoms.positions if still else None
+        return maxwell_boltzmann(self.masses, self.settings.temperature, rng, without_rotation=about)

@@ -63,7 +63,8 @@ def make_sampler(
         energy_fn: potential energy, eV, of parameters and one frame.
         masses: of the atoms, amu.
         settings: ensemble, length (`steps`), interval of frames (`frame_every`) and so on; what concerns files plays no
-            part.
+            part. "nvt" is the Nosé-Hoover chain: take "langevin" for a cluster, whose rotation a chain does not
+            thermalize.
         equilibration: steps before the first frame, part of `steps`.
 
     Raises:
@@ -89,7 +90,7 @@ def make_sampler(
         fixed = {} if settings.constant_pressure else {"cell": cell}
         mass = jnp.asarray(masses, positions.dtype)
         state = ensemble.initialize(positions, cell, mass, momenta, **given)
-        if settings.ensemble == "langevin":
+        if ensemble.random:
             state = dataclasses.replace(state, rng=key)
 
         def advance(state: Any, steps: int) -> Any:

@@ -324,13 +324,33 @@ def test_command(ions, small_potential, tmp_path, capsys):
     }  # fmt: skip
 
 
+def test_cluster_at_constant_temperature(ions, small_potential, tmp_path):
+    """"nvt" is Langevin, which has no conserved quantity; a chain of a cluster at rest counts 3n - 6 degrees."""
+    cluster = ions[:4]
+    cluster.pbc = False
+    run(small_potential, cluster, tmp_path / "nvt", ensemble="nvt", steps=2, log_every=1)
+    assert "conserved_energy_eV" not in read_log(tmp_path / "nvt" / "log.csv")
+    changes = {"ensemble": "nose-hoover", "angular_momentum": "zero"}
+    final = run(small_potential, cluster, tmp_path / "still", steps=20, log_every=1, **changes)
+    log = read_log(tmp_path / "still" / "log.csv")
+    assert np.ptp(log["conserved_energy_eV"]) < 1e-3
+    assert log["temperature_K"][0] == pytest.approx(100.0, rel=1e-5)
+    assert final.get_angular_momentum() == pytest.approx(np.zeros(3), abs=1e-6 if X64 else 1e-2)
+    cluster.set_velocities(np.cross(cluster.positions, [0.0, 0.0, 0.01]))  # which nothing is left of
+    rotating = run(small_potential, cluster, tmp_path / "rotating", ensemble="nve", steps=1, angular_momentum="zero")
+    assert rotating.get_kinetic_energy() < 1e-3 * cluster.get_kinetic_energy()
+    with pytest.raises(ValueError, match=r"`angular_momentum` = 'zero' is for clusters, got pbc \(True, True, True\)"):
+        run(small_potential, ions, tmp_path / "periodic", angular_momentum="zero")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ensemble": "nvp"}, r"`ensemble` must be one of nve, nvt, langevin, npt, npt-flexible, got 'nvp'"),
+        ({"ensemble": "nvp"}, r"`ensemble` must be one of nve, nvt, nose-hoover, .*, npt-flexible, got 'nvp'"),
         ({"ensemble": "npt", "temperature": None}, r"`temperature` is missing: ensemble 'npt' needs one, in K"),
         ({"timestep": 0.0}, r"`timestep` must be positive, got 0\.0"),
         ({"steps": 0}, r"`steps` must be at least 1, got 0"),
+        ({"angular_momentum": "none"}, r"`angular_momentum` must be one of keep, zero, got 'none'"),
         ({"format": "dcd"}, r"`format` must be one of xyz, traj, got 'dcd'"),
         ({"ensemble": "npt", "electric_field": (0.0, 0.0, 1.0)}, r"`electric_field` needs a fixed cell"),
         ({"electric_field": (0.0, 1.0)}, r"`electric_field` must be three finite numbers, got \(0\.0, 1\.0\)"),

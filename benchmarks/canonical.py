@@ -1,0 +1,231 @@
+"""Distributions of the kinetic energy and of the volume in molecular dynamics, beside those of the canonical ensemble.
+
+    JAX_ENABLE_X64=1 python benchmarks/canonical.py --json benchmarks/results/canonical.json
+
+Argon-like Lennard-Jones atoms with the integrators of `lesjax md`: a crystal and a liquid of 32 atoms, and a cluster
+of 13. With f degrees of freedom the kinetic energy has the mean f kT / 2 and the variance f (kT)² / 2 in every
+canonical ensemble. At constant energy the variance is smaller, by half for a harmonic crystal, and the mean depends on
+the start. The volume at constant pressure is compared with the distribution exp(-(F + P V) / kT), dF/dV = -⟨P⟩ from
+runs at seven fixed volumes; the flexible cell, whose shape fluctuates as well, with the same one. Errors are those of
+means over 20 blocks.
+
+The last column is for clusters: the temperature of the motion without rotation, relative to that of the thermostat. A
+chain ("nose-hoover") keeps the angular momentum of the start, which takes its rotational energy out of equilibrium.
+"""
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable
+
+import ase.units
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase.build import bulk
+from common import write_json
+from jaxtyping import Array
+from rich.console import Console
+from rich.table import Table
+
+from lesjax.dynamics import Settings
+from lesjax.dynamics.ensembles import count_rotations, forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
+
+
+EPSILON, SIZE, CUTOFF, MASS = 0.0104, 3.4, 5.0, 39.948
+N_BLOCKS = 20
+SAMPLE_EVERY = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Atoms in a cell (zero for a cluster) at a temperature, K, and a pressure, bar."""
+
+    positions: np.ndarray
+    cell: np.ndarray
+    temperature: float
+    pressure: float = 0.0
+
+    @property
+    def pbc(self) -> tuple[bool, bool, bool]:
+        """Periodic directions."""
+        return (bool(self.cell.any()),) * 3
+
+
+def crystal() -> Case:
+    """32 atoms of a face-centred cubic crystal."""
+    atoms = bulk("Ar", "fcc", a=5.25, cubic=True).repeat(2)
+    return Case(atoms.positions, atoms.cell.array, 40.0, 500.0)
+
+
+def liquid() -> Case:
+    """The same at a density and temperature at which it has melted."""
+    atoms = bulk("Ar", "fcc", a=5.75, cubic=True).repeat(2)
+    return Case(atoms.positions, atoms.cell.array, 150.0, 1500.0)
+
+
+def cluster() -> Case:
+    """An icosahedron of 13 atoms."""
+    golden = (1 + math.sqrt(5)) / 2
+    corners = [np.roll([0.0, a, b * golden], i) for i in range(3) for a in (1, -1) for b in (1, -1)]
+    return Case(np.array([[0.0, 0.0, 0.0], *corners]) * 3.75 / math.sqrt(1 + golden**2), np.zeros((3, 3)), 15.0)
+
+
+CASES = {"crystal": crystal, "liquid": liquid, "cluster": cluster}
+
+
+def energy(positions: Array, cell: Array, *, periodic: bool) -> Array:
+    """Lennard-Jones energy of the nearest images, smoothly cut off, eV."""
+    vectors = positions[:, None] - positions[None]
+    if periodic:
+        shifts = jax.lax.stop_gradient(jnp.round(vectors @ jnp.linalg.inv(cell)))
+        vectors = vectors - shifts @ cell
+    cutoff = CUTOFF if periodic else 3.0 * CUTOFF
+    mask = ~jnp.eye(len(positions), dtype=bool)
+    squared = jnp.where(mask, jnp.sum(vectors**2, axis=-1), 1.0)
+    inverse = (SIZE**2 / squared) ** 3
+    smooth = jnp.maximum(1.0 - squared / cutoff**2, 0.0) ** 3
+    return 2.0 * EPSILON * jnp.sum(jnp.where(mask, (inverse**2 - inverse) * smooth, 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Kinetic energy over kT, volume (Å³), pressure (eV/Å³) and temperature without rotation over T, in time."""
+
+    kinetic: np.ndarray
+    volume: np.ndarray
+    pressure: np.ndarray
+    vibration: np.ndarray
+    dof: int
+
+
+def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: object) -> Samples:
+    """Run the dynamics; the first tenth is left out."""
+    settings = Settings(
+        ensemble, temperature=case.temperature, pressure=case.pressure, timestep=4.0, thermostat_time=200.0,
+        barostat_time=2000.0, seed=seed, **changes,
+    )  # fmt: skip
+    n, periodic = len(case.positions), case.pbc[0]
+    masses = np.full(n, MASS)
+    still = settings.angular_momentum == "zero"
+    rotations = count_rotations(masses, case.positions)
+    kT = case.temperature * ase.units.kB
+
+    def force_virial(positions: Array, cell: Array) -> tuple[Array, Array]:
+        energy_of = lambda x, h: (energy(x, h, periodic=periodic), None)  # noqa: E731
+        return forces_and_virial(energy_of, positions, cell, with_virial=periodic)
+
+    integrator = make_ensemble(
+        settings, n, force_virial, pbc=case.pbc, still_rotations=rotations if still else 0
+    )  # fmt: skip
+    cell = jnp.asarray(case.cell)
+    fixed = {} if settings.constant_pressure else {"cell": cell}
+
+    def observe(state: object) -> tuple[Array, ...]:
+        now = integrator.cell(state, cell)
+        kinetic = 0.5 * jnp.sum(state.momentum**2 / state.mass)
+        volume = jnp.abs(jnp.linalg.det(now))
+        if not periodic:
+            return kinetic / kT, volume, volume, _vibration(state) / kT
+        virial = jnp.trace(force_virial(state.position, now)[1])
+        return kinetic / kT, volume, (2.0 * kinetic + virial) / (3.0 * volume), kinetic / kT
+
+    @leniently
+    @jax.jit
+    def run(positions: Array, momenta: Array) -> tuple[Array, ...]:
+        state = integrator.initialize(positions, cell, jnp.asarray(masses), momenta)
+
+        def some(state: object, _: None) -> tuple[object, tuple[Array, ...]]:
+            state = jax.lax.fori_loop(0, SAMPLE_EVERY, lambda _, s: integrator.step(s, **fixed), state)
+            return state, observe(state)
+
+        return jax.lax.scan(some, state, None, length=steps // SAMPLE_EVERY)[1]
+
+    rng = np.random.default_rng(seed)
+    momenta = maxwell_boltzmann(masses, case.temperature, rng, without_rotation=case.positions if still else None)
+    results = run(jnp.asarray(case.positions), jnp.asarray(momenta))
+    kept = [np.asarray(x)[len(x) // 10 :] for x in results]
+    inner = 3 * n - (3 if integrator.conserves_momentum else 0) - rotations
+    return Samples(*kept[:3], kept[3] * 2.0 / inner, integrator.dof)
+
+
+def _vibration(state: object) -> Array:
+    """Kinetic energy without rotation about the centre of mass, eV."""
+    arms = state.position - jnp.mean(state.position, axis=0)
+    angular = jnp.sum(jnp.cross(arms, state.momentum), axis=0)
+    inertia = MASS * (jnp.sum(arms**2) * jnp.eye(3) - arms.T @ arms)
+    kinetic = 0.5 * jnp.sum(state.momentum**2 / state.mass)
+    return kinetic - 0.5 * angular @ jnp.linalg.solve(inertia, angular)
+
+
+def mean_and_variance(values: np.ndarray, mean: float, variance: float) -> dict[str, tuple[float, float]]:
+    """Mean and variance over the expected ones, each with its standard error from blocks."""
+    usable = len(values) // N_BLOCKS * N_BLOCKS
+    blocks = values[:usable].reshape(N_BLOCKS, -1)
+    results = {}
+    for name, rows, expected in (
+        ("mean", blocks.mean(axis=1), mean),
+        ("variance", ((blocks - values.mean()) ** 2).mean(axis=1), variance),
+    ):
+        error = rows.std(ddof=1) / math.sqrt(N_BLOCKS) / expected
+        results[name] = (round(float(rows.mean() / expected), 5), round(float(error), 5))
+    return results
+
+
+def volumes(case: Case, steps: int) -> tuple[float, float]:
+    """Mean and variance of the volume of this pressure by the equation of state, Å³ and Å⁶."""
+    kT, pressure = case.temperature * ase.units.kB, case.pressure * 1e-4 * ase.units.GPa
+    scales = np.linspace(0.97, 1.045, 7)
+    grid, pressures = [], []
+    for scale in scales:
+        scaled = dataclasses.replace(case, positions=case.positions * scale, cell=case.cell * scale)
+        samples = sample(scaled, "nose-hoover", steps)
+        grid.append(samples.volume[0])
+        pressures.append(samples.pressure.mean())
+    middle = np.mean(grid)
+    slope = np.polynomial.Polynomial.fit(np.array(grid) - middle, np.array(pressures), 4)
+    fine = np.linspace(grid[0], grid[-1], 2000)
+    exponent = (slope.integ()(fine - middle) - pressure * fine) / kT
+    weight = np.exp(exponent - exponent.max())
+    weight /= weight.sum()
+    mean = float(weight @ fine)
+    return mean, float(weight @ (fine - mean) ** 2)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", default=None, help="write the results to this file")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    rows: list[dict] = []
+    show: Callable[[tuple[float, float]], str] = lambda value: f"{value[0]:.4f} ± {value[1]:.4f}"  # noqa: E731
+    table = Table("system", "ensemble", "kinetic mean", "variance", "volume mean", "variance", "without rotation")
+    for name, make in CASES.items():
+        case = make()
+        expected = volumes(case, arguments.steps // 5) if case.pbc[0] else None
+        ensembles = ["nve", "nvt", "nose-hoover", "langevin"] if expected is None else ["nve", "nvt", "langevin", "npt"]
+        ensembles += ["npt-flexible"] * (name == "crystal")
+        runs = [(ensemble, {}) for ensemble in ensembles]
+        if expected is None:
+            runs.insert(1, ("nose-hoover", {"angular_momentum": "zero"}))
+        for ensemble, changes in runs:
+            samples = sample(case, ensemble, arguments.steps, **changes)
+            half = samples.dof / 2
+            row: dict = {"system": name, "ensemble": ensemble, **changes, "dof": samples.dof}
+            row |= {f"kinetic_{k}": v for k, v in mean_and_variance(samples.kinetic, half, half).items()}
+            cells = [show(row["kinetic_mean"]), show(row["kinetic_variance"]), "", "", ""]
+            if ensemble.startswith("npt") and expected is not None:
+                row |= {f"volume_{k}": v for k, v in mean_and_variance(samples.volume, *expected).items()}
+                cells[2:4] = show(row["volume_mean"]), show(row["volume_variance"])
+            if expected is None:
+                row["without_rotation"] = mean_and_variance(samples.vibration, 1.0, 1.0)["mean"]
+                cells[4] = show(row["without_rotation"])
+            rows.append(row)
+            table.add_row(name, " ".join([ensemble, *changes.values()]), *cells)
+    Console().print(table)
+    if arguments.json:
+        write_json(arguments.json, {"dtype": "float64", "steps": arguments.steps, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
