@@ -1,5 +1,6 @@
 """Latent Ewald sums on plain arrays."""
 
+from lesjax.ewald.accuracy import force_error as force_error
 from lesjax.ewald.equilibration import (
     Equilibration as Equilibration,
     check_equilibration as check_equilibration,

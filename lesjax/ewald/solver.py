@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy.special import erfcinv
+from scipy.optimize import brentq
 
 from lesjax.ewald.mesh_plan import choose_mesh
 from lesjax.ewald.nufft import require_finufft
@@ -17,9 +17,10 @@ from lesjax.ewald.slab import check_extent, plan_slab
 DEFAULT_ACCURACY = 1e-4
 # Number of atoms from which the mesh is faster than the direct sum on CPU: benchmarks/crossover.py
 CROSSOVER = 500
-# Error of the forces in units of its estimate: about 1 for uncorrelated charges, 2 to 3 where they are clustered, 8 to
-# 11 in liquid water, whose charges screen each other and leave smaller forces. In between on a logarithmic scale:
-CORRELATION = 3.2
+# Largest relative error of the forces that a cutoff leaves in rattled ionic crystals, in units of x³ exp(-x²/2) with
+# x = σ k_c; and what the interpolation of a mesh leaves there in units of its estimate, which is that of uncorrelated
+# charges: benchmarks/ewald_accuracy.py
+COHERENT_TRUNCATION, COHERENT_INTERPOLATION = 0.17, 200.0
 # Parts of the error that are left to the cutoff and to the structure factor of the non-uniform transform.
 TRUNCATION_SHARE, NUFFT_SHARE = 0.5, 0.5
 MAX_STRETCH, MIN_STRETCH = 1.03, 0.9
@@ -60,9 +61,9 @@ class Solver:
         """Whether the plan still holds its accuracy in a cell that has drifted. Reads values: for the host.
 
         Results stay smooth and consistent in any cell. But where the cell has grown, the k-vectors of the plan reach
-        less far and the mesh is coarser; 3 % along any direction make the error of the forces at most twice what was
-        planned for (accuracies down to 1e-6). Where it has shrunk by 10 %, a new plan needs less work. Rotations do
-        not matter. Open boundaries need no plan.
+        less far and the mesh is coarser. With x = σ k_c, 3 % in all directions multiply the bound of the error by
+        exp(0.03 (x² - 3)): 1.9 at an accuracy of 1e-4, 2.2 at 1e-5, 2.6 at 1e-6. Where the cell has shrunk by 10 %, a
+        new plan needs less work. Rotations do not matter. Open boundaries need no plan.
         """
         if self.planned_cell is None:
             return True
@@ -92,15 +93,19 @@ def make_solver(
 ) -> Solver:
     r"""Plan the sum for a cell. Runs on the host in numpy and cannot be traced.
 
-    The k-vectors left out change the forces of uncorrelated charges by the relative amount
-    :math:`\sqrt{\operatorname{erfc}(\sigma k_c)}`, the tail of :math:`\int (k\, w(k))^2 k^2 dk` with
-    :math:`w = e^{-\sigma^2 k^2 / 2} / k^2`. Charges of molecules screen each other: relative to the smaller forces that
-    are left, the same error is about 9 times as large in liquid water. `accuracy` is the geometric mean of the two,
-    the error within a factor of 3 for both: smaller for random charges, as asked for where charges are clustered,
-    larger in a molecular liquid. Fields of multipoles reach further in k: random dipoles alone have about 10 times
-    `accuracy`, random quadrupoles 50 times. It gives the cutoff. With "mesh" and "nufft" half of it is left to the
-    cutoff and the rest to the interpolation (`mesh_plan`). With an explicit `k_cutoff` they agree with the direct
-    sum over the same k-vectors to the default accuracy.
+    `accuracy` bounds the error of the forces, as a root mean square relative to that of the long-range forces, for
+    charges in any arrangement, up to a factor of 2 in the worst case; `force_error` measures it. The worst are
+    crystals: the Bragg reflections that the cutoff :math:`k_c` leaves out add up in phase, in rattled NaCl, CsCl and
+    ZnS to at most
+
+    .. math:: 0.17 \, x^3 e^{-x^2 / 2}, \qquad x = \sigma k_c,
+
+    (fitted), which gives the cutoff. Uncorrelated charges have :math:`\sqrt{\operatorname{erfc}(x)}`, the tail of
+    :math:`\int (k\, w(k))^2 k^2 dk` with :math:`w = e^{-\sigma^2 k^2 / 2} / k^2`: a few hundredths of it; molecular
+    liquids have a few tenths. Fields of multipoles reach further in k: random dipoles have 0.7 times `accuracy`, random
+    quadrupoles 4 times. With "mesh" and "nufft" half of `accuracy` is left to the cutoff and the rest to the
+    interpolation (`mesh_plan`). With an explicit `k_cutoff` they agree with the direct sum over the same k-vectors to
+    the default accuracy.
 
     Args:
         cell: lattice vectors as rows, Å; ignored for open boundaries. For a slab, the height along the surface normal
@@ -141,6 +146,7 @@ def make_solver(
     if method == "auto":
         method = "direct" if n_atoms < CROSSOVER else "mesh"
     target = DEFAULT_ACCURACY if accuracy is None else accuracy
+    given_cutoff = k_cutoff is not None
     if k_cutoff is None:
         k_cutoff = cutoff_for_accuracy(target if method == "direct" else target * TRUNCATION_SHARE, sigma)
     box = np.asarray(cell, float)
@@ -152,8 +158,9 @@ def make_solver(
     if not all(periodic):
         kmask[:, 0, 0, 0] = True  # the kernel of a slab has a term k = 0
     if method == "mesh":
-        share = math.sqrt(1.0 - TRUNCATION_SHARE**2) * target / CORRELATION
-        plan["mesh"], plan["order"] = choose_mesh(box, k_cutoff, share, sigma=sigma, n_atoms=n_atoms)
+        share = 1.0 if given_cutoff else math.sqrt(1.0 - TRUNCATION_SHARE**2)
+        interpolation = share * target / COHERENT_INTERPOLATION
+        plan["mesh"], plan["order"] = choose_mesh(box, k_cutoff, interpolation, sigma=sigma, n_atoms=n_atoms)
     elif method == "nufft":
         require_finufft()
         plan["tolerance"] = NUFFT_SHARE * target
@@ -164,7 +171,9 @@ def cutoff_for_accuracy(accuracy: float, sigma: float) -> float:
     """Reciprocal cutoff, 1/Å, that leaves the relative force error `accuracy`; see `make_solver`."""
     if not 0 < accuracy < 1:
         raise ValueError(f"`accuracy` must lie between 0 and 1, got {accuracy}.")
-    return float(erfcinv((accuracy / CORRELATION) ** 2)) / sigma
+    excess = lambda x: 3.0 * math.log(x) - 0.5 * x * x + math.log(COHERENT_TRUNCATION / accuracy)  # noqa: E731
+    peak = math.sqrt(3.0)  # the bound falls beyond
+    return (peak if excess(peak) <= 0.0 else float(brentq(excess, peak, 40.0))) / sigma
 
 
 def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarray, "4 n1 n2 n3"]:

@@ -61,11 +61,9 @@ def random_system(cell, clustered=False):
     ],
 )
 def test_accuracy(name, clustered, accuracy, method):
-    """Within what was asked for; the lower bound keeps the plan from wasting time."""
+    """Within what was asked for, by the factor that crystals need."""
     error = relative_error(CELLS[name], *random_system(CELLS[name], clustered), accuracy=accuracy, method=method)
-    assert error < accuracy
-    # the plan of the transform leaves its tolerance largely unused
-    assert error > accuracy / (5 if method == "mesh" else 10)
+    assert accuracy / 500 < error < accuracy / 5
 
 
 @needs_x64
@@ -81,11 +79,11 @@ def test_accuracy_in_another_cell_of_the_same_lattice():
 @pytest.mark.parametrize("method", ["direct", *METHODS])
 @pytest.mark.parametrize("accuracy", [1e-3, 1e-4])
 def test_accuracy_in_water(shared_path, accuracy, method):
-    """A molecular liquid screens its charges, which makes the relative error the largest: a factor of 3."""
+    """A molecular liquid screens its charges, which makes its relative error larger than that of random charges."""
     water = ase.io.read(shared_path("data/water/rpbe_d3_40.xyz"), 0)
     charges = np.where(water.numbers == 8, -0.8, 0.4)
     error = relative_error(water.cell[:], water.positions, charges, accuracy=accuracy, method=method)
-    assert accuracy / 3 < error < 3 * accuracy
+    assert accuracy / 100 < error < accuracy
 
 
 @needs_x64

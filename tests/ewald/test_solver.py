@@ -71,7 +71,7 @@ def test_solvers_of_different_methods_do_not_stack():
 @pytest.mark.parametrize("sigma", [0.8, 1.5])
 @pytest.mark.parametrize("accuracy", [1e-2, 1e-4])
 def test_accuracy(sigma, accuracy):
-    """The error for random charges is a third of the one asked for, that in a molecular liquid three times as large."""
+    """The error for random charges is a few hundredths of the one asked for, which crystals reach."""
     if accuracy < 1e-3 and not jax.config.jax_enable_x64:
         pytest.skip("needs JAX_ENABLE_X64=1: the error is as small as float32 rounds")
     rng = np.random.default_rng(0)
@@ -89,11 +89,11 @@ def test_accuracy(sigma, accuracy):
         for a in (accuracy, 1e-7)
     )
     error = jnp.linalg.norm(forces - exact) / jnp.linalg.norm(exact)
-    assert accuracy / 5 < error < accuracy / 2
+    assert accuracy / 200 < error < accuracy / 10
 
 
 @pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the error is as small as float32 rounds")
-@pytest.mark.parametrize(("name", "axes", "factor"), [("dipoles", (3,), 10.0), ("quadrupoles", (3, 3), 50.0)])
+@pytest.mark.parametrize(("name", "axes", "factor"), [("dipoles", (3,), 0.7), ("quadrupoles", (3, 3), 4.0)])
 def test_accuracy_of_multipoles(name, axes, factor):
     """As the documentation has it, within a factor of three: their fields reach further in k."""
     rng = np.random.default_rng(0)

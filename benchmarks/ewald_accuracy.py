@@ -1,0 +1,142 @@
+"""What `accuracy` promises: the error of the forces over the one asked for, for four kinds of systems.
+
+    JAX_ENABLE_X64=1 python benchmarks/ewald_accuracy.py --json benchmarks/results/ewald_accuracy.json
+
+The error is the root mean square of the force error over that of the long-range forces (`ewald.force_error`), in
+float64. Kinds: random charges, water (SPC charges on molecules turned at random on a lattice), the ionic crystals NaCl,
+CsCl and ZnS, and slabs of NaCl and of random charges. Cells: cubic, triclinic and 1 : 1 : 5. Ten configurations of
+each: crystals are rattled by 0.01 to 0.2 Å. σ is 0.6, 1 and 1.5 Å, the accuracy 1e-2 to 1e-6, the sum direct and on a
+mesh. `--stretched` plans for a cell that is 3 % smaller in all directions, the largest drift that `Solver.still_valid`
+lets pass.
+"""
+
+import argparse
+import itertools
+
+import jax
+import numpy as np
+from ase import Atoms
+from ase.build import bulk, make_supercell
+from common import write_json
+from rich.console import Console
+from rich.table import Table
+
+from lesjax import ewald
+
+
+ACCURACIES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+SIGMAS = (0.6, 1.0, 1.5)
+RATTLES = np.geomspace(0.01, 0.2, 10)
+CHARGES = {"Na": 1.0, "Cl": -1.0, "Cs": 1.0, "Zn": 2.0, "S": -2.0, "O": -0.82, "H": 0.41}
+CRYSTALS = {
+    "NaCl": ("rocksalt", 5.64, 2),
+    "CsCl": ("cesiumchloride", 4.12, 3),
+    "ZnS": ("zincblende", 5.42, 2),
+}
+TRICLINIC = np.array([[1.0, 0.0, 0.0], [0.2, 1.1, 0.0], [-0.3, 0.1, 1.2]])
+SHAPES = {"cubic": np.eye(3), "triclinic": TRICLINIC, "1:1:5": np.diag([1.0, 1.0, 5.0])}
+
+
+def crystal(name: str, shape: str) -> tuple[Atoms, np.ndarray]:
+    """A perfect crystal and its charges."""
+    structure, a, n = CRYSTALS[name]
+    repeats = {
+        "cubic": n * np.eye(3),
+        "triclinic": [[n, 0, 0], [1, n, 0], [0, -1, n]],
+        "1:1:5": np.diag([n // 2 or 1, n // 2 or 1, 5 * (n // 2 or 1)]),
+    }[shape]
+    atoms = make_supercell(bulk(name, structure, a=a, cubic=True), np.asarray(repeats, int))
+    return atoms, np.array([CHARGES[symbol] for symbol in atoms.symbols])
+
+
+def water(shape: str, rng: np.random.Generator) -> tuple[Atoms, np.ndarray]:
+    """Molecules turned at random, one in 30 Å³, on a lattice."""
+    repeats = {"cubic": (4, 4, 4), "triclinic": (3, 4, 4), "1:1:5": (2, 2, 10)}[shape]
+    angle = np.deg2rad(109.47)
+    hydrogens = np.array([[1.0, 0.0, 0.0], [np.cos(angle), np.sin(angle), 0.0]])
+    edge = 30.0 ** (1 / 3)
+    sheared = TRICLINIC if shape == "triclinic" else np.eye(3)
+    lattice = edge * sheared / np.linalg.det(sheared) ** (1 / 3)
+    places = np.array(list(itertools.product(*map(range, repeats)))) @ lattice
+    positions = []
+    for place in places + 0.3 * rng.normal(size=places.shape):
+        rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        positions += [place, *(place + hydrogens @ rotation)]
+    atoms = Atoms("OH2" * len(places), positions, cell=np.diag(repeats) @ lattice, pbc=True)
+    return atoms, np.array([CHARGES[symbol] for symbol in atoms.symbols])
+
+
+def configurations(kind: str, shape: str) -> list[tuple[Atoms, np.ndarray]]:
+    """Ten configurations with their charges, in one cell."""
+    rng = np.random.default_rng(0)
+    if kind == "water":
+        return [water(shape, rng) for _ in RATTLES]
+    name = kind.removesuffix(" slab")
+    slab = kind.endswith(" slab")
+    if name == "random":
+        cell = SHAPES[shape] * 14.0 / np.linalg.det(SHAPES[shape]) ** (1 / 3)
+        charges = rng.permutation(np.repeat([1.0, -1.0], 32))
+        places = [rng.uniform(0, 1, (64, 3)) @ cell for _ in RATTLES]
+    else:
+        atoms, charges = crystal(name, shape)
+        cell = atoms.cell.array
+        places = [atoms.positions + size * rng.normal(size=(len(atoms), 3)) for size in RATTLES]
+    pbc = (True, True, not slab)
+    return [(Atoms(f"X{len(charges)}", place, cell=cell, pbc=pbc), charges) for place in places]
+
+
+def kinds() -> list[tuple[str, str]]:
+    """Kind of system and shape of the cell."""
+    bulks = [(kind, shape) for kind in ("random", "water", *CRYSTALS) for shape in SHAPES]
+    return bulks + [(kind, shape) for kind in ("NaCl slab", "random slab") for shape in ("cubic", "triclinic")]
+
+
+def measure(kind: str, shape: str, sigma: float, method: str, accuracy: float, stretch: float) -> dict:
+    """Errors of ten configurations over the accuracy asked for, and the size of the plan."""
+    systems = configurations(kind, shape)
+    atoms = systems[0][0]
+    height = max(np.ptp(atoms.positions[:, 2]) + 1.0 for atoms, _ in systems)
+    cell = atoms.cell.array
+    if not atoms.pbc[2]:
+        cell = np.vstack([cell[:2], [0.0, 0.0, height]])
+    options = {"n_atoms": len(atoms), "sigma": sigma, "accuracy": accuracy}
+    solver = ewald.make_solver(cell / stretch, atoms.pbc, method=method, **options)
+    ratios = [ewald.force_error(solver, a.positions, cell, q) / accuracy for a, q in systems]
+    assert solver.kmask is not None
+    return {
+        "kind": kind, "cell": shape, "sigma": sigma, "method": method, "accuracy": accuracy, "n_atoms": len(atoms),
+        "median": round(float(np.median(ratios)), 4), "worst": round(max(ratios), 4),
+        "n_kvectors": int(solver.kmask.sum()), "mesh": solver.mesh, "order": solver.order,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", default=None, help="write the results to this file")
+    parser.add_argument("--methods", nargs="+", default=["direct", "mesh"])
+    parser.add_argument("--accuracies", type=float, nargs="+", default=ACCURACIES)
+    parser.add_argument("--sigmas", type=float, nargs="+", default=SIGMAS)
+    names = ", ".join(dict.fromkeys(kind for kind, _ in kinds()))
+    parser.add_argument("--kinds", nargs="+", default=None, help=f"of {names}; all by default")
+    parser.add_argument("--stretched", action="store_true", help="with a plan for a cell that is 3 %% smaller")
+    arguments = parser.parse_args()
+    assert jax.config.jax_enable_x64, "Set JAX_ENABLE_X64=1: the errors are below the rounding of float32."
+    stretch = 1.03 if arguments.stretched else 1.0
+    chosen = [k for k in kinds() if arguments.kinds is None or k[0] in arguments.kinds]
+    plans = itertools.product(chosen, arguments.sigmas, arguments.methods, arguments.accuracies)
+    cases = [measure(*system, sigma, method, accuracy, stretch) for system, sigma, method, accuracy in plans]
+    table = Table("kind", "method", "median", "worst")
+    summary = {}
+    for kind, method in dict.fromkeys((case["kind"], case["method"]) for case in cases):
+        rows = [case for case in cases if (case["kind"], case["method"]) == (kind, method)]
+        median = float(np.median([row["median"] for row in rows]))
+        worst = max(row["worst"] for row in rows)
+        summary[f"{kind}, {method}"] = {"median": round(median, 3), "worst": worst}
+        table.add_row(kind, method, f"{median:.2f}", f"{worst:.2f}")
+    Console().print(table)
+    if arguments.json:
+        write_json(arguments.json, {"dtype": "float64", "stretch": stretch, "summary": summary, "cases": cases})
+
+
+if __name__ == "__main__":
+    main()
