@@ -7,6 +7,8 @@ element channel); channel k = sender · n_embedding + receiver in both. The publ
 
 from collections.abc import Mapping
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -69,7 +71,8 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
     params = {name: _representation(c, found, prefix) for name, prefix in prefixes.items()}
     params |= {"energy_readout": energy_readout, "charge_readout": charge_readout}
     found.check_all_used()
-    return Potential(params={"params": params}, config=config)
+    # numpy arrays could not be indexed by what is traced
+    return Potential(params=jax.tree.map(jnp.asarray, {"params": params}), config=config)
 
 
 class _Weights:

@@ -3,9 +3,13 @@
 import copy
 import json
 
+import ase
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lesjax.dynamics import energy_neighbor_list
 from lesjax.models.convert import convert_weights
 
 
@@ -21,6 +25,18 @@ def test_all_weights_have_a_place(published):
     potential = convert_weights(info, weights)
     assert potential.config.long_range.k_cutoff == pytest.approx(np.pi)
     assert potential.config.representation.elements == (1, 8)
+
+
+@pytest.mark.usefixtures("jax_md_leniency")
+def test_parameters_are_arrays_of_jax(published):
+    """Arrays of numpy cannot be indexed by what is traced, as by the neighbours of a list under jit."""
+    potential = convert_weights(*published)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(potential.params))
+    atoms = ase.Atoms("OH2", [[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]], cell=np.eye(3) * 6.0, pbc=True)
+    neighbor_fn, energy_fn = energy_neighbor_list(potential, atoms)
+    positions = jnp.asarray(atoms.positions)
+    with jax.numpy_rank_promotion("allow"):
+        assert jax.eval_shape(energy_fn, positions, neighbor_fn.allocate(positions)).shape == ()
 
 
 @pytest.mark.parametrize(
