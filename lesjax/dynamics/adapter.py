@@ -13,7 +13,7 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax_md import space
+from jax_md import partition, space
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax import ewald
@@ -34,6 +34,8 @@ Box = float | np.ndarray | Array
 @dataclass(frozen=True)
 class Neighbors:
     """What the energy needs besides positions and box, as jax-md hands it on: neighbours and the plan of the Ewald sum.
+
+    For jax-md's own functions it is a dense neighbour list; `to_sparse` gives the other format.
 
     Attributes:
         pairs: the neighbour list.
@@ -60,6 +62,23 @@ class Neighbors:
         return jnp.where(columns < self.pairs.counts[..., None], self.pairs.neighbors, n)
 
     @property
+    def reference_position(self) -> Float[Array, "*b n 3"]:
+        """Positions for which the list was built, Cartesian and inside the box, Å."""
+        return matmul(self.pairs.reference, self.pairs.frame)
+
+    @property
+    def format(self) -> partition.NeighborListFormat:
+        """How `idx` is to be read."""
+        return partition.Dense
+
+    def to_sparse(self) -> "SparseNeighbors":
+        """The same neighbours in jax-md's sparse format, for `jax_md.partition.to_jraph`."""
+        senders = self.idx
+        n = senders.shape[0]
+        receivers = jnp.where(senders < n, jnp.arange(n, dtype=senders.dtype)[:, None], n)
+        return SparseNeighbors(jnp.stack([receivers.reshape(-1), senders.reshape(-1)]), self.reference_position)
+
+    @property
     def did_buffer_overflow(self) -> Bool[Array, "*b"]:
         """Allocate a new list on the host."""
         return self.pairs.overflow
@@ -68,6 +87,25 @@ class Neighbors:
     def cell_size_too_small(self) -> Bool[Array, "*b"]:
         """Box or slab have changed more than what the plans hold for. Allocate a new list on the host."""
         return self.pairs.cell_too_small | self.drifted
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class SparseNeighbors:
+    """Neighbours as pairs, to be read by functions of jax-md.
+
+    Attributes:
+        idx: receiver and sender of each pair within cutoff + skin; the number of atoms in empty places.
+        reference_position: as in `Neighbors`.
+    """
+
+    idx: Int[Array, "2 p"]
+    reference_position: Float[Array, "n 3"]
+
+    @property
+    def format(self) -> partition.NeighborListFormat:
+        """How `idx` is to be read."""
+        return partition.Sparse
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax_md import minimize, quantity, simulate, space
+from jax_md import minimize, partition, quantity, simulate, space
 
 from lesjax.dynamics import LesCalculator, energy_neighbor_list
 
@@ -183,6 +183,28 @@ def test_flags(ions, small_potential):
     assert not drifted.did_buffer_overflow
     assert update(0.5 * positions, neighbors, box=0.5 * box).did_buffer_overflow
     assert not allocate(1.05 * positions, box=1.05 * box).cell_size_too_small
+
+
+def test_functions_of_jax_md_on_the_list(ions, small_potential):
+    neighbor_fn, _ = energy_neighbor_list(small_potential, ions)
+    neighbors = neighbor_fn.allocate(jnp.asarray(ions.positions))
+    n, n_pairs = len(ions), int(neighbors.pairs.counts.sum())
+    np.testing.assert_allclose(neighbors.reference_position, ions.get_positions(wrap=True), atol=10 * TOLERANCE)
+    mask = partition.neighbor_list_mask(neighbors)
+    assert neighbors.format is partition.Dense
+    assert mask.sum() == n_pairs
+    # no atom is within reach of its own images
+    np.testing.assert_array_equal(partition.neighbor_list_mask(neighbors, mask_self=True), mask)
+
+    with pytest.raises(ValueError, match="Cannot convert a dense neighbor list"):
+        partition.to_jraph(neighbors)
+    sparse = jax.jit(lambda neighbors: neighbors.to_sparse())(neighbors)
+    graph = partition.to_jraph(sparse)
+    np.testing.assert_array_equal(graph.n_node, [n, 1])
+    assert graph.n_edge[0] == n_pairs
+    expected = [(i, j) for i, row in enumerate(np.asarray(neighbors.idx)) for j in row[row < n]]
+    found = np.stack([graph.receivers, graph.senders], axis=1)
+    np.testing.assert_array_equal(found[found[:, 0] < n], expected)
 
 
 def test_atoms_of_a_slab_beyond_its_height_are_flagged(ions, small_potential):
