@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     md.add_argument("--thermostat-time", type=float, default=100.0, help="fs (default: 100)")
     md.add_argument("--barostat-time", type=float, default=1000.0, help="fs (default: 1000)")
     md.add_argument("--seed", type=int, default=0)
-    md.add_argument("--angular-momentum", default="keep", help="of a cluster at the start: keep or zero (default: keep)")
+    md.add_argument("--angular-momentum", default="keep", help="of a cluster's start: keep or zero (default: keep)")
     md.add_argument("--out", default="md", help="folder of the results (default: md)")
     md.add_argument("--log-every", type=int, default=50, metavar="STEPS")
     md.add_argument("--frame-every", type=int, default=100, metavar="STEPS")
