@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 
@@ -47,6 +48,8 @@ def total_field(
     if tolerance is None:
         tolerance = 30.0 * float(jnp.finfo(jax.tree.leaves(source)[0].dtype).eps)
 
+    interact = jax.jit(interact)  # traced once: it is needed in many places, most of all for derivatives
+
     def minimize(source: Response) -> tuple[Response, Flags]:
         source = project(source)
         # a start without any symmetry, so that an unstable mode that b does not excite is met as well
@@ -55,18 +58,27 @@ def total_field(
         target = tolerance**2 * jnp.abs(dot(source, respond(source)))
         return _conjugate_gradients(interact, respond, source, start, target=target, steps=max_iterations)
 
-    def solve(_: object, source: Response) -> tuple[Response, Flags]:
+    # One array, as jax 0.10 refuses to differentiate where only some leaves of the right-hand side have a tangent: an
+    # external field acts on dipoles only.
+    joined, split = ravel_pytree(source)
+
+    def multiply(joined: Array) -> Array:
+        total = split(joined)
+        return _join(add(total, interact(respond(total))))
+
+    def solve(_: object, joined: Array) -> tuple[Array, Flags]:
+        source = split(joined)
         induced, flags = minimize(source)
-        return add(source, scale(-1.0, interact(induced))), flags
+        return _join(add(source, scale(-1.0, interact(induced)))), flags
 
-    def transpose_solve(_: object, cotangent: Response) -> tuple[Response, Flags]:
+    def transpose_solve(_: object, joined: Array) -> tuple[Array, Flags]:
         # (1 + χT)^-1 = 1 - χ (1 + Tχ)^-1 T
+        cotangent = split(joined)
         induced, flags = minimize(interact(cotangent))
-        return add(cotangent, scale(-1.0, induced)), flags
+        return _join(add(cotangent, scale(-1.0, induced))), flags
 
-    return jax.lax.custom_linear_solve(
-        lambda total: add(total, interact(respond(total))), source, solve, transpose_solve, has_aux=True
-    )
+    total, flags = jax.lax.custom_linear_solve(multiply, joined, solve, transpose_solve, has_aux=True)
+    return split(total), flags
 
 
 def _conjugate_gradients(interact, respond, source, start, *, target, steps):
@@ -98,6 +110,10 @@ def _conjugate_gradients(interact, respond, source, start, *, target, steps):
     state = (induced, residual, residual, direction, norm, norm >= 0, jnp.asarray(0, jnp.int32))
     induced, *_, norm, stable, step = jax.lax.while_loop(unfinished, iterate, state)
     return induced, ((norm <= target) & stable, stable, step)
+
+
+def _join(values: Response) -> Array:
+    return ravel_pytree(values)[0]
 
 
 def _irregular(leaf: Array) -> Array:
