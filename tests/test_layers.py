@@ -14,8 +14,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # An import points to the left. Modules with a comma between them may import each other,
 # those on either side of a bar may not.
 DIRECTION = (
-    "units, numerics, progress < system, neighbors, neighbor_plan, neighbor_list, batching, io < ewald < properties"
-    " < models < training | dynamics < fitting < cli, demo, __main__"
+    "units, numerics, progress, processes < system, neighbors, neighbor_plan, neighbor_list, batching, io < ewald"
+    " < properties < models < training | dynamics < fitting < cli, demo, __main__"
 )
 
 # Third-party packages that only these parts may import.

@@ -1,5 +1,11 @@
 """Simulation with a potential: jax-md's interface, molecular dynamics, the ASE calculator."""
 
+# ruff: noqa: E402
+from lesjax.processes import check_process
+
+
+check_process()  # jax_md computes while it is imported
+
 from lesjax.dynamics.adapter import energy_neighbor_list as energy_neighbor_list
 from lesjax.dynamics.calculator import LesCalculator as LesCalculator
 from lesjax.dynamics.settings import Settings as Settings

@@ -18,6 +18,7 @@ from lesjax.models.config import ModelConfig
 from lesjax.models.heads import Latent
 from lesjax.models.les import LesModel
 from lesjax.models.long_range import Parts, Solution, check_solution, long_range_parts
+from lesjax.processes import check_process
 from lesjax.properties import born_effective_charges, energy_forces_stress
 from lesjax.properties.polarization import check_volume
 from lesjax.system import System
@@ -115,6 +116,7 @@ class Potential:
 
         Raises:
             ValueError: as `energy`; for induced or equilibrated charges that have no solution (see `check_solved`).
+            RuntimeError: in a fork of a process that has already computed.
         """
         solver = checked_solver(self.config, system, solver)
         return check_solved(_predict(self, system, solver))
@@ -311,7 +313,11 @@ def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> Non
 
 
 def check_system(config: ModelConfig, system: System) -> None:
-    """Raise ValueError for what the model cannot take, as far as it has values; see `check_elements`, `check_state`."""
+    """Raise ValueError for what the model cannot take, as far as it has values; see `check_elements`, `check_state`.
+
+    Every call of a potential comes through here, and is refused in a forked process that would hang.
+    """
+    check_process()
     if not isinstance(system.atomic_numbers, Tracer):
         check_elements(config.representation.elements, np.asarray(system.atomic_numbers))
     check_state(config, system.total_charge, system.spin_multiplicity)
@@ -348,6 +354,7 @@ def check_solved(prediction: Prediction) -> Prediction:
 
 def initial_parameters(config: ModelConfig, seed: int) -> PyTree:
     """Fresh parameters; their shapes depend on the configuration alone."""
+    check_process()
     number = config.representation.elements[0]
     positions = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
     system = System.from_arrays(

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save as to_bytes
 from lesjax.io import atomic_path
 from lesjax.models import config as configuration
 from lesjax.models.potential import Potential, initial_parameters
+from lesjax.processes import check_process
 
 
 FORMAT = 1
@@ -90,6 +91,7 @@ def load(path: str | os.PathLike) -> Potential:
         FileNotFoundError: if `path` is no such folder.
         ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
     """
+    check_process()
     path = pathlib.Path(path)
     description, parameters = path / "config.json", path / "params.safetensors"
     missing = [file.name for file in (description, parameters) if not file.is_file()]
