@@ -17,10 +17,10 @@ from lesjax.ewald.slab import check_extent, plan_slab
 DEFAULT_ACCURACY = 1e-4
 # Number of atoms from which the mesh is faster than the direct sum on CPU: benchmarks/crossover.py
 CROSSOVER = 500
-# Largest relative error of the forces that a cutoff leaves in rattled ionic crystals, in units of x³ exp(-x²/2) with
+# Largest relative error of the forces that a cutoff leaves in rattled ionic crystals, in units of x² exp(-x²/2) with
 # x = σ k_c; and what the interpolation of a mesh leaves there in units of its estimate, which is that of uncorrelated
 # charges: benchmarks/ewald_accuracy.py
-COHERENT_TRUNCATION, COHERENT_INTERPOLATION = 0.17, 200.0
+COHERENT_TRUNCATION, COHERENT_INTERPOLATION = 0.95, 200.0
 # Parts of the error that are left to the cutoff and to the structure factor of the non-uniform transform.
 TRUNCATION_SHARE, NUFFT_SHARE = 0.5, 0.5
 MAX_STRETCH, MIN_STRETCH = 1.03, 0.9
@@ -62,7 +62,7 @@ class Solver:
 
         Results stay smooth and consistent in any cell. But where the cell has grown, the k-vectors of the plan reach
         less far and the mesh is coarser. With x = σ k_c, 3 % in all directions multiply the bound of the error by
-        exp(0.03 (x² - 3)): 1.9 at an accuracy of 1e-4, 2.2 at 1e-5, 2.6 at 1e-6. Where the cell has shrunk by 10 %, a
+        exp(0.03 (x² - 2)): 2.0 at an accuracy of 1e-4, 2.3 at 1e-5, 2.7 at 1e-6. Where the cell has shrunk by 10 %, a
         new plan needs less work. Rotations do not matter. Open boundaries need no plan.
         """
         if self.planned_cell is None:
@@ -98,7 +98,7 @@ def make_solver(
     crystals: the Bragg reflections that the cutoff :math:`k_c` leaves out add up in phase, in rattled NaCl, CsCl and
     ZnS to at most
 
-    .. math:: 0.17 \, x^3 e^{-x^2 / 2}, \qquad x = \sigma k_c,
+    .. math:: 0.95 \, x^2 e^{-x^2 / 2}, \qquad x = \sigma k_c,
 
     (fitted), which gives the cutoff. Uncorrelated charges have :math:`\sqrt{\operatorname{erfc}(x)}`, the tail of
     :math:`\int (k\, w(k))^2 k^2 dk` with :math:`w = e^{-\sigma^2 k^2 / 2} / k^2`: a few hundredths of it; molecular
@@ -171,9 +171,10 @@ def cutoff_for_accuracy(accuracy: float, sigma: float) -> float:
     """Reciprocal cutoff, 1/Å, that leaves the relative force error `accuracy`; see `make_solver`."""
     if not 0 < accuracy < 1:
         raise ValueError(f"`accuracy` must lie between 0 and 1, got {accuracy}.")
-    excess = lambda x: 3.0 * math.log(x) - 0.5 * x * x + math.log(COHERENT_TRUNCATION / accuracy)  # noqa: E731
-    peak = math.sqrt(3.0)  # the bound falls beyond
-    return (peak if excess(peak) <= 0.0 else float(brentq(excess, peak, 40.0))) / sigma
+    excess = lambda x: 2.0 * math.log(x) - 0.5 * x * x + math.log(COHERENT_TRUNCATION / accuracy)  # noqa: E731
+    peak = math.sqrt(2.0)  # the bound falls beyond
+    x = brentq(excess, peak, 40.0) if excess(peak) > 0.0 else peak
+    return float(x) / sigma  # pyright: ignore[reportArgumentType]
 
 
 def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarray, "4 n1 n2 n3"]:

@@ -26,7 +26,7 @@ needs_x64 = pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the errors
     ],
 )
 def test_error_is_within_the_promise(kind, shape, sigma, method, accuracy):
-    found = measure(kind, shape, sigma, method, accuracy, 1.0)
+    found = measure(kind, shape, sigma, method, accuracy)
     assert found["worst"] < 2.0
     assert found["median"] < 1.0
     assert found["worst"] > 1e-3  # a plan that is not much finer than it must be
@@ -34,12 +34,12 @@ def test_error_is_within_the_promise(kind, shape, sigma, method, accuracy):
 
 @needs_x64
 def test_cutoff_is_at_most_what_crystals_need():
-    """1.6 times the k-vectors of the estimate for random charges with its old factor of 3.2."""
+    """Beside the estimate for random charges with a factor of 3.2, which crystals exceeded by up to 50."""
     from scipy.special import erfcinv
 
-    for accuracy in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6):
+    for accuracy, most in ((1e-2, 1.8), (1e-3, 1.65), (1e-4, 1.55), (1e-5, 1.5), (1e-6, 1.45)):
         before = erfcinv((accuracy / 3.2) ** 2)
-        assert 1.0 < (ewald.solver.cutoff_for_accuracy(accuracy, 2.0) * 2.0 / before) ** 3 < 1.62
+        assert 1.0 < (ewald.solver.cutoff_for_accuracy(accuracy, 2.0) * 2.0 / before) ** 3 < most
 
 
 def test_force_error():
