@@ -32,7 +32,8 @@ from lesjax.dynamics import Settings
 from lesjax.dynamics.ensembles import count_rotations, forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
 
 
-EPSILON, SIZE, CUTOFF, MASS = 0.0104, 3.4, 5.0, 39.948
+EPSILON, SIZE, MASS = 0.0104, 3.4, 39.948
+ONSET, CUTOFF = 4.0, 5.0  # of the switching function
 N_BLOCKS = 20
 SAMPLE_EVERY = 10
 
@@ -54,7 +55,7 @@ class Case:
 
 def crystal() -> Case:
     """32 atoms of a face-centred cubic crystal."""
-    atoms = bulk("Ar", "fcc", a=5.25, cubic=True).repeat(2)
+    atoms = bulk("Ar", "fcc", a=5.4, cubic=True).repeat(2)
     return Case(atoms.positions, atoms.cell.array, 40.0, 500.0)
 
 
@@ -75,16 +76,16 @@ CASES = {"crystal": crystal, "liquid": liquid, "cluster": cluster}
 
 
 def energy(positions: Array, cell: Array, *, periodic: bool) -> Array:
-    """Lennard-Jones energy of the nearest images, smoothly cut off, eV."""
+    """Lennard-Jones energy of the nearest images, smoothly cut off in a periodic cell, eV."""
     vectors = positions[:, None] - positions[None]
     if periodic:
         shifts = jax.lax.stop_gradient(jnp.round(vectors @ jnp.linalg.inv(cell)))
         vectors = vectors - shifts @ cell
-    cutoff = CUTOFF if periodic else 3.0 * CUTOFF
     mask = ~jnp.eye(len(positions), dtype=bool)
-    squared = jnp.where(mask, jnp.sum(vectors**2, axis=-1), 1.0)
-    inverse = (SIZE**2 / squared) ** 3
-    smooth = jnp.maximum(1.0 - squared / cutoff**2, 0.0) ** 3
+    distances = jnp.sqrt(jnp.where(mask, jnp.sum(vectors**2, axis=-1), 1.0))
+    inverse = (SIZE / distances) ** 6
+    t = jnp.clip((CUTOFF - distances) / (CUTOFF - ONSET), 0.0, 1.0)
+    smooth = t**3 * (10.0 - 15.0 * t + 6.0 * t * t) if periodic else 1.0
     return 2.0 * EPSILON * jnp.sum(jnp.where(mask, (inverse**2 - inverse) * smooth, 0.0))
 
 
@@ -97,6 +98,7 @@ class Samples:
     pressure: np.ndarray
     vibration: np.ndarray
     dof: int
+    last: np.ndarray
 
 
 def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: object) -> Samples:
@@ -139,14 +141,16 @@ def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: o
             state = jax.lax.fori_loop(0, SAMPLE_EVERY, lambda _, s: integrator.step(s, **fixed), state)
             return state, observe(state)
 
-        return jax.lax.scan(some, state, None, length=steps // SAMPLE_EVERY)[1]
+        state, observed = jax.lax.scan(some, state, None, length=steps // SAMPLE_EVERY)
+        return *observed, state.position
 
     rng = np.random.default_rng(seed)
     momenta = maxwell_boltzmann(masses, case.temperature, rng, without_rotation=case.positions if still else None)
     results = run(jnp.asarray(case.positions), jnp.asarray(momenta))
+    *results, last = results
     kept = [np.asarray(x)[len(x) // 10 :] for x in results]
     inner = 3 * n - (3 if integrator.conserves_momentum else 0) - rotations
-    return Samples(*kept[:3], kept[3] * 2.0 / inner, integrator.dof)
+    return Samples(*kept[:3], kept[3] * 2.0 / inner, integrator.dof, np.asarray(last))
 
 
 def _vibration(state: object) -> Array:
@@ -172,12 +176,15 @@ def mean_and_variance(values: np.ndarray, mean: float, variance: float) -> dict[
     return results
 
 
-def volumes(case: Case, steps: int) -> tuple[float, float]:
-    """Mean and variance of the volume of this pressure by the equation of state, Å³ and Å⁶."""
+def volumes(case: Case, found: np.ndarray, steps: int) -> tuple[float, float]:
+    """Mean and variance of the volume of this pressure by the equation of state, Å³ and Å⁶.
+
+    The equation of state reaches four standard deviations around the volumes of the run, `found`.
+    """
     kT, pressure = case.temperature * ase.units.kB, case.pressure * 1e-4 * ase.units.GPa
-    scales = np.linspace(0.97, 1.045, 7)
     grid, pressures = [], []
-    for scale in scales:
+    for volume in found.mean() + found.std() * np.linspace(-4.0, 4.0, 7):
+        scale = (volume / abs(np.linalg.det(case.cell))) ** (1 / 3)
         scaled = dataclasses.replace(case, positions=case.positions * scale, cell=case.cell * scale)
         samples = sample(scaled, "nose-hoover", steps)
         grid.append(samples.volume[0])
@@ -202,22 +209,24 @@ def main() -> None:
     table = Table("system", "ensemble", "kinetic mean", "variance", "volume mean", "variance", "without rotation")
     for name, make in CASES.items():
         case = make()
-        expected = volumes(case, arguments.steps // 5) if case.pbc[0] else None
-        ensembles = ["nve", "nvt", "nose-hoover", "langevin"] if expected is None else ["nve", "nvt", "langevin", "npt"]
+        case = dataclasses.replace(case, positions=sample(case, "langevin", arguments.steps // 10).last)
+        ensembles = ["nve", "langevin", *(("nvt", "npt") if case.pbc[0] else ("nose-hoover",))]
         ensembles += ["npt-flexible"] * (name == "crystal")
         runs = [(ensemble, {}) for ensemble in ensembles]
-        if expected is None:
-            runs.insert(1, ("nose-hoover", {"angular_momentum": "zero"}))
+        if not case.pbc[0]:
+            runs.append(("nose-hoover", {"angular_momentum": "zero"}))
+        expected = None
         for ensemble, changes in runs:
             samples = sample(case, ensemble, arguments.steps, **changes)
             half = samples.dof / 2
             row: dict = {"system": name, "ensemble": ensemble, **changes, "dof": samples.dof}
             row |= {f"kinetic_{k}": v for k, v in mean_and_variance(samples.kinetic, half, half).items()}
             cells = [show(row["kinetic_mean"]), show(row["kinetic_variance"]), "", "", ""]
-            if ensemble.startswith("npt") and expected is not None:
+            if ensemble.startswith("npt"):
+                expected = expected or volumes(case, samples.volume, arguments.steps // 5)
                 row |= {f"volume_{k}": v for k, v in mean_and_variance(samples.volume, *expected).items()}
                 cells[2:4] = show(row["volume_mean"]), show(row["volume_variance"])
-            if expected is None:
+            if not case.pbc[0]:
                 row["without_rotation"] = mean_and_variance(samples.vibration, 1.0, 1.0)["mean"]
                 cells[4] = show(row["without_rotation"])
             rows.append(row)
