@@ -27,7 +27,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lesjax.ewald.multipoles import mask_atoms
 from lesjax.ewald.response import Response, stationary, total_field
 from lesjax.ewald.solver import Solver
-from lesjax.ewald.sums import energy
+from lesjax.ewald.sums import energy, potential
 from lesjax.units import COULOMB
 
 
@@ -61,6 +61,7 @@ def equilibrate(
     total_charge: Float[Array, ""],
     *,
     atom_mask: Bool[Array, " n"] | None = None,
+    background: bool = False,
     tolerance: float | None = None,
     max_iterations: int = 200,
 ) -> Equilibration:
@@ -77,8 +78,12 @@ def equilibrate(
         hardness: J, V/e; positive.
         total_charge: Q, e.
         atom_mask: True for real atoms. All real by default.
+        background: as in `energy`. The charges are the same with and without; energy and chemical potential are not.
         tolerance: of the residual, relative to that of free atoms; 30 times the rounding of the dtype by default.
         max_iterations: after which `converged` is False.
+
+    Raises:
+        ValueError: for `background` without three periodic directions.
     """
     dtype = positions.dtype
     total_charge = jnp.asarray(total_charge).astype(dtype)
@@ -90,7 +95,7 @@ def equilibrate(
     share = softness / jnp.sum(softness)
 
     def coulomb(charges: Float[Array, " n"]) -> Float[Array, " n"]:
-        return jax.grad(lambda q: energy(solver, positions, cell, q, atom_mask=atom_mask))(charges)
+        return potential(solver, positions, cell, charges, atom_mask=atom_mask, background=background)
 
     # The sum of the answers is held at zero, so that a constant field does nothing. It is taken out of all fields:
     # next to it their differences would lose their digits.
@@ -116,19 +121,25 @@ def equilibrate(
     # ∂E/∂q is the same for all atoms
     chemical_potential = jnp.sum(share * (chi + coulomb(charges))) + total_charge / jnp.sum(softness)
     leaves, structure = jax.tree.flatten((solver, positions, cell, chi, padded, total_charge, atom_mask))
-    value = _stationary_energy(leaves, structure, charges, chemical_potential)
+    value = _stationary_energy(leaves, structure, charges, chemical_potential, background)
     return Equilibration(value, charges, chemical_potential, converged & stable, n_iterations)
 
 
 def _stationary_energy(
-    leaves: list[Any], structure: Any, charges: Float[Array, " n"], chemical_potential: Float[Array, ""]
+    leaves: list[Any],
+    structure: Any,
+    charges: Float[Array, " n"],
+    chemical_potential: Float[Array, ""],
+    background: bool,
 ) -> Float[Array, ""]:
     """E + μ (Q - Σ q), without derivative by q and μ, in which it is stationary."""
 
     def lagrangian(leaves: list[Any], charges: Array, chemical_potential: Array) -> Float[Array, ""]:
         solver, positions, cell, chi, hardness, total_charge, atom_mask = jax.tree.unflatten(structure, leaves)
         atomic = jnp.sum(chi * charges + 0.5 * hardness * charges * charges)
-        interaction = energy(solver, positions, cell, charges, atom_mask=atom_mask, self_interaction=True)
+        interaction = energy(
+            solver, positions, cell, charges, atom_mask=atom_mask, self_interaction=True, background=background
+        )
         return atomic + interaction + chemical_potential * (total_charge - jnp.sum(charges))
 
     return stationary(lagrangian)(leaves, charges, chemical_potential)

@@ -24,6 +24,7 @@ Source of the one-shot convention: reference values of the published `les` packa
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -89,6 +90,7 @@ def one_shot_induction(
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
+    background: bool = False,
 ) -> Induction:
     """Multipoles induced by the permanent ones alone, and the energy of second order.
 
@@ -106,14 +108,16 @@ def one_shot_induction(
         quadrupoles: permanent quadrupoles, e Å².
         atom_mask: True for real atoms. All real by default.
         self_interaction: as in `energy`.
+        background: as in `energy`; it compensates the induced charges as well.
 
     Raises:
         ValueError: for a shape that does not follow that of the charges, an external field without alpha, or an
-            external potential without kappa.
+            external potential without kappa; for `background` without three periodic directions.
     """
     given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
     problem = _checked(_Problem(solver, positions, cell, *given))
-    value, gradient = jax.value_and_grad(_energy, 1)(problem, _zeros(problem), self_interaction)
+    energy_of = functools.partial(_energy, self_interaction=self_interaction, background=background)
+    value, gradient = jax.value_and_grad(energy_of, 1)(problem, _zeros(problem))
     induced = _respond(problem, add(scale(-1.0, gradient), _external(problem)))
     always = jnp.asarray(True)
     value = value + 0.5 * dot(induced, gradient)
@@ -134,6 +138,7 @@ def self_consistent_induction(
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
+    background: bool = False,
     tolerance: float | None = None,
     max_iterations: int = 100,
 ) -> Induction:
@@ -157,6 +162,7 @@ def self_consistent_induction(
         quadrupoles: see there.
         atom_mask: see there.
         self_interaction: see there. With it T is positive semidefinite and there is no catastrophe.
+        background: see there. With it a charge that is induced in the whole cell costs less.
         tolerance: of the residual, relative to that of no induction; 30 times the rounding of the dtype by default.
         max_iterations: after which `converged` is False.
 
@@ -165,14 +171,18 @@ def self_consistent_induction(
     """
     given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
     problem = _checked(_Problem(solver, positions, cell, *given))
-    gradient = jax.grad(_energy, 1)(problem, _zeros(problem), self_interaction)
-    source = add(scale(-1.0, gradient), _external(problem))
+    energy_of = functools.partial(_energy, self_interaction=self_interaction, background=background)
+    source = add(scale(-1.0, jax.grad(energy_of, 1)(problem, _zeros(problem))), _external(problem))
+    bare = problem._replace(charges=jnp.zeros_like(problem.charges), dipoles=None, quadrupoles=None)
 
-    interact = functools.partial(_interact, problem, self_interaction=self_interaction)
+    def interact(induced: Response) -> Response:
+        """Return T δ: the potential and minus the field of the induced multipoles."""
+        return jax.grad(energy_of, 1)(bare, induced)
+
     respond = functools.partial(_respond, problem)
     total, flags = total_field(interact, respond, source, tolerance=tolerance, max_iterations=max_iterations)
     induced = respond(total)
-    value = _stationary_energy(problem, induced, total, self_interaction)
+    value = _stationary_energy(problem, induced, total, energy_of)
     return _induction(problem, value, induced, flags)
 
 
@@ -196,7 +206,7 @@ def check_induction(induction: Induction) -> Induction:
     return induction
 
 
-def _energy(problem: _Problem, induced: Response, self_interaction: bool) -> Float[Array, ""]:
+def _energy(problem: _Problem, induced: Response, *, self_interaction: bool, background: bool) -> Float[Array, ""]:
     charges, dipoles = problem.charges, problem.dipoles
     if induced.charges is not None:
         charges = charges + induced.charges
@@ -211,11 +221,12 @@ def _energy(problem: _Problem, induced: Response, self_interaction: bool) -> Flo
         quadrupoles=problem.quadrupoles,
         atom_mask=problem.atom_mask,
         self_interaction=self_interaction,
+        background=background,
     )
 
 
 def _stationary_energy(
-    problem: _Problem, induced: Response, total: Response, self_interaction: bool
+    problem: _Problem, induced: Response, total: Response, energy_of: Callable[..., Float[Array, ""]]
 ) -> Float[Array, ""]:
     """W with δχ⁻¹δ/2 as the stationary value of f·δ - f·χf/2, without derivative by `induced` and `total`."""
     leaves, structure = jax.tree.flatten(problem)
@@ -223,15 +234,9 @@ def _stationary_energy(
     def saddle(leaves: list[Any], induced: Response, total: Response) -> Float[Array, ""]:
         problem = jax.tree.unflatten(structure, leaves)
         work = dot(induced, add(total, scale(-1.0, _external(problem))))
-        return _energy(problem, induced, self_interaction) + work - 0.5 * dot(total, _respond(problem, total))
+        return energy_of(problem, induced) + work - 0.5 * dot(total, _respond(problem, total))
 
     return stationary(saddle)(leaves, induced, total)
-
-
-def _interact(problem: _Problem, induced: Response, *, self_interaction: bool) -> Response:
-    """Return T δ: the potential and minus the field of the induced multipoles."""
-    bare = problem._replace(charges=jnp.zeros_like(problem.charges), dipoles=None, quadrupoles=None)
-    return jax.grad(_energy, 1)(bare, induced, self_interaction)
 
 
 def _respond(problem: _Problem, total: Response) -> Response:

@@ -96,6 +96,9 @@ class LongRangeConfig:
         separate_representation: give the charges a representation of their own.
         self_energies_removed: how many times the energy of each Gaussian with itself is taken away. One is LES;
             early published checkpoints with several channels removed it once per channel.
+        background: in three periodic directions, compensate charges that do not add up to zero by a uniform background;
+            see `lesjax.ewald.energy`. Without it energy and stress of such a cell depend on `sigma`, as in the
+            published code. It has no effect on clusters and slabs.
     """
 
     charges: str = "latent"
@@ -116,6 +119,7 @@ class LongRangeConfig:
     accuracy: float | None = None
     separate_representation: bool = False
     self_energies_removed: float = 1.0
+    background: bool = False
 
     def __post_init__(self) -> None:
         _widths(self.hidden)

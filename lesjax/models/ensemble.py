@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 from lesjax import ewald
 from lesjax.models import storage
 from lesjax.models.config import ModelConfig, differences, to_dict
+from lesjax.models.long_range import warn_if_charged
 from lesjax.models.potential import Potential, Prediction, check_solved, checked_solver, make_solver, predict
 from lesjax.system import System
 
@@ -98,6 +99,7 @@ class Ensemble:
         solver = checked_solver(self.config, system, solver)
         found = _predict(self, system, solver)
         check_solved(found.members)
+        warn_if_charged(self.config.long_range, system, found.members.charges)
         return found
 
     def save(self, path: str | os.PathLike) -> None:

@@ -17,7 +17,7 @@ from lesjax.models.cace import species_index
 from lesjax.models.config import ModelConfig
 from lesjax.models.heads import Latent
 from lesjax.models.les import LesModel
-from lesjax.models.long_range import Parts, Solution, check_solution, long_range_parts
+from lesjax.models.long_range import Parts, Solution, check_solution, long_range_parts, warn_if_charged
 from lesjax.processes import check_process
 from lesjax.properties import born_effective_charges, energy_forces_stress
 from lesjax.properties.polarization import check_volume
@@ -114,12 +114,17 @@ class Potential:
     def __call__(self, system: System, solver: ewald.Solver | None = None) -> Prediction:
         """Energy, forces, stress and charges of one structure; compiled once per shape. See `energy`.
 
+        Warns, once in a process, where the latent charges of a periodic cell do not add up to zero and no `background`
+        compensates them.
+
         Raises:
             ValueError: as `energy`; for induced or equilibrated charges that have no solution (see `check_solved`).
             RuntimeError: in a fork of a process that has already computed.
         """
         solver = checked_solver(self.config, system, solver)
-        return check_solved(_predict(self, system, solver))
+        prediction = check_solved(_predict(self, system, solver))
+        warn_if_charged(self.config.long_range, system, prediction.charges)
+        return prediction
 
     def born_effective_charges(
         self,

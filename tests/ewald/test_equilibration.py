@@ -83,6 +83,17 @@ def test_solution_is_that_of_the_dense_equations(periodic, total_charge):
     assert np.abs(q).max() > 0.1
 
 
+def test_background():
+    """The charges are the same, and the energy has a term in the total charge alone."""
+    solver, inputs = solver_of(True), make_inputs(0.5)
+    without = equilibrate(solver, inputs)
+    found = jax.jit(functools.partial(ewald.equilibrate, background=True))(solver, **inputs)
+    slope = -2.0 * math.pi * COULOMB * SIGMA**2 * 0.5 / abs(np.linalg.det(CELL))
+    np.testing.assert_allclose(found.charges, without.charges, rtol=0, atol=ATOL)
+    np.testing.assert_allclose(found.energy - without.energy, 0.25 * slope, rtol=0, atol=50 * ATOL)
+    np.testing.assert_allclose(found.chemical_potential - without.chemical_potential, slope, rtol=0, atol=50 * ATOL)
+
+
 @needs_x64
 @pytest.mark.parametrize("periodic", [True, False], ids=["periodic", "open"])
 def test_derivatives(periodic):

@@ -41,22 +41,26 @@ def make_inputs():
     return {name: jnp.asarray(array, float) for name, array in arrays.items()}
 
 
-@functools.partial(jax.jit, static_argnames="max_iterations")
-def induce(solver, inputs, atom_mask=None, max_iterations=100):
-    return ewald.self_consistent_induction(
-        solver, cell=jnp.asarray(CELL, float), atom_mask=atom_mask, max_iterations=max_iterations, **inputs
-    )
+@functools.partial(jax.jit, static_argnames=("max_iterations", "background"))
+def induce(solver, inputs, atom_mask=None, max_iterations=100, background=False):
+    options = {"atom_mask": atom_mask, "max_iterations": max_iterations, "background": background}
+    return ewald.self_consistent_induction(solver, cell=jnp.asarray(CELL, float), **options, **inputs)
 
 
-@pytest.mark.parametrize("periodic", [True, False], ids=["periodic", "open"])
-def test_solution_is_that_of_the_dense_equations(periodic):
+@pytest.mark.parametrize(
+    ("periodic", "background"),
+    [(True, False), (True, True), (False, False)],
+    ids=["periodic", "background", "open"],
+)
+def test_solution_is_that_of_the_dense_equations(periodic, background):
     solver, inputs = make_solver(periodic), make_inputs()
     positions, charges, kappa, alpha, external_potential, external_field = inputs.values()
 
     @jax.jit
     def energy(x):
         dipoles = x[N:].reshape(N, 3)
-        return ewald.energy(solver, positions, jnp.asarray(CELL, float), charges + x[:N], dipoles=dipoles)
+        options = {"dipoles": dipoles, "background": background}
+        return ewald.energy(solver, positions, jnp.asarray(CELL, float), charges + x[:N], **options)
 
     zero = jnp.zeros(4 * N)
     external = jnp.concatenate([-external_potential, jnp.tile(external_field, N)])
@@ -64,7 +68,7 @@ def test_solution_is_that_of_the_dense_equations(periodic):
     chi = jax.scipy.linalg.block_diag(jnp.diag(kappa), *alpha)
     delta = jnp.linalg.solve(jnp.eye(4 * N) + chi @ hessian, chi @ source)
 
-    found = ewald.check_induction(induce(solver, inputs))
+    found = ewald.check_induction(induce(solver, inputs, background=background))
     np.testing.assert_allclose(found.charges, delta[:N], rtol=0, atol=ATOL)
     np.testing.assert_allclose(found.dipoles, delta[N:].reshape(N, 3), rtol=0, atol=ATOL)
     np.testing.assert_array_equal(found.dipoles[2], 0.0)
