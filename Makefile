@@ -83,6 +83,7 @@ else
 endif
 
 results-cost: $(VENV)/.installed
+	$(BENCH)/ewald_accuracy.py --cost --json $(RESULTS)/ewald_plan_cost.json
 	$(BENCH)/crossover.py --json $(RESULTS)/crossover.json
 	$(BENCH)/direct_sum.py --json $(RESULTS)/direct_sum.json
 	@if $(BIN)/python -c 'import jaxpme, torchpme' 2>/dev/null; \

@@ -7,19 +7,22 @@ float64. Kinds: random charges, water (SPC charges on molecules turned at random
 CsCl and ZnS, and slabs of NaCl and of random charges. Cells: cubic, triclinic and 1 : 1 : 5. Ten configurations of
 each: crystals are rattled by 0.01 to 0.2 Å. σ is 0.6, 1 and 1.5 Å, the accuracy 1e-2 to 1e-6, the sum direct and on a
 mesh. `--stretched` plans for a cell that is 3 % smaller in all directions, the largest drift that `Solver.still_valid`
-lets pass; `--earlier` plans as lesjax did before, with one factor of 3.2 on the estimates of random charges.
+lets pass; `--earlier` plans as lesjax did before, with one factor of 3.2 on the estimates of random charges. `--cost`
+times both plans instead: energy and forces of random charges at 0.1 atoms/Å³ and σ = 1 Å, interleaved.
 """
 
 import argparse
 import dataclasses
+import functools
 import itertools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 from ase.build import bulk, make_supercell
-from common import write_json
+from common import interleaved, write_json
 from rich.console import Console
 from rich.table import Table
 from scipy.special import erfcinv
@@ -134,6 +137,23 @@ def measure(
     }  # fmt: skip
 
 
+def cost(n_atoms: int, method: str, accuracy: float) -> dict:
+    """Run times of today's plan and of the earlier one, ms, and their ratio."""
+    edge = (n_atoms / 0.1) ** (1 / 3)
+    cell, rng = edge * np.eye(3), np.random.default_rng(0)
+    arrays = [jnp.asarray(x, float) for x in (rng.uniform(0, edge, (n_atoms, 3)), cell, rng.normal(size=n_atoms))]
+    options = {"n_atoms": n_atoms, "sigma": 1.0, "accuracy": accuracy}
+    both = {
+        name: jax.tree.map(jnp.asarray, plan(cell, np.array([True] * 3), method, earlier=earlier, **options))
+        for name, earlier in (("now", False), ("earlier", True))
+    }
+    function = jax.jit(jax.value_and_grad(ewald.energy, 1))
+    times, _ = interleaved({name: functools.partial(function, solver, *arrays) for name, solver in both.items()}, 9)
+    sizes = {name: list(solver.mesh or solver.kmask.shape) for name, solver in both.items()}
+    ratio = round(times["now"] / times["earlier"], 2)
+    return {"n_atoms": n_atoms, "method": method, "accuracy": accuracy, "ms": times, "ratio": ratio, "plans": sizes}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", default=None, help="write the results to this file")
@@ -144,7 +164,16 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", default=None, help=f"of {names}; all by default")
     parser.add_argument("--stretched", action="store_true", help="with a plan for a cell that is 3 %% smaller")
     parser.add_argument("--earlier", action="store_true", help="with the plans of before")
+    parser.add_argument("--cost", action="store_true", help="times of both plans instead of errors")
     arguments = parser.parse_args()
+    if arguments.cost:
+        plans = [(192, "direct"), (1536, "mesh"), (12_288, "mesh")]
+        rows = [cost(*system, accuracy) for system in plans for accuracy in (1e-3, 1e-4)]
+        for row in rows:
+            print(row)
+        if arguments.json:
+            write_json(arguments.json, {"dtype": str(jnp.zeros(()).dtype), "rows": rows})
+        return
     assert jax.config.jax_enable_x64, "Set JAX_ENABLE_X64=1: the errors are below the rounding of float32."
     stretch = 1.03 if arguments.stretched else 1.0
     chosen = [k for k in kinds() if arguments.kinds is None or k[0] in arguments.kinds]

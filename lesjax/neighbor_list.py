@@ -38,7 +38,7 @@ from lesjax.neighbor_plan import (
     make_plan,
 )
 from lesjax.neighbors import check_geometry
-from lesjax.numerics import matmul
+from lesjax.numerics import inverse, matmul
 from lesjax.system import System
 
 
@@ -181,10 +181,10 @@ def within_cutoff(
 def skin_used(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, ""]:
     """How much closer than in the reference configuration any pair can be at most, Å; see the module."""
     frame = _frame(neighbors, cell)
-    moved = matmul(positions, _inverse(frame)) - neighbors.reference
+    moved = matmul(positions, inverse(frame)) - neighbors.reference
     moved = matmul(moved - _whole(moved, neighbors.plan.pbc), frame)
     furthest = jnp.sqrt(jnp.max(jnp.sum(moved * moved, axis=1)))
-    strain = matmul(_inverse(neighbors.frame), frame) - jnp.eye(3, dtype=frame.dtype)
+    strain = matmul(inverse(neighbors.frame), frame) - jnp.eye(3, dtype=frame.dtype)
     # a cell that has not changed must not use up rounding errors at each step
     strain = jnp.where(jnp.all(frame == neighbors.frame), 0.0, jnp.sqrt(jnp.sum(strain * strain)))
     return strain * (neighbors.plan.cutoff + neighbors.plan.skin) + 2.0 * furthest
@@ -235,10 +235,10 @@ def _columns(words: UInt32[Array, "n words"], width: int) -> tuple[Int[Array, "n
 def _build(
     plan: NeighborPlan, positions: Float[Array, "n 3"], frame: Float[Array, "3 3"], region: Float[Array, "2 3"]
 ) -> NeighborList:
-    inverse = _inverse(frame)
-    fractional = matmul(positions, inverse)
+    inverse_frame = inverse(frame)
+    fractional = matmul(positions, inverse_frame)
     wrapped = fractional - jnp.floor(fractional) * jnp.asarray(plan.pbc, fractional.dtype)[None, :]
-    reachable = (plan.cutoff + plan.skin) * jnp.sqrt(jnp.sum(inverse * inverse, axis=0))
+    reachable = (plan.cutoff + plan.skin) * jnp.sqrt(jnp.sum(inverse_frame * inverse_frame, axis=0))
     if plan.bins is None:
         too_small = jnp.floor(reachable + 0.5) > jnp.asarray(plan.images, reachable.dtype)
         too_small &= jnp.asarray(plan.pbc)
@@ -355,19 +355,12 @@ def _filter(
 
 
 def _turns(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, "n 3"]:
-    moved = matmul(positions, _inverse(_frame(neighbors, cell))) - neighbors.reference
+    moved = matmul(positions, inverse(_frame(neighbors, cell))) - neighbors.reference
     return _whole(moved, neighbors.plan.pbc)
 
 
 def _frame(neighbors: NeighborList, cell: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
     return jnp.where(jnp.asarray(neighbors.plan.pbc)[:, None], cell, neighbors.frame)
-
-
-def _inverse(frame: Float[Array, "3 3"]) -> Float[Array, "3 3"]:
-    # written out: a call of LAPACK takes longer than all else that is done for few atoms
-    a, b, c = frame
-    columns = jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=1)
-    return columns / jnp.dot(a, columns[:, 0], precision=jax.lax.Precision.HIGHEST)
 
 
 def _whole(fractional: Float[Array, "*n 3"], pbc: Pbc) -> Float[Array, "*n 3"]:

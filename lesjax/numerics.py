@@ -1,7 +1,7 @@
-"""Elementary functions that JAX has not, or not well enough.
+"""Elementary functions that JAX lacks or evaluates slowly or inexactly.
 
 Division and square root with finite gradients at zero (the only home of the double `where`), sine and cosine of
-multiples of π, and products of matrices to the rounding of their dtype.
+multiples of π, products of matrices to the rounding of their dtype, and determinant and inverse of 3 × 3 matrices.
 """
 
 import math
@@ -45,6 +45,22 @@ def matmul(left: ArrayLike, right: ArrayLike) -> Array:
 def einsum(subscripts: str, *operands: ArrayLike) -> Array:
     """`jnp.einsum` to the rounding of the dtype, as `matmul`."""
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
+
+
+def determinant(matrix: Float[Array, "*b 3 3"]) -> Float[Array, "*b"]:
+    """Return the determinant in closed form: the signed volume of a cell.
+
+    `jnp.linalg.det` factorizes, which is a call of a library for nine numbers, on a GPU one that waits for the others.
+    """
+    first, second, third = (matrix[..., i, :] for i in range(3))
+    return jnp.sum(first * jnp.cross(second, third), axis=-1)
+
+
+def inverse(matrix: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
+    """Return the inverse in closed form; its columns are cross products of two rows over the determinant."""
+    first, second, third = (matrix[..., i, :] for i in range(3))
+    columns = jnp.stack([jnp.cross(second, third), jnp.cross(third, first), jnp.cross(first, second)], axis=-1)
+    return columns / determinant(matrix)[..., None, None]
 
 
 @jax.custom_jvp

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lesjax.numerics import cospi, matmul, safe_norm, safe_reciprocal, sinpi
+from lesjax.numerics import cospi, determinant, inverse, matmul, safe_norm, safe_reciprocal, sinpi
 
 
 def test_safe_reciprocal():
@@ -73,3 +73,14 @@ def test_matrix_products_ask_for_all_digits():
     """On a CPU nothing else can be seen: there the default has them, too."""
     a = jnp.ones((2, 2))
     assert "precision=(Precision.HIGHEST, Precision.HIGHEST)" in str(jax.make_jaxpr(matmul)(a, a))
+
+
+def test_determinant_and_inverse():
+    """Of several matrices at a time, left-handed ones too, and their derivatives."""
+    matrices = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 3, 3)))
+    tolerance = 1e-12 if jax.config.jax_enable_x64 else 1e-4
+    np.testing.assert_allclose(determinant(matrices), np.linalg.det(matrices), rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(inverse(matrices), np.linalg.inv(matrices), rtol=tolerance, atol=10 * tolerance)
+    one = matrices[0, 0]
+    slope = jax.grad(determinant)(one)
+    np.testing.assert_allclose(slope, np.linalg.det(one) * np.linalg.inv(one).T, rtol=10 * tolerance)

@@ -22,7 +22,7 @@ from lesjax.ewald.solver import MAX_STRETCH, MIN_STRETCH
 from lesjax.models.potential import Potential, check_system
 from lesjax.neighbor_list import NeighborList, allocate, update, within_cutoff
 from lesjax.neighbor_plan import DEFAULT_SKIN, NeighborPlan
-from lesjax.numerics import matmul
+from lesjax.numerics import inverse, matmul
 from lesjax.system import System
 
 
@@ -239,7 +239,7 @@ def has_drifted(solver: ewald.Solver | None, cell: Float[Array, "3 3"]) -> Bool[
     """The opposite of `Solver.still_valid`, where the cell is traced."""
     if solver is None or solver.planned_cell is None:
         return jnp.zeros((), bool)
-    strained = matmul(jnp.linalg.inv(jnp.asarray(solver.planned_cell, cell.dtype)), cell)
+    strained = matmul(inverse(jnp.asarray(solver.planned_cell, cell.dtype)), cell)
     stretches = jnp.linalg.svd(strained, compute_uv=False)
     return ~jnp.all((stretches <= MAX_STRETCH) & (stretches >= MIN_STRETCH))
 

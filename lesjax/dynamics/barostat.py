@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax_md import simulate
 from jaxtyping import Array, Float
 
-from lesjax.numerics import matmul
+from lesjax.numerics import determinant, matmul
 
 
 # (positions, cell, **whatever the step was given) -> forces [n, 3], virial -dU/dε [3, 3]
@@ -141,14 +141,14 @@ class Barostat:
 
     def extra_energy(self, state: NPTState) -> Float[Array, ""]:
         """What has to be added to the kinetic and potential energy for the conserved quantity, eV."""
-        volume = jnp.abs(jnp.linalg.det(state.cell))
+        volume = jnp.abs(determinant(state.cell))
         chains = chain_energy(state.thermostat, self.temperature) + chain_energy(state.barostat, self.temperature)
         return chains + self._cell_energy(state.cell_momentum) + self.pressure * volume
 
     def internal_pressure(self, state: NPTState) -> Float[Array, "3 3"]:
         """Pressure tensor with its kinetic part, eV/Å³."""
         kinetic = matmul((state.momentum / state.mass).T, state.momentum)
-        return (kinetic + state.virial) / jnp.abs(jnp.linalg.det(state.cell))
+        return (kinetic + state.virial) / jnp.abs(determinant(state.cell))
 
     def _cell_energy(self, cell_momentum: Float[Array, "3 3"]) -> Float[Array, ""]:
         return 0.5 * jnp.sum(cell_momentum**2) / self._cell_mass
@@ -156,7 +156,7 @@ class Barostat:
     def _cell_force(self, momentum: Array, mass: Array, virial: Array, cell: Array) -> Float[Array, "3 3"]:
         kinetic = matmul((momentum / mass).T, momentum)
         unit = jnp.eye(3, dtype=cell.dtype)
-        pressure = self.pressure * jnp.abs(jnp.linalg.det(cell))
+        pressure = self.pressure * jnp.abs(determinant(cell))
         total = kinetic + virial + (jnp.trace(kinetic) / self.dof - pressure) * unit
         return total if self.flexible else jnp.trace(total) / 3.0 * unit
 

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 
 from lesjax.dynamics.barostat import Barostat, chain_energy
 from lesjax.dynamics.settings import Settings
+from lesjax.numerics import determinant
 from lesjax.properties.forces import EnergyFunction, energy_forces_stress
 
 
@@ -129,7 +130,7 @@ def forces_and_virial(
     _, forces, stress, _ = energy_forces_stress(energy_fn, positions, cell, with_stress=with_virial)
     if stress is None:
         return forces, jnp.zeros((3, 3), forces.dtype)
-    return forces, -stress * jnp.abs(jnp.linalg.det(cell))
+    return forces, -stress * jnp.abs(determinant(cell))
 
 
 def temperature_of(momentum: Float[Array, "n 3"], mass: Float[Array, "n 1"], dof: int) -> Float[Array, ""]:

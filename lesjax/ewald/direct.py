@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald.kernel import fractional_coordinates, reciprocal_kernel
-from lesjax.numerics import cospi, sinpi
+from lesjax.numerics import cospi, inverse, sinpi
 
 
 # Atoms are summed in blocks once the largest intermediate would exceed this number of elements.
@@ -52,14 +52,14 @@ def structure_factor(
         dipoles: e Å. None costs nothing; with them the sum takes about twice the time.
         quadrupoles: e Å², symmetric; about three times the time of the charges.
     """
-    inverse = jnp.linalg.inv(cell)
-    fractional = fractional_coordinates(positions, inverse)
+    inverse_cell = inverse(cell)
+    fractional = fractional_coordinates(positions, inverse_cell)
     # dipoles and quadrupoles become derivatives by fractional coordinates
     if quadrupoles is not None:
-        quadrupoles = jnp.einsum("nab,ai,bj->nij", quadrupoles, inverse, inverse, precision=_HIGHEST)
+        quadrupoles = jnp.einsum("nab,ai,bj->nij", quadrupoles, inverse_cell, inverse_cell, precision=_HIGHEST)
         dipoles = jnp.zeros_like(positions) if dipoles is None else dipoles
     if dipoles is not None:
-        dipoles = jnp.matmul(dipoles, inverse, precision=_HIGHEST)
+        dipoles = jnp.matmul(dipoles, inverse_cell, precision=_HIGHEST)
     atoms = (fractional, charges, dipoles, quadrupoles)
     n_powers = 1 if dipoles is None else 2 if quadrupoles is None else 3
 
@@ -148,7 +148,7 @@ def kspace_weights(
     `reciprocal_kernel`.
     """
     _, n1, n2, n3 = kmask.shape
-    reciprocal = 2.0 * math.pi * jnp.linalg.inv(cell).T
+    reciprocal = 2.0 * math.pi * inverse(cell).T
     a, b, c = (jnp.arange(n).astype(cell.dtype)[:, None] * reciprocal[i][None] for i, n in enumerate((n1, n2, n3)))
     kvectors = jnp.stack(
         [a[:, None, None, :] + s2 * b[None, :, None, :] + s3 * c[None, None, :, :] for s2, s3 in _SIGNS]

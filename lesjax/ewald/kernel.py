@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald.slab import truncation_factor
-from lesjax.numerics import safe_reciprocal
+from lesjax.numerics import determinant, safe_reciprocal
 from lesjax.units import COULOMB
 
 
@@ -41,7 +41,7 @@ def reciprocal_kernel(
     """
     k_squared = jnp.sum(kvectors * kvectors, axis=-1)
     finite = kmask & (k_squared > 0.0)
-    prefactor = 2.0 * math.pi * COULOMB / jnp.abs(jnp.linalg.det(cell))
+    prefactor = 2.0 * math.pi * COULOMB / jnp.abs(determinant(cell))
     weights = prefactor * jnp.exp(-0.5 * sigma**2 * k_squared) * safe_reciprocal(k_squared, finite)
     if slab_axis is None:
         return weights

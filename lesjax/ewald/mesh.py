@@ -25,6 +25,7 @@ from jaxtyping import Array, Complex, Float
 
 from lesjax.ewald import spline
 from lesjax.ewald.kernel import fractional_coordinates
+from lesjax.numerics import inverse
 
 
 def structure_factor(
@@ -45,7 +46,7 @@ def structure_factor(
         shape: mesh points along each lattice vector.
         order: order of the B-splines.
     """
-    fractional = fractional_coordinates(positions, jnp.linalg.inv(cell))
+    fractional = fractional_coordinates(positions, inverse(cell))
     scaled = fractional * jnp.asarray(shape, positions.dtype)[None]
     return spline.spread(scaled[None], charges[None, :, None], terms=((0, 0, 0),), shape=shape, order=order)[0]
 

@@ -19,7 +19,7 @@ from jaxtyping import Array, Complex, Float
 from lesjax.ewald.adjoint import Term, Terms, make_adjoint_pair
 from lesjax.ewald.kernel import fractional_coordinates
 from lesjax.ewald.mesh import half_spectrum
-from lesjax.numerics import cospi, sinpi
+from lesjax.numerics import cospi, inverse, sinpi
 
 
 def require_finufft() -> Any:
@@ -51,7 +51,7 @@ def structure_factor(
         shape: k1, k2, k3, the sizes of the direct sum's k-grid, zero included.
         tolerance: relative error of S(k).
     """
-    angles = 2.0 * math.pi * fractional_coordinates(positions, jnp.linalg.inv(cell))
+    angles = 2.0 * math.pi * fractional_coordinates(positions, inverse(cell))
     return _spread(angles[None], charges[None, :, None], terms=((0, 0, 0),), plan=(shape, tolerance))[0]
 
 

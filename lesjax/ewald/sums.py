@@ -14,6 +14,7 @@ from lesjax.ewald import open_boundary
 from lesjax.ewald.engine import make_engine
 from lesjax.ewald.multipoles import Multipoles, make_multipoles, mask_atoms, multipole_self_energy
 from lesjax.ewald.solver import Solver
+from lesjax.numerics import determinant
 from lesjax.units import COULOMB
 
 
@@ -106,7 +107,7 @@ def _background_energy(solver: Solver, cell: Float[Array, "3 3"], charges: Float
         raise ValueError(f"`background` needs three periodic directions, got {boundaries}; leave it out.")
     sigma = jnp.asarray(solver.sigma, charges.dtype)
     net = jnp.sum(charges, axis=0)
-    return -math.pi * COULOMB * sigma**2 * jnp.sum(net * net) / jnp.abs(jnp.linalg.det(cell))
+    return -math.pi * COULOMB * sigma**2 * jnp.sum(net * net) / jnp.abs(determinant(cell))
 
 
 def potential(

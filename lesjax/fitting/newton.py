@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from lesjax.numerics import matmul
+from lesjax.numerics import determinant, matmul
 from lesjax.properties.hessian import SOFT
 
 
@@ -68,7 +68,7 @@ def enthalpy(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Fl
     """Energy, plus pressure times volume where the cell is free, eV."""
     positions, cell = geometry(problem, x)
     energy = problem.energy_fn(params, positions, cell)
-    return energy + pressure * jnp.abs(jnp.linalg.det(cell)) if len(problem.strains) else energy
+    return energy + pressure * jnp.abs(determinant(cell)) if len(problem.strains) else energy
 
 
 def minimum(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from lesjax.dynamics import analysis
 from lesjax.io import Atoms
+from lesjax.numerics import determinant
 from lesjax.properties import born_effective_charges, dipole_moment, energy_forces_stress
 from lesjax.properties.dielectric import dipole_fluctuation
 from lesjax.units import AMU_PER_A3, BAR, BOLTZMANN
@@ -115,7 +116,7 @@ def pressure(energy_fn: Callable[[Any, Any], Array], temperature: float) -> Obse
         positions, cell = jnp.asarray(frame.positions), jnp.asarray(frame.cell)
         _, _, stress, _ = energy_forces_stress(energy_of, positions, cell, with_stress=True)
         assert stress is not None
-        ideal = len(positions) * BOLTZMANN * temperature / jnp.abs(jnp.linalg.det(cell))
+        ideal = len(positions) * BOLTZMANN * temperature / jnp.abs(determinant(cell))
         return (ideal - jnp.trace(stress) / 3.0) / BAR
 
     return Observable(function)
@@ -147,7 +148,7 @@ def dielectric_constant(
     def function(params: PyTree, frame: Any) -> Float[Array, "4"]:
         moment = dipole_moment(jnp.asarray(frame.positions), charges_fn(params, frame))
         moment = math.sqrt(epsilon_infinity) * moment
-        return jnp.append(moment, jnp.abs(jnp.linalg.det(jnp.asarray(frame.cell))))
+        return jnp.append(moment, jnp.abs(determinant(jnp.asarray(frame.cell))))
 
     def reduce(weights: Float[Array, " t"], values: Float[Array, "t 4"]) -> Float[Array, ""]:
         volume = jnp.sum(weights * values[:, 3])

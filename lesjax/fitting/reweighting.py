@@ -31,6 +31,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from lesjax.fitting.observables import Observable
+from lesjax.numerics import determinant
 from lesjax.properties.series import check_positive
 from lesjax.units import BAR, BOLTZMANN
 
@@ -219,7 +220,7 @@ def weights(
 
 def volumes(frames: PyTree) -> Float[Array, " t"]:
     """Volumes of stacked frames, Å³."""
-    return jnp.abs(jnp.linalg.det(jnp.asarray(frames.cell)))
+    return jnp.abs(determinant(jnp.asarray(frames.cell)))
 
 
 def effective_fraction(weights: Float[Array, " t"]) -> Float[Array, ""]:

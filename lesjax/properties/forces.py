@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from lesjax.numerics import matmul
+from lesjax.numerics import determinant, matmul
 
 
 # (positions [n, 3], cell [3, 3]) -> (energy, anything else worth keeping)
@@ -31,5 +31,5 @@ def energy_forces_stress(
         return energy, -gradient, None, extras
     (energy, extras), (gradient, cell_gradient) = jax.value_and_grad(energy_fn, (0, 1), has_aux=True)(positions, cell)
     strain_gradient = matmul(positions.T, gradient) + matmul(cell.T, cell_gradient)
-    stress = 0.5 * (strain_gradient + strain_gradient.T) / jnp.abs(jnp.linalg.det(cell))
+    stress = 0.5 * (strain_gradient + strain_gradient.T) / jnp.abs(determinant(cell))
     return energy, -gradient, stress, extras

@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from lesjax.numerics import matmul
+from lesjax.numerics import determinant, matmul
 
 
 # smallest eigenvalue of a Hessian that counts as stable, relative to the largest one, in units of the root of the
@@ -111,7 +111,7 @@ def elastic_constants(
         relaxed = full[3 * n :, 3 * n :] - matmul(mixed.T, jnp.linalg.solve(filled, mixed))
     else:
         relaxed = full[3 * n :, 3 * n :]
-    return 0.5 * (relaxed + relaxed.T) / jnp.abs(jnp.linalg.det(cell))
+    return 0.5 * (relaxed + relaxed.T) / jnp.abs(determinant(cell))
 
 
 def check_stable(matrix: Float[Array, "m m"]) -> None:

@@ -34,7 +34,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from lesjax.numerics import einsum
+from lesjax.numerics import determinant, einsum
 from lesjax.properties.polarization import check_volume
 from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 
@@ -156,7 +156,7 @@ def nonanalytic_vector(
     known = jax.lax.stop_gradient(screening)
     if not isinstance(known, Tracer) and not float(known) > 0.0:
         raise ValueError(f"`epsilon_infinity` must be positive along `direction`, got {float(known)}.")
-    volume = jnp.abs(jnp.linalg.det(cell))
+    volume = jnp.abs(determinant(cell))
     along = einsum("g,nga->na", q, born_charges)
     return jnp.sqrt(4.0 * math.pi * COULOMB / (volume * screening)) * along
 

@@ -25,7 +25,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from lesjax.numerics import cospi, einsum, matmul, sinpi
+from lesjax.numerics import cospi, einsum, inverse, matmul, sinpi
 
 
 # positions [n, 3] -> charges [n] or [n, c], or charges and dipoles [n, 3] or [n, c, 3]
@@ -130,7 +130,7 @@ def born_effective_charges(
     # without a periodic direction the cell may be zero: the Cartesian axes take its place
     lattice = cell if any(pbc) else jnp.eye(3, dtype=positions.dtype)
     real = jnp.ones(len(positions), bool) if atom_mask is None else atom_mask
-    reciprocal = jnp.linalg.inv(lattice)
+    reciprocal = inverse(lattice)
     axes = (0, 1, 2) if direction is None else (direction,)
     if any(pbc) and not remove_mean:
         _check_neutral(_real_moments(moments(positions), real, remove_mean)[0])

@@ -18,7 +18,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald import Induction, Solver, one_shot_induction, self_consistent_induction
-from lesjax.numerics import matmul, safe_reciprocal
+from lesjax.numerics import determinant, matmul, safe_reciprocal
 from lesjax.properties.polarization import check_volume
 from lesjax.units import VACUUM_PERMITTIVITY
 
@@ -117,5 +117,5 @@ def epsilon_infinity(polarizability: Float[Array, "3 3"], cell: Float[Array, "3 
     check_volume(cell)
     if not isinstance(polarizability, Tracer) and not np.all(np.isfinite(polarizability)):
         raise ValueError("`polarizability` is not finite: was the induction solved? See `check_induction`.")
-    volume = jnp.abs(jnp.linalg.det(cell))
+    volume = jnp.abs(determinant(cell))
     return jnp.eye(3, dtype=polarizability.dtype) + polarizability / (VACUUM_PERMITTIVITY * volume)

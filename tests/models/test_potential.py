@@ -51,7 +51,7 @@ MODELS = {
 LONG_RANGE = [name for name, config in MODELS.items() if config.long_range is not None]
 
 # of all systems and k-grids in float32, so that the properties share what is compiled; the largest is the supercell
-SHAPE, GRID = (12, 40), (6, 10, 6)
+SHAPE, GRID = (12, 40), (7, 12, 7)
 
 
 @functools.cache
