@@ -15,7 +15,7 @@ import numpy as np
 
 from lesjax.io import atomic_path
 from lesjax.models import Potential
-from lesjax.models.convert import convert_weights
+from lesjax.models.cace.convert import convert_weights
 from lesjax.training.loop import read_log
 
 

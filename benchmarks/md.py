@@ -30,7 +30,7 @@ from lesjax.dynamics import LesCalculator, Settings
 from lesjax.dynamics.ensembles import maxwell_boltzmann
 from lesjax.dynamics.simulation import Simulation
 from lesjax.models.potential import Potential, predict
-from lesjax.neighbor_list import renew, within_cutoff
+from lesjax.neighbors.verlet import renew, within_cutoff
 
 
 # published PyTorch code through ASE, see `TORCH_TIMINGS`, steps/s

@@ -237,24 +237,18 @@ def _info(arguments: argparse.Namespace) -> int:
 
     from lesjax.io import chemical_symbols, element_names
     from lesjax.models import load
+    from lesjax.schema import flat, to_plain
 
     potential = load(arguments.model)
     config = potential.config
     table = Table("setting", "value")
     count = sum(leaf.size for leaf in jax.tree.leaves(potential.params))
     table.add_row("parameters", f"{count}")
-    table.add_row("elements", element_names(config.representation.elements))
-    for name in ("hidden", "linear", "energy_scale", "state_inputs"):
-        table.add_row(name, str(getattr(config, name)))
-    sections = {"representation": config.representation, "long_range": config.long_range}
-    for section, values in sections.items():
-        if values is None:
-            table.add_row(section, "none: a short-range model")
-            continue
-        for name, value in dataclasses.asdict(values).items():
-            if name != "elements":
-                table.add_row(f"{section}.{name}", str(value))
-    for z, energy in zip(config.representation.elements, config.reference_energies, strict=False):
+    table.add_row("elements", element_names(config.short_range.elements))
+    for name, value in flat(to_plain(config)).items():
+        if not name.endswith((".elements", "reference_energies")):
+            table.add_row(name, "none: a short-range model" if value is None and name == "long_range" else str(value))
+    for z, energy in zip(config.short_range.elements, config.reference_energies, strict=False):
         table.add_row(f"reference energy of {chemical_symbols[z]}", f"{energy:.6f} eV")
     print(arguments.model)
     Console().print(table)

@@ -15,17 +15,17 @@ from rich.table import Table
 
 from lesjax import io
 from lesjax.datasets import point_charges
-from lesjax.models.config import LongRangeConfig
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig
 from lesjax.training import plots
-from lesjax.training.config import DataConfig, ModelSection, Phase, RunConfig, TrainingSection
+from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
 from lesjax.training.evaluate import Evaluation, evaluate
 from lesjax.training.loop import read_log, train
 from lesjax.training.prepare import prepare
 
 
 N_TRAIN, N_VALID, N_TEST = 100, 20, 50
-MODEL = ModelSection(cutoff=5.0, n_bessel=10, n_radial=8, n_embedding=2, max_l=2, max_nu=2, long_range=None)
-LONG_RANGE = LongRangeConfig(sigma=1.0, accuracy=1e-3, charge_scale=1.0, element_charges=True)
+SHORT_RANGE = CACEConfig(cutoff=5.0, n_bessel=10, n_radial=8, n_embedding=2, max_l=2, max_nu=2)
+LONG_RANGE = LongRangeConfig(LatentCharges(scale=1.0, element_charges=True), sigma=1.0, accuracy=1e-3)
 TRAINING = TrainingSection(
     batch_size=4,
     eval_every=5,
@@ -41,7 +41,7 @@ def configurations(folder: pathlib.Path, training: TrainingSection = TRAINING) -
         name: RunConfig(
             data=data,
             output=str(folder / name.replace(" ", "_")),
-            model=dataclasses.replace(MODEL, long_range=long_range),
+            model=ModelConfig(SHORT_RANGE, long_range),
             training=training,
         )
         for name, long_range in runs.items()

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lesjax.neighbors import neighbor_arrays
+from lesjax.neighbors.host import neighbor_arrays
+from lesjax.neighbors.types import Dense
 from lesjax.numerics import matmul
 
 
@@ -137,6 +138,13 @@ class System:
         """Padded numbers of atoms and of neighbours per atom."""
         return self.neighbors.shape[-2], self.neighbors.shape[-1]
 
+    def neighborhood(self) -> Dense:
+        """The neighbours of one system, with the vectors r_j - r_i + shift · cell to them, Å."""
+        positions, senders = jax.numpy.asarray(self.positions), jax.numpy.asarray(self.neighbors)
+        shifts = matmul(jax.numpy.asarray(self.cell_shifts).astype(positions.dtype), jax.numpy.asarray(self.cell))
+        vectors = positions[senders] - positions[:, None, :] + shifts
+        return Dense(vectors, jax.numpy.asarray(self.neighbor_mask), senders)
+
     def pad_to(self, n_atoms: int, n_neighbors: int) -> "System":
         """Pad one system with atoms that carry nothing and have no neighbours; host only.
 
@@ -186,11 +194,3 @@ def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:
 def electronic_info(atoms: "ase.Atoms") -> dict[str, Any]:
     """Those entries of ``atoms.info`` that `electronic_state` reads, to be kept with other frames of these atoms."""
     return {name: atoms.info[name] for name in (*CHARGE_NAMES, *SPIN_NAMES) if name in atoms.info}
-
-
-def pair_vectors(system: System) -> Float[Array, "n m 3"]:
-    """Vectors r_j - r_i + shift · cell from each atom to its neighbours, Å; zero for padded entries."""
-    senders = system.positions[system.neighbors]
-    shifts = jax.numpy.asarray(system.cell_shifts).astype(system.positions.dtype)
-    shifts = matmul(shifts, jax.numpy.asarray(system.cell))
-    return senders - system.positions[:, None, :] + shifts

@@ -31,7 +31,7 @@ import numpy as np
 import optax
 
 import lesjax
-from lesjax.batching import stack_systems
+from lesjax.neighbors.batching import stack_systems
 from lesjax.datasets import point_charges
 from lesjax.numerics import safe_norm
 from lesjax.system import pair_vectors

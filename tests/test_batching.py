@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lesjax.batching import assign_bucket, plan_buckets, stack, stack_systems
+from lesjax.neighbors.batching import assign_bucket, plan_buckets, stack, stack_systems
 from lesjax.system import System
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lesjax import System
-from lesjax.neighbor_list import allocate, compact, update, within_cutoff
-from lesjax.neighbor_plan import grown
-from lesjax.neighbors import neighbor_arrays
+from lesjax.neighbors.verlet import allocate, compact, update, within_cutoff
+from lesjax.neighbors.plan import grown
+from lesjax.neighbors.host import neighbor_arrays
 
 
 CUBE = np.eye(3) * 7.0

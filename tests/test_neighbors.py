@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.neighborlist import primitive_neighbor_list
 
-from lesjax.neighbors import neighbor_arrays
+from lesjax.neighbors.host import neighbor_arrays
 
 
 CUBE = np.eye(3) * 7.0

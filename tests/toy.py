@@ -12,24 +12,18 @@ import numpy as np
 from ase.calculators.lj import LennardJones
 
 from lesjax import io
-from lesjax.models.config import LongRangeConfig, ModelConfig
-from lesjax.models.potential import Potential
-from lesjax.training.config import DataConfig, ModelSection, Phase, RunConfig, TrainingSection
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
+from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
 from lesjax.training.loop import read_log
 
 
 CELL = np.array([[5.0, 0.0, 0.0], [0.8, 5.2, 0.0], [-0.4, 0.6, 4.8]])
 FRACTIONAL = np.array([[0.0, 0.0, 0.0], [0.5, 0.5, 0.0], [0.5, 0.0, 0.5], [0.0, 0.5, 0.5]])
 
-MODEL = ModelSection(
-    cutoff=3.6,
-    n_bessel=3,
-    n_radial=2,
-    n_embedding=1,
-    max_l=1,
-    max_nu=2,
+MODEL = ModelConfig(
+    CACEConfig(cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
+    LongRangeConfig(LatentCharges(hidden=(4,)), k_cutoff=2.0),
     hidden=(4,),
-    long_range=LongRangeConfig(hidden=(4,), k_cutoff=2.0),
 )
 
 
@@ -97,4 +91,4 @@ def moved_potential(config: ModelConfig) -> Potential:
     potential = Potential.create(config, seed=1)
     rng = np.random.default_rng(3)
     params = jax.tree.map(lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), p.dtype), potential.params)
-    return Potential(params, config)
+    return dataclasses.replace(potential, params=params)

@@ -19,9 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 from lesjax import ewald
 from lesjax.ewald.slab import extent_and_height
 from lesjax.ewald.solver import MAX_STRETCH, MIN_STRETCH
-from lesjax.models.potential import Potential, check_system
-from lesjax.neighbor_list import NeighborList, allocate, update, within_cutoff
-from lesjax.neighbor_plan import DEFAULT_SKIN, NeighborPlan
+from lesjax.models.checks import check_system
+from lesjax.models.potential import Potential
+from lesjax.neighbors.verlet import NeighborList, allocate, update, within_cutoff
+from lesjax.neighbors.plan import DEFAULT_SKIN, NeighborPlan
 from lesjax.numerics import inverse, matmul
 from lesjax.system import System
 
@@ -145,7 +146,7 @@ def energy_neighbor_list(
     Args:
         potential: the model.
         atoms: elements, cell and periodicity.
-        skin: see `lesjax.neighbor_list.allocate`.
+        skin: see `lesjax.neighbors.verlet.allocate`.
         fractional_coordinates: positions are fractional coordinates of the box; forces stay Cartesian, as in
             `jax_md.space.periodic_general`.
         pbc: overrides the periodicity of `atoms`.
@@ -232,7 +233,7 @@ def energy(
     cell: Array,
 ) -> Float[Array, ""]:
     """Energy without the reference energies, eV: a pure function."""
-    return potential.interaction_energy(within_cutoff(pairs, template, positions, cell), solver)
+    return potential.energy(within_cutoff(pairs, template, positions, cell), solver)
 
 
 def has_drifted(solver: ewald.Solver | None, cell: Float[Array, "3 3"]) -> Bool[Array, ""]:

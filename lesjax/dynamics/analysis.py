@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lesjax.io import atomic_path
-from lesjax.neighbors import neighbor_arrays
+from lesjax.neighbors.host import neighbor_arrays
 
 
 def radial_distribution(

@@ -73,8 +73,7 @@ class LesCalculator(Calculator):
         padded = system.pad_to(self._padded_atoms(n), self._capacity)
         prediction = self.potential(padded, solver)
         found = jax.device_get(vars(prediction))
-        # the sum of the reference energies would cost float32 its digits
-        energy = float(found["interaction_energy"]) + self.potential.config.reference_energy(atoms.numbers)
+        energy = float(self.potential.total_energy(found["energy"], atoms.numbers))
         self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(found["forces"], float)[:n]}
         if found["stress"] is not None:
             self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(found["stress"], float))

@@ -30,7 +30,7 @@ from lesjax import io
 from lesjax.dynamics.settings import Settings
 from lesjax.models.potential import Potential, Prediction
 from lesjax.models.storage import to_files
-from lesjax.neighbor_plan import NeighborPlan, complete_cell
+from lesjax.neighbors.plan import NeighborPlan, complete_cell
 from lesjax.progress import progress_bar
 from lesjax.system import System, electronic_state
 
@@ -206,7 +206,7 @@ def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | N
     atoms = ase.Atoms(np.asarray(template.atomic_numbers), position, cell=cell, pbc=template.pbc)
     atoms.set_array("masses", simulation.masses)
     atoms.set_momenta(momentum)
-    energy = float(prediction.interaction_energy) + simulation.reference_energy
+    energy = float(simulation.potential.total_energy(prediction.energy, atoms.numbers))
     results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": np.asarray(prediction.forces, float)}
     if prediction.stress is not None:
         results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress, float))

@@ -9,8 +9,8 @@ import ase
 import numpy as np
 
 from lesjax.models.potential import Potential
-from lesjax.neighbor_plan import DEFAULT_SKIN
-from lesjax.neighbors import neighbor_arrays
+from lesjax.neighbors.plan import DEFAULT_SKIN
+from lesjax.neighbors.host import neighbor_arrays
 from lesjax.system import System
 
 

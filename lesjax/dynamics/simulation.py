@@ -35,9 +35,10 @@ from lesjax.dynamics.ensembles import (
 )
 from lesjax.dynamics.settings import Settings, check_structure
 from lesjax.io import exclusive
-from lesjax.models.potential import Potential, Prediction, check_solved, predict, predict_born_charges
-from lesjax.neighbor_list import NeighborList, crowded, renew, within_cutoff
-from lesjax.neighbor_plan import NeighborPlan, grown
+from lesjax.models.checks import check_solution
+from lesjax.models.potential import Potential, Prediction, predict, predict_born_charges
+from lesjax.neighbors.verlet import NeighborList, crowded, renew, within_cutoff
+from lesjax.neighbors.plan import NeighborPlan, grown
 from lesjax.numerics import determinant
 from lesjax.properties import field_forces
 from lesjax.system import electronic_info
@@ -182,7 +183,7 @@ class Simulation:
 
         def energy_of(positions: Array, cell: Array) -> tuple[Array, None]:
             system = within_cutoff(world.pairs, self.template, positions, cell)
-            return world.potential.interaction_energy(system, world.solver), None
+            return world.potential.energy(system, world.solver), None
 
         with_virial = self.settings.constant_pressure
         forces, virial = forces_and_virial(energy_of, positions, cell, with_virial=with_virial)
@@ -196,7 +197,7 @@ class Simulation:
         system = within_cutoff(world.pairs, self.template, positions, cell)
         potential = world.potential
         epsilon_infinity = self.settings.epsilon_infinity
-        return predict_born_charges(potential.config, potential.params, system, world.solver, epsilon_infinity)[0]
+        return predict_born_charges(potential, system, world.solver, epsilon_infinity)[0]
 
     def make_state(self, world: World, positions: Array, cell: Array, masses: Array, momenta: Array) -> Any:
         """State of the integrator at these positions and momenta."""
@@ -235,7 +236,7 @@ class Simulation:
         observed = {
             "temperature": temperature_of(state.momentum, state.mass, self.ensemble.dof),
             "kinetic_energy": 0.5 * jnp.sum(state.momentum**2 / state.mass),
-            "potential_energy": world.potential.interaction_energy(system, world.solver),
+            "potential_energy": world.potential.energy(system, world.solver),
         }
         if self.ensemble.extra_energy is not None:
             observed["extra_energy"] = self.ensemble.extra_energy(state)
@@ -249,14 +250,14 @@ class Simulation:
         """All that the potential says of a frame."""
         system = within_cutoff(world.pairs, self.template, positions, cell)
         with_stress = all(self.template.pbc)
-        return predict(world.potential.config, world.potential.params, system, world.solver, with_stress=with_stress)
+        return predict(world.potential, system, world.solver, with_stress=with_stress)
 
     # the loop on the host -----------------------------------------------------------------------------------------
 
     @property
     def world(self) -> World:
         """Potential, neighbours and plan as they are now."""
-        return World(self.potential, self.pairs, self.solver)
+        return World(self.potential.core(), self.pairs, self.solver)
 
     @property
     def current_cell(self) -> Array:
@@ -367,7 +368,8 @@ class Simulation:
             if self.solver is not None:
                 positions, cell = (np.asarray(x, float) for x in (self.state.position, self.current_cell))
                 self.solver.check_atoms(positions, cell)
-            prediction = check_solved(self.predict(self.world, self.state.position, self.current_cell))
+            prediction = self.predict(self.world, self.state.position, self.current_cell)
+            check_solution(prediction.induction, prediction.equilibration)
         except ValueError as error:
             raise SimulationError(f"Step {self.host.step}: {error}") from error
         born = None

@@ -12,7 +12,7 @@ molecule, are projected out: they have no derivative.
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,9 @@ from lesjax import ewald
 from lesjax.dynamics.adapter import allocate_pairs, energy, make_template, plan_solver
 from lesjax.fitting.newton import Problem, geometry, minimum, rooted
 from lesjax.io import Atoms
-from lesjax.models.config import ModelConfig
-from lesjax.models.long_range import Solution, check_solution
-from lesjax.models.potential import Potential, energy_parts
-from lesjax.neighbor_list import NeighborList, crowded, skin_used, within_cutoff
+from lesjax.models.checks import check_solution
+from lesjax.models.potential import Potential, Solved, energy_parts
+from lesjax.neighbors.verlet import NeighborList, crowded, skin_used, within_cutoff
 from lesjax.system import System
 from lesjax.units import BAR
 
@@ -72,20 +71,21 @@ class PotentialEnergy:
     their range. `relax` makes new ones on the way.
 
     Attributes:
+        potential: the model, whose parameters are replaced by those of the call.
         template: the system whose positions and cell change.
         pairs: the neighbour list.
         solver: the plan of the long-range sum; None for a short-range model.
-        config: hyper-parameters of the potential; static.
     """
 
+    potential: Potential
     template: System
     pairs: NeighborList
     solver: ewald.Solver | None
-    config: ModelConfig = field(metadata={"static": True})
 
     def __call__(self, params: PyTree, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, ""]:
         """Energy without the reference energies of the elements, eV."""
-        return energy(Potential(params, self.config), self.template, self.pairs, self.solver, positions, cell)
+        potential = dataclasses.replace(self.potential, params=params)
+        return energy(potential, self.template, self.pairs, self.solver, positions, cell)
 
     def holds(self, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> bool:
         """Whether neighbour list and plan are good for this geometry; host only."""
@@ -99,19 +99,19 @@ class PotentialEnergy:
         Raises:
             ValueError: for a polarization catastrophe or a solution that did not converge, with the way out.
         """
-        if self.config.long_range is not None and self.config.long_range.responds:
-            check_solution(_solution(self, params, positions, cell))
+        long_range = self.potential.config.long_range
+        if long_range is not None and long_range.charges.responds:
+            check_solution(*_solved(self, params, positions, cell))
 
     def renewed(self, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> "PotentialEnergy":
         """This energy with plans for this geometry; host only."""
-        potential = Potential(None, self.config)
         skin, old = self.pairs.plan.skin, self.pairs.plan
         solver = self.solver
         if solver is not None and not solver.still_valid(cell):
-            solver = plan_solver(potential, self.template, positions, cell)
+            solver = plan_solver(self.potential, self.template, positions, cell)
         if solver is not None:
             solver.check_atoms(np.asarray(positions, float), np.asarray(cell, float))
-        pairs = allocate_pairs(potential, self.template, positions, cell, skin, old)
+        pairs = allocate_pairs(self.potential, self.template, positions, cell, skin, old)
         return dataclasses.replace(self, pairs=pairs, solver=solver)
 
 
@@ -121,7 +121,7 @@ def potential_energy(
     """The energy of `potential` for the elements of `atoms`, for `relax`, Hessians and phonons; host only.
 
     Args:
-        potential: its configuration is used; the parameters are an argument of the energy.
+        potential: the model; the parameters are an argument of the energy.
         atoms: elements, cell and periodicity, and positions that the plans are made for.
         skin: the neighbour list holds until atoms have come closer by this much, Å.
         pbc: overrides the periodicity of `atoms`.
@@ -133,7 +133,7 @@ def potential_energy(
     template = make_template(potential, atoms, pbc)
     positions, cell = jnp.asarray(template.positions), jnp.asarray(template.cell)
     pairs = allocate_pairs(potential, template, positions, cell, skin, None)
-    return PotentialEnergy(template, pairs, plan_solver(potential, template, positions, cell), potential.config)
+    return PotentialEnergy(potential.core(), template, pairs, plan_solver(potential, template, positions, cell))
 
 
 def relax(
@@ -246,12 +246,14 @@ def _renew(problem: Problem, x: Float[Array, " d"]) -> Problem:
 
 
 @jax.jit
-def _solution(
+def _solved(
     energy_fn: PotentialEnergy, params: PyTree, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
-) -> Solution:
+) -> Solved:
     system = within_cutoff(energy_fn.pairs, energy_fn.template, positions, cell)
-    parts = energy_parts(energy_fn.config, params, system, energy_fn.solver)[1]
-    return parts.induction, parts.equilibration
+    potential = dataclasses.replace(energy_fn.potential, params=params)
+    long_range = energy_parts(potential, system, energy_fn.solver)[2]
+    assert long_range is not None
+    return long_range.induction, long_range.equilibration
 
 
 @jax.jit

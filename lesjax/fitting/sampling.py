@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lesjax import io
-from lesjax.batching import stack
+from lesjax.neighbors.batching import stack
 from lesjax.dynamics import Settings, simulate
 from lesjax.dynamics.ensembles import forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
 from lesjax.models.potential import Potential
@@ -119,7 +119,7 @@ def potential_sampler(
 ) -> Sampler:
     """A sampler for a `Potential`: a run of `lesjax.dynamics.simulate` for each draw, with its files.
 
-    The energy that goes with it is ``lambda potential, system: potential.interaction_energy(system, solver)`` with
+    The energy that goes with it is ``lambda potential, system: potential.energy(system, solver)`` with
     ``solver = potential.make_solver(system)`` of one frame, of the largest volume at constant pressure.
 
     Args:

@@ -12,8 +12,8 @@ from jaxtyping import Array, PyTree
 from lesjax import io
 from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.models.ensemble import Ensemble, summarize
-from lesjax.models.long_range import Solution, check_solution
-from lesjax.models.potential import Prediction
+from lesjax.models.checks import check_solution
+from lesjax.models.potential import Potential, Prediction, Solved
 from lesjax.system import electronic_state
 from lesjax.training.config import RunConfig
 from lesjax.training.data import Batch, epoch_batches, make_dataset, take
@@ -85,14 +85,14 @@ def _without_labels(n: int) -> io.Labels:
 
 
 @jax.jit
-def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> tuple[Array, Solution]:
-    """Of the force components of some rows of a bucket, and what the members induce and equilibrate, [m, b, ...]."""
+def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> tuple[Array, Solved]:
+    """Spread of the force components, and each member's induction and equilibration, [m, b, ...]."""
     batch = take(bucket, rows, mask)
 
-    def one(params: PyTree) -> Prediction:
-        return predict_batch(ensemble.config, params, batch, with_stress=False)
+    def one(potential: Potential) -> Prediction:
+        return predict_batch(potential, batch, with_stress=False)
 
-    found = summarize(jax.vmap(one)(ensemble.params))
+    found = summarize(jax.vmap(one)(ensemble.stacked))
     return found.spread.forces, (found.members.induction, found.members.equilibration)
 
 

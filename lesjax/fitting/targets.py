@@ -145,7 +145,7 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
 
             def one(chosen: tuple[Array, Array], bucket: int = bucket) -> dict[str, tuple[Array, Array]]:
                 batch = take(dataset.buckets[bucket], *chosen)
-                return batch_square_sums(potential.config, batch, weights, potential.params)
+                return batch_square_sums(potential, batch, weights)
 
             for name, values in jax.lax.map(jax.checkpoint(one), chosen).items():
                 squares, count = (jnp.sum(value) for value in values)

@@ -4,33 +4,33 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from lesjax import ewald
 from lesjax.models import storage
-from lesjax.models.config import ModelConfig, differences, to_dict
-from lesjax.models.long_range import warn_if_charged
-from lesjax.models.potential import Potential, Prediction, check_solved, checked_solver, make_solver, predict
+from lesjax.models.checks import check_solution, warn_if_charged
+from lesjax.models.config import ModelConfig
+from lesjax.models.potential import Potential, Prediction, predict
+from lesjax.schema import differences, to_plain
 from lesjax.system import System
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class EnsemblePrediction:
-    r"""What an ensemble says of a system.
+    r"""Prediction of an ensemble for a system.
 
     Attributes:
         mean: mean over the members.
         spread: standard deviation over the m members, :math:`s^2 = \sum_i (x_i - \bar x)^2 / (m - 1)`, of each number
-            by itself, in its unit: three for the force on each atom. That of the total energy is that of
-            `interaction_energy`.
+            by itself, in its unit: three for the force on each atom. Total energies have that of `energy`.
         members: all of them, along a leading axis.
 
-    `induction` and `equilibration` are those of the members alone, and None in `mean` and `spread`.
+    `induction` and `equilibration` are those of the members, and None in `mean` and `spread`.
     """
 
     mean: Prediction
@@ -44,12 +44,10 @@ class Ensemble:
     """Potentials of one configuration; a sequence of them, and one function that calls all at once.
 
     Attributes:
-        params: parameters of all members, stacked along a leading axis.
-        config: hyper-parameters of each; static.
+        stacked: the members, their parameters and signs stacked along a leading axis.
     """
 
-    params: PyTree
-    config: ModelConfig = field(metadata={"static": True})
+    stacked: Potential
 
     @classmethod
     def of(cls, potentials: Sequence[Potential]) -> "Ensemble":
@@ -63,31 +61,35 @@ class Ensemble:
         first = potentials[0].config
         for i, potential in enumerate(potentials):
             if potential.config != first:
-                names = differences(to_dict(first), to_dict(potential.config))[:3]
+                names = differences(to_plain(first), to_plain(potential.config))[:3]
                 raise ValueError(
                     f"`potentials` must share their configuration, but number {i} differs from number 0 in "
                     f"{', '.join(f'`{name}`' for name in names)}. Train them on the same data with the same settings."
                 )
-        params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(potential.params for potential in potentials))
-        return cls(params, first)
+        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *potentials))
 
     def __len__(self) -> int:
-        return jax.tree.leaves(self.params)[0].shape[0]
+        return jax.tree.leaves(self.stacked)[0].shape[0]
 
     def __getitem__(self, index: int) -> Potential:
         """One member, an ordinary potential."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"`index` must be a number from 0 to {len(self) - 1}, got {index}.")
-        return Potential(jax.tree.map(lambda leaf: leaf[index], self.params), self.config)
+        return jax.tree.map(lambda leaf: leaf[index], self.stacked)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Hyper-parameters of each member."""
+        return self.stacked.config
 
     @property
     def cutoff(self) -> float:
         """Range of the short-range model, Å, for `System.from_ase`."""
-        return self.config.representation.cutoff
+        return self.stacked.cutoff
 
     def make_solver(self, system: System) -> ewald.Solver | None:
         """Plan the long-range sum, as `Potential.make_solver`."""
-        return make_solver(self.config, system)
+        return self.stacked.make_solver(system)
 
     def __call__(self, system: System, solver: ewald.Solver | None = None) -> EnsemblePrediction:
         """Mean and spread of energy, forces, stress and charges of one structure; compiled once per shape.
@@ -96,11 +98,15 @@ class Ensemble:
         `lesjax.training.train_ensemble` aligns them. Channels beyond the first mix freely between members, so that
         only of a single channel charges have a mean.
         """
-        solver = checked_solver(self.config, system, solver)
-        found = _predict(self, system, solver)
-        check_solved(found.members)
-        warn_if_charged(self.config.long_range, system, found.members.charges)
-        return found
+        solver = self.stacked.checked_solver(system, solver)
+        prediction = _predict(self.stacked.core(), system, solver)
+        members = prediction.members
+        check_solution(members.induction, members.equilibration)
+        warn_if_charged(self.config, system, members.charges)
+        with_total = self.stacked.with_total_energy
+        return dataclasses.replace(
+            prediction, mean=with_total(prediction.mean, system), members=with_total(members, system)
+        )
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a folder with a potential in each of the folders ``0``, ``1``, …; an earlier ensemble is replaced.
@@ -147,11 +153,11 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
 
 
 @jax.jit
-def _predict(ensemble: Ensemble, system: System, solver: ewald.Solver | None) -> EnsemblePrediction:
-    def one(params: PyTree) -> Prediction:
-        return predict(ensemble.config, params, system, solver, with_stress=all(system.pbc))
+def _predict(stacked: Potential, system: System, solver: ewald.Solver | None) -> EnsemblePrediction:
+    def one(potential: Potential) -> Prediction:
+        return predict(potential, system, solver, with_stress=all(system.pbc))
 
-    return summarize(jax.vmap(one)(ensemble.params))
+    return summarize(jax.vmap(one)(stacked))
 
 
 def summarize(members: Prediction) -> EnsemblePrediction:
@@ -159,8 +165,6 @@ def summarize(members: Prediction) -> EnsemblePrediction:
     numbers = dataclasses.replace(members, induction=None, equilibration=None)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), numbers)
     spread = jax.tree.map(_standard_deviation, numbers)
-    # the energies of the elements are the same for all, and cost digits
-    spread = dataclasses.replace(spread, energy=spread.interaction_energy)
     return EnsemblePrediction(mean, spread, members)
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from lesjax import ewald
-from lesjax.models.cace import species_index
+from lesjax import ewald, response
+from lesjax.models.checks import check_solution, check_system, warn_if_charged
 from lesjax.models.config import ModelConfig
-from lesjax.models.heads import Latent
 from lesjax.models.les import LesModel
-from lesjax.models.long_range import Parts, Solution, check_solution, long_range_parts, warn_if_charged
+from lesjax.models.long_range.charges import LongRange
+from lesjax.models.long_range.heads import Sources
 from lesjax.processes import check_process
-from lesjax.properties import born_effective_charges, energy_forces_stress
+from lesjax.properties import born_effective_charges, dipole_moment, energy_forces_stress
 from lesjax.properties.polarization import check_volume
 from lesjax.system import System
 
@@ -30,32 +30,36 @@ class Prediction:
     """What a potential says of a system. Entries that do not exist for it are None.
 
     Attributes:
-        energy: total energy with the reference energies of the elements, eV.
-        interaction_energy: total energy without them, eV; it keeps its digits in float32.
-        short_range_energy: short-range part of it, eV.
+        energy: energy of interaction, eV: without the reference energies of the elements. It keeps its digits in
+            float32.
+        total_energy: with them, eV, in float64; on the host only, None where the elements are traced.
+        short_range_energy: short-range part of the interaction, eV.
         long_range_energy: Ewald part of it, eV; None for a short-range model.
         forces: eV/Å.
         stress: eV/Å³, ASE's sign; None unless all directions are periodic (a slab has no volume of its own).
         charges: latent charges of each channel, e, induced ones included: those that dipole moments and Born
             effective charges are made of; None for a short-range model. Energies leave the sign of each channel open:
-            training sets it, see `lesjax.training.orient`.
+            training sets it, see `lesjax.training.sign`.
         dipoles: latent dipoles of each channel, e Å, induced ones included; None without latent and induced dipoles.
         quadrupoles: latent quadrupoles of each channel, e Å².
+        dipole_moment: of all charges and dipoles, about the origin of the coordinates, e Å; without periodic
+            directions only, where it has a meaning of its own.
         induction: the induced part of charges and dipoles, with the flags of its solution.
         equilibration: the solution for equilibrated charges, with its flag.
     """
 
     energy: Float[Array, "*b"]
-    interaction_energy: Float[Array, "*b"]
+    total_energy: Float[np.ndarray, "*b"] | None
     short_range_energy: Float[Array, "*b"]
     long_range_energy: Float[Array, "*b"] | None
     forces: Float[Array, "*b n 3"]
     stress: Float[Array, "*b 3 3"] | None
-    charges: Float[Array, "*b n c"] | None
+    charges: Float[Array, "*b n c"] | None = None
     dipoles: Float[Array, "*b n c 3"] | None = None
     quadrupoles: Float[Array, "*b n c 3 3"] | None = None
-    induction: ewald.Induction | None = None
-    equilibration: ewald.Equilibration | None = None
+    dipole_moment: Float[Array, "*b 3"] | None = None
+    induction: response.Induction | None = None
+    equilibration: response.Equilibration | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -66,22 +70,40 @@ class Potential:
     Calling it gives everything; `energy` is the pure function to differentiate, compile and map.
 
     Attributes:
-        params: parameters as a plain pytree.
+        params: parameters as a plain pytree, under the names of `LesModel`.
+        signs: 1 or -1 for each channel of latent charges, which energies and forces leave open; None for a short-range
+            model. They are no parameters: gradients of energies with respect to them have no use.
         config: hyper-parameters; static.
     """
 
     params: PyTree
+    signs: Float[Array, "*b c"] | None
     config: ModelConfig = field(metadata={"static": True})
 
     @classmethod
     def create(cls, config: ModelConfig, seed: int = 0) -> "Potential":
-        """A potential with fresh parameters."""
-        return cls(params=initial_parameters(config, seed), config=config)
+        """A potential with fresh parameters; their shapes depend on the configuration only.
+
+        Raises:
+            ValueError: for a configuration without elements, or a short-range model that does not give what the
+                long-range part needs.
+        """
+        check_process()
+        elements = config.short_range.elements
+        if not elements:
+            raise ValueError("`config.short_range.elements` is empty: give the atomic numbers that the model knows.")
+        positions = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        system = System.from_arrays(
+            positions, np.zeros((3, 3)), np.full(2, elements[0]), False, cutoff=config.short_range.cutoff
+        )
+        variables = _initialize(config, jax.random.key(seed), jax.tree.map(jnp.asarray, system))
+        signs = variables["signs"]["channels"] if config.long_range is not None else None
+        return cls(variables["params"], signs, config)
 
     @property
     def cutoff(self) -> float:
         """Range of the short-range model, Å, for `System.from_ase`."""
-        return self.config.representation.cutoff
+        return self.config.short_range.cutoff
 
     def make_solver(self, system: System) -> ewald.Solver | None:
         """Plan the long-range sum for the cell of `system`; host only. None for a short-range model.
@@ -92,7 +114,9 @@ class Potential:
         return make_solver(self.config, system)
 
     def energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
-        """Total energy, eV: a pure function of the potential and the system.
+        """Energy of interaction, eV: a pure function of the potential and the system.
+
+        It is without the reference energies of the elements, which float32 has no digits for; see `total_energy`.
 
         Args:
             system: one structure.
@@ -100,16 +124,15 @@ class Potential:
                 itself is traced, plan before and pass it.
 
         Raises:
-            ValueError: for elements that the model does not know, or a total charge that it needs and the system has
-                not (where they have values).
+            ValueError: for elements that the model does not know, or a total charge that it needs and the system lacks
+                (where they have values).
             TypeError: where the solver is missing and the cell is traced.
         """
-        return self.interaction_energy(system, solver) + reference_energy(self.config, system)
+        return energy_parts(self, system, self.checked_solver(system, solver))[0]
 
-    def interaction_energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
-        """As `energy`, without the reference energies of the elements."""
-        solver = checked_solver(self.config, system, solver)
-        return energy_parts(self.config, self.params, system, solver)[0]
+    def total_energy(self, energy: ArrayLike, atomic_numbers: np.ndarray) -> np.ndarray:
+        """Energies of interaction of one composition plus the reference energies of its elements, eV, in float64."""
+        return np.asarray(np.asarray(energy, float) + self.config.reference_energy(atomic_numbers))
 
     def __call__(self, system: System, solver: ewald.Solver | None = None) -> Prediction:
         """Energy, forces, stress and charges of one structure; compiled once per shape. See `energy`.
@@ -118,13 +141,14 @@ class Potential:
         compensates them.
 
         Raises:
-            ValueError: as `energy`; for induced or equilibrated charges that have no solution (see `check_solved`).
+            ValueError: as `energy`; for induced or equilibrated charges that have no solution (see `lesjax.models.checks`).
             RuntimeError: in a fork of a process that has already computed.
         """
-        solver = checked_solver(self.config, system, solver)
-        prediction = check_solved(_predict(self, system, solver))
-        warn_if_charged(self.config.long_range, system, prediction.charges)
-        return prediction
+        solver = self.checked_solver(system, solver)
+        prediction = _predict(self.core(), system, solver)
+        check_solution(prediction.induction, prediction.equilibration)
+        warn_if_charged(self.config, system, prediction.charges)
+        return self.with_total_energy(prediction, system)
 
     def born_effective_charges(
         self,
@@ -139,22 +163,23 @@ class Potential:
         Induced and equilibrated ones included, with their response to the displacement. They add up to zero over the
         atoms but in ions without periodic directions whose total charge the model holds. Arguments as in
         `lesjax.properties.born_effective_charges`. Their sign is that of the latent charges, which energies and
-        forces leave open; training sets it (see `lesjax.training.orient`).
+        forces leave open; training sets it (see `lesjax.training.sign`).
 
         Raises:
             ValueError: for a short-range model, elements that the model does not know, a total charge that it needs
-                and the system has not, an `epsilon_infinity` that is not positive, or induced or equilibrated charges
+                and the system lacks, an `epsilon_infinity` that is not positive, or induced or equilibrated charges
                 that have no solution.
         """
-        if self.config.long_range is None:
+        long_range = self.config.long_range
+        if long_range is None:
             raise ValueError("`potential` is a short-range model: it has no latent charges, and no Born charges.")
         check_system(self.config, system)
         if any(system.pbc):
             check_volume(jnp.asarray(system.cell))
-        solver = self.make_solver(system) if self.config.long_range.responds else None
+        solver = self.make_solver(system) if long_range.charges.responds else None
         options = (float(epsilon_infinity), acoustic_sum_rule, direction)
-        result, solution = _born_effective_charges(self, jax.tree.map(jnp.asarray, system), solver, *options)
-        check_solution(solution)
+        result, solved = _born_effective_charges(self.core(), jax.tree.map(jnp.asarray, system), solver, *options)
+        check_solution(*solved)
         return result
 
     def save(self, path: str | pathlib.Path) -> None:
@@ -163,18 +188,31 @@ class Potential:
 
         storage.save(self, path)
 
+    def core(self) -> "Potential":
+        """The potential without reference energies: what compiled functions take.
 
-def checked_solver(config: ModelConfig, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
-    """Check a system, and plan its sum where no plan is given; see `Potential.energy`."""
-    check_system(config, system)
-    if solver is not None or config.long_range is None:
-        return solver
-    if isinstance(system.cell, Tracer):
-        raise TypeError(
-            "`solver` is needed where `system.cell` is traced (inside jit, vmap or a derivative with respect to "
-            "the cell): plan it outside with `solver = potential.make_solver(system)` and pass it."
-        )
-    return make_solver(config, system)
+        Other reference energies then compile nothing anew.
+        """
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, reference_energies=()))
+
+    def checked_solver(self, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
+        """Check a system, and plan its sum where no plan is given; see `energy`."""
+        check_system(self.config, system)
+        if solver is not None or self.config.long_range is None:
+            return solver
+        if isinstance(system.cell, Tracer):
+            raise TypeError(
+                "`solver` is needed where `system.cell` is traced (inside jit, vmap or a derivative with respect to "
+                "the cell): plan it outside with `solver = potential.make_solver(system)` and pass it."
+            )
+        return self.make_solver(system)
+
+    def with_total_energy(self, prediction: Prediction, system: System) -> Prediction:
+        """The prediction with its total energy where the elements and the energy have values."""
+        if isinstance(prediction.energy, Tracer) or isinstance(system.atomic_numbers, Tracer):
+            return prediction
+        total = self.total_energy(prediction.energy, np.asarray(system.atomic_numbers))
+        return dataclasses.replace(prediction, total_energy=total)
 
 
 def make_solver(config: ModelConfig, system: System) -> ewald.Solver | None:
@@ -197,91 +235,105 @@ def _planned(long_range, cell: bytes, pbc: tuple[bool, bool, bool], n_atoms: int
 
 
 def energy_parts(
-    config: ModelConfig, params: PyTree, system: System, solver: ewald.Solver | None
-) -> tuple[Float[Array, ""], Parts]:
-    """Interaction energy, eV, and its parts with the charges and all else. A pure function."""
-    atomic, latent = _apply(config, params, system)
+    potential: Potential, system: System, solver: ewald.Solver | None
+) -> tuple[Float[Array, ""], Float[Array, ""], LongRange | None]:
+    """Energy of interaction and its short-range part, eV, and the long-range part. A pure function."""
+    atomic, sources = apply(potential, system)
     short_range = jnp.sum(atomic)
-    if latent is None:
-        return short_range, Parts(short_range)
+    if sources is None:
+        return short_range, short_range, None
     assert solver is not None
-    assert config.long_range is not None
-    found = long_range_parts(config.long_range, latent, system, solver)
-    long_range = found["long_range_energy"]
-    return short_range + long_range, Parts(short_range, **found)
+    assert potential.config.long_range is not None
+    long_range = potential.config.long_range.charges.energy(sources, system, solver)
+    return short_range + long_range.energy, short_range, long_range
 
 
-def _apply(config: ModelConfig, params: PyTree, system: System) -> tuple[Array, Latent | None]:
-    return cast(tuple[Array, Latent | None], LesModel(config).apply(params, system))
+def apply(potential: Potential, system: System) -> tuple[Float[Array, " n"], Sources | None]:
+    """Short-range energies of the atoms, eV, and the sources of the long-range part."""
+    variables = {"params": potential.params}
+    if potential.signs is not None:
+        variables["signs"] = {"channels": potential.signs}
+    return cast(tuple[Array, Sources | None], LesModel(potential.config).apply(variables, system))
 
 
-def predict(
-    config: ModelConfig, params: PyTree, system: System, solver: ewald.Solver | None, *, with_stress: bool
-) -> Prediction:
+def predict(potential: Potential, system: System, solver: ewald.Solver | None, *, with_stress: bool) -> Prediction:
     """All outputs for one system as a pure function; map it over stacked systems with `jax.vmap`."""
 
-    def energy_fn(positions: Array, cell: Array) -> tuple[Array, Parts]:
+    def energy_fn(positions: Array, cell: Array) -> tuple[Array, tuple[Array, LongRange | None]]:
         moved = dataclasses.replace(system, positions=positions, cell=cell)
-        return energy_parts(config, params, moved, solver)
+        energy, *parts = energy_parts(potential, moved, solver)
+        return energy, tuple(parts)
 
-    energy, forces, stress, parts = energy_forces_stress(
-        energy_fn, jnp.asarray(system.positions), jnp.asarray(system.cell), with_stress=with_stress
+    positions = jnp.asarray(system.positions)
+    energy, forces, stress, (short_range, long_range) = energy_forces_stress(
+        energy_fn, positions, jnp.asarray(system.cell), with_stress=with_stress
     )
-    return Prediction(
-        energy=energy + reference_energy(config, system),
-        interaction_energy=energy,
-        forces=forces,
-        stress=stress,
-        **parts._asdict(),
+    prediction = Prediction(energy, None, short_range, None, forces, stress)
+    if long_range is None:
+        return prediction
+    moment = None
+    if not any(system.pbc):
+        moment = jnp.asarray(dipole_moment(positions, long_range.charges, dipoles=long_range.dipoles))
+    return dataclasses.replace(
+        prediction,
+        long_range_energy=long_range.energy,
+        charges=long_range.charges,
+        dipoles=long_range.dipoles,
+        quadrupoles=long_range.quadrupoles,
+        dipole_moment=moment,
+        induction=long_range.induction,
+        equilibration=long_range.equilibration,
     )
 
 
 @jax.jit
 def _predict(potential: Potential, system: System, solver: ewald.Solver | None) -> Prediction:
-    return predict(potential.config, potential.params, system, solver, with_stress=all(system.pbc))
+    return predict(potential, system, solver, with_stress=all(system.pbc))
+
+
+# solutions for induced and for equilibrated charges
+Solved = tuple[response.Induction | None, response.Equilibration | None]
 
 
 def predict_born_charges(
-    config: ModelConfig,
-    params: PyTree,
+    potential: Potential,
     system: System,
     solver: ewald.Solver | None = None,
     epsilon_infinity: float | Float[Array, ""] = 1.0,
     acoustic_sum_rule: bool = False,
     direction: int | None = None,
-) -> tuple[Float[Array, "n 3 3"] | Float[Array, "n 3"], Solution]:
+) -> tuple[Float[Array, "n 3 3"] | Float[Array, "n 3"], Solved]:
     """Born effective charges of one system, e, as a pure function, and the flags of induced or equilibrated charges.
 
-    See `Potential.born_effective_charges`. Without `responds` in the configuration the solver is not needed.
+    See `Potential.born_effective_charges`. Where the charges do not respond, the solver is not needed.
     """
-    assert config.long_range is not None
-    responds = config.long_range.responds
-    assert solver is not None or not responds
+    assert potential.config.long_range is not None
+    charges = potential.config.long_range.charges
+    assert solver is not None or not charges.responds
 
-    def find(positions: Array) -> Parts:
+    def moments(positions: Array) -> tuple[Array, Array | None, Solved]:
         moved = dataclasses.replace(system, positions=positions)
-        if responds:
-            return energy_parts(config, params, moved, solver)[1]
-        atomic, latent = _apply(config, params, moved)
-        assert latent is not None
-        return Parts(atomic, charges=latent.charges, dipoles=latent.dipoles)
+        if charges.responds:
+            parts = energy_parts(potential, moved, solver)[2]
+            assert parts is not None
+            return parts.charges, parts.dipoles, (parts.induction, parts.equilibration)
+        sources = apply(potential, moved)[1]
+        assert sources is not None
+        assert sources.charges is not None
+        return sources.charges, sources.dipoles, (None, None)
 
-    def moments(positions: Array) -> Array | tuple[Array, Array]:
-        parts = find(positions)
-        assert parts.charges is not None
-        return parts.charges if parts.dipoles is None else (parts.charges, parts.dipoles)
+    def without_flags(positions: Array) -> Array | tuple[Array, Array]:
+        found, dipoles, _ = moments(positions)
+        return found if dipoles is None else (found, dipoles)
 
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
     # the charge of an ion is its own: it feels the field
-    remove_mean = any(system.pbc) or not config.long_range.holds_charge
+    remove_mean = any(system.pbc) or not charges.holds_charge
     result = born_effective_charges(
-        moments, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
+        without_flags, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
         remove_mean=remove_mean, acoustic_sum_rule=acoustic_sum_rule, direction=direction,
     )  # fmt: skip
-    if not responds:
-        return result, (None, None)
-    parts = find(positions)
-    return result, (parts.induction, parts.equilibration)
+    return result, moments(positions)[2] if charges.responds else (None, None)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -292,83 +344,11 @@ def _born_effective_charges(
     epsilon_infinity: float,
     acoustic_sum_rule: bool,
     direction: int | None,
-) -> tuple[Float[Array, "n 3 3"] | Float[Array, "n 3"], Solution]:
-    options = (epsilon_infinity, acoustic_sum_rule, direction)
-    return predict_born_charges(potential.config, potential.params, system, solver, *options)
-
-
-def reference_energy(config: ModelConfig, system: System) -> Float[Array, ""]:
-    """Sum of the reference energies of the elements over the real atoms, eV."""
-    dtype = system.positions.dtype
-    if not config.reference_energies:
-        return jnp.zeros((), dtype)
-    species = jnp.asarray(species_index(config.representation.elements))[system.atomic_numbers]
-    per_atom = jnp.asarray(np.asarray(config.reference_energies), dtype)[species]
-    return jnp.sum(jnp.where(system.atom_mask, per_atom, 0.0))
-
-
-def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> None:
-    """Raise ValueError for real atoms of an element that the model was not trained on."""
-    unknown = sorted(set(np.unique(atomic_numbers).tolist()) - {0, *elements})
-    if unknown:
-        raise ValueError(
-            f"`system` contains elements with atomic numbers {unknown}, but the model knows only {sorted(elements)}. "
-            "Train on structures that contain them."
-        )
-
-
-def check_system(config: ModelConfig, system: System) -> None:
-    """Raise ValueError for what the model cannot take, as far as it has values; see `check_elements`, `check_state`.
-
-    Every call of a potential comes through here, and is refused in a forked process that would hang.
-    """
-    check_process()
-    if not isinstance(system.atomic_numbers, Tracer):
-        check_elements(config.representation.elements, np.asarray(system.atomic_numbers))
-    check_state(config, system.total_charge, system.spin_multiplicity)
-
-
-def check_state(config: ModelConfig, total_charge: ArrayLike, spin_multiplicity: ArrayLike) -> None:
-    """Raise ValueError where the model needs a total charge or spin multiplicity that is NaN, or none."""
-    needed = []
-    if config.needs_total_charge:
-        needed.append(("total_charge", total_charge, "in e", "charge", -1))
-    if "spin_multiplicity" in config.state_inputs:
-        needed.append(("spin_multiplicity", spin_multiplicity, "2S + 1", "spin", 2))
-    for name, value, meaning, key, example in needed:
-        if isinstance(value, Tracer):
-            continue
-        wanted = np.isfinite(value) if name == "total_charge" else np.greater_equal(value, 1.0)
-        if not np.all(wanted):
-            raise ValueError(
-                f"`{name}` ({meaning}) is needed by this model, got {np.asarray(value).tolist()} (nan: not given). Set "
-                f"`atoms.info[{key!r}] = {example}`, for example, before `System.from_ase`, or give `{name}` to "
-                "`System.from_arrays`."
-            )
-
-
-def check_solved(prediction: Prediction) -> Prediction:
-    """Return `prediction` if its induced or equilibrated charges were found. Does nothing while it is traced.
-
-    Raises:
-        ValueError: for a polarization catastrophe or a solution that did not converge, with the way out.
-    """
-    check_solution((prediction.induction, prediction.equilibration))
-    return prediction
-
-
-def initial_parameters(config: ModelConfig, seed: int) -> PyTree:
-    """Fresh parameters; their shapes depend on the configuration alone."""
-    check_process()
-    number = config.representation.elements[0]
-    positions = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    system = System.from_arrays(
-        positions, np.zeros((3, 3)), np.full(2, number), (False, False, False), cutoff=config.representation.cutoff
-    )
-    return _initial_parameters(config, jax.random.key(seed), jax.tree.map(jnp.asarray, system))
+) -> tuple[Float[Array, "n 3 3"] | Float[Array, "n 3"], Solved]:
+    return predict_born_charges(potential, system, solver, epsilon_infinity, acoustic_sum_rule, direction)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _initial_parameters(config: ModelConfig, key: Array, system: System) -> PyTree:
+def _initialize(config: ModelConfig, key: Array, system: System) -> PyTree:
     """Compiled, what the energy would cost is left out."""
     return LesModel(config).init(key, system)

@@ -22,11 +22,11 @@ class Layer(nn.Module):
         return kernel, self.param("bias", nn.initializers.zeros, (self.width,), dtype)
 
 
-class Readout(nn.Module):
-    """Multilayer perceptron (SiLU) plus an optional linear map, both on the same features.
+class LayerReadout(nn.Module):
+    """Multilayer perceptron (SiLU) plus an optional linear map, both on the features of one layer.
 
-    Calling it returns what `read_out` needs to share the first matrix product between several readouts: the matrix
-    of the first layer, with the linear map beside it, and the function that makes the output of the product.
+    Calling it returns the matrix of the first layer, with the linear map beside it, and the function that makes the
+    output of the product: so that several readouts share one product with the features.
 
     Attributes:
         hidden: widths of the hidden layers; none gives a linear readout.
@@ -57,9 +57,43 @@ class Readout(nn.Module):
         return first, rest
 
 
-def read_out(features: Float[Array, "n f"], readouts: Sequence[Readout]) -> list[Float[Array, "n _"]]:
-    """Outputs of several readouts of the same features, their first layers as one matrix product."""
-    parts = [readout(features.shape[1], features.dtype) for readout in readouts]
-    product = matmul(features, jnp.concatenate([first for first, _ in parts], axis=1))
-    ends = np.cumsum([first.shape[1] for first, _ in parts])[:-1]
-    return [rest(columns) for (_, rest), columns in zip(parts, jnp.split(product, ends, axis=1), strict=True)]
+class Readout(nn.Module):
+    """One `LayerReadout` for each layer of a short-range model, the outputs of which are added."""
+
+    hidden: tuple[int, ...]
+    n_outputs: int
+    linear: bool
+
+    @nn.compact
+    def __call__(self, widths: Sequence[int], dtype: jnp.dtype) -> list[tuple[Array, Callable[[Array], Array]]]:
+        return [
+            LayerReadout(self.hidden, self.n_outputs, self.linear, name=f"layer{i}")(width, dtype)
+            for i, width in enumerate(widths)
+        ]
+
+
+class FeatureScale(nn.Module):
+    """Factors on the features of each layer, trained like the rest.
+
+    A run starts them at one over the root mean square of each feature, see `lesjax.training.initialize`.
+    """
+
+    @nn.compact
+    def __call__(self, layers: Sequence[Float[Array, "n _"]]) -> list[Float[Array, "n _"]]:
+        return [
+            x * self.param(f"layer{i}", nn.initializers.ones, x.shape[1:], x.dtype)[None, :]
+            for i, x in enumerate(layers)
+        ]
+
+
+def read_out(layers: Sequence[Float[Array, "n _"]], readouts: Sequence[Readout]) -> list[Float[Array, "n _"]]:
+    """Outputs of several readouts of the same features, the first products of each layer as one."""
+    widths, dtype = [x.shape[1] for x in layers], layers[0].dtype
+    of_readouts = [readout(widths, dtype) for readout in readouts]
+    total: list[Array] = []
+    for features, *parts in zip(layers, *of_readouts, strict=True):
+        product = matmul(features, jnp.concatenate([first for first, _ in parts], axis=1))
+        ends = np.cumsum([first.shape[1] for first, _ in parts])[:-1]
+        outputs = [rest(columns) for (_, rest), columns in zip(parts, jnp.split(product, ends, axis=1), strict=True)]
+        total = [a + b for a, b in zip(total, outputs, strict=True)] if total else outputs
+    return total

@@ -14,12 +14,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save as to_bytes
 
 from lesjax.io import atomic_path
-from lesjax.models import config as configuration
-from lesjax.models.potential import Potential, initial_parameters
+from lesjax.models.config import ModelConfig
+from lesjax.models.potential import Potential
 from lesjax.processes import check_process
+from lesjax.schema import build, to_plain
 
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("config.json", "params.safetensors")
 
 
@@ -49,8 +50,12 @@ def save(potential: Potential, path: str | os.PathLike) -> None:
 
 def to_files(potential: Potential) -> dict[str, bytes]:
     """The files of a potential by their names."""
-    description = {"format": FORMAT, "config": configuration.to_dict(potential.config)}
-    return dict(zip(FILES, (_json(description), to_bytes(flatten(potential.params))), strict=True))
+    description = {"format": FORMAT, "config": to_plain(potential.config)}
+    return dict(zip(FILES, (_json(description), to_bytes(flatten(_variables(potential)))), strict=True))
+
+
+def _variables(potential: Potential) -> PyTree:
+    return {"params": potential.params} | ({} if potential.signs is None else {"signs": potential.signs})
 
 
 def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
@@ -110,15 +115,16 @@ def load(path: str | os.PathLike) -> Potential:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise ValueError(f"{str(description)!r} is not of format {FORMAT}, which this version of lesjax reads.")
     try:
-        config = configuration.from_dict(data["config"])
+        config = build(ModelConfig, data["config"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{str(description)!r} does not describe a model: {error}") from error
     try:
         arrays = load_file(parameters)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{str(parameters)!r} is damaged: {error}. Take another copy of the model.") from error
-    like = jax.eval_shape(lambda: initial_parameters(config, seed=0))  # shapes alone: nothing is compiled
-    return Potential(params=unflatten(like, arrays, str(parameters)), config=config)
+    like = jax.eval_shape(lambda: _variables(Potential.create(config)))  # only shapes: nothing is compiled
+    variables = unflatten(like, arrays, str(parameters))
+    return Potential(variables["params"], variables.get("signs"), config)
 
 
 def flatten(tree: PyTree) -> dict[str, np.ndarray]:

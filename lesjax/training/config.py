@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lesjax.io import Keys
-from lesjax.models.config import LongRangeConfig
-from lesjax.training.schema import build
+from lesjax.models.config import ModelConfig
+from lesjax.schema import build
 
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
@@ -54,32 +54,6 @@ class DataConfig:
             raise ValueError(f"`max_frames` must be at least 1, got {self.max_frames}.")
         if not self.epsilon_infinity > 0:
             raise ValueError(f"`epsilon_infinity` must be positive, got {self.epsilon_infinity}.")
-
-
-@dataclass(frozen=True)
-class ModelSection:
-    """Hyper-parameters of the model, see `lesjax.models.config`; ``long_range = false`` leaves the charges out.
-
-    `energy_scale` is the root mean square force (eV/Å) of the training set if it is not given.
-    """
-
-    cutoff: float = 5.0
-    cutoff_function: str = "polynomial"
-    cutoff_p: float = 6.0
-    n_bessel: int = 6
-    trainable_bessel: bool = True
-    n_radial: int = 8
-    n_embedding: int = 3
-    max_l: int = 3
-    max_nu: int = 3
-    messages: tuple[tuple[str, ...], ...] = ()
-    bchi_shared: bool = True
-    message_scale: float = 10**-0.5
-    hidden: tuple[int, ...] = (32, 16)
-    linear: bool = True
-    energy_scale: float | None = None
-    state_inputs: tuple[str, ...] = ()
-    long_range: LongRangeConfig | None = field(default_factory=LongRangeConfig)
 
 
 @dataclass(frozen=True)
@@ -153,8 +127,9 @@ class TrainingSection:
         checkpoint_seconds: least time between checkpoints.
         early_stop: evaluations without a better validation loss after which a phase ends; 0 for never.
         feature_scale: features start with a root mean square of one over the training set: "each" of them, or "all"
-            together, by one number, with small embeddings. That leaves products of three factors small beside those of
-            one, which is slower where there are enough data, and generalizes better where a large model has few.
+            together, by one number. With small embeddings (`embedding_scale` = 0.3 of CACE) that leaves products of three
+            factors small beside those of one, which is slower where there are enough data, and generalizes better where
+            a large model has few.
         ensemble: train so many models at once, with the seeds `seed`, `seed` + 1, …; a single one if it is not given.
     """
 
@@ -198,7 +173,7 @@ class RunConfig:
 
     data: DataConfig
     output: str
-    model: ModelSection = ModelSection()
+    model: ModelConfig = ModelConfig()
     training: TrainingSection = TrainingSection()
 
     def __post_init__(self) -> None:

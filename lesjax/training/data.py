@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lesjax import ewald, io
-from lesjax.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
+from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
+from lesjax.models.checks import check_state
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import check_state, make_solver
+from lesjax.models.potential import make_solver
 from lesjax.properties import traceless
 from lesjax.system import System, electronic_state
 
@@ -107,7 +108,7 @@ def make_dataset(
         check_elements(config, atoms, index)
         check_electronic_state(config, atoms, index)
         try:
-            system = System.from_ase(atoms, cutoff=config.representation.cutoff, pbc=pbc)
+            system = System.from_ase(atoms, cutoff=config.short_range.cutoff, pbc=pbc)
             solvers.append(make_solver(config, system))
         except ValueError as error:
             raise ValueError(f"Structure {index}: {error}") from error
@@ -143,7 +144,7 @@ def make_dataset(
 
 def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
     """Raise ValueError for elements that the model does not know, with their names and those of the model."""
-    known = config.representation.elements
+    known = config.short_range.elements
     unknown = set(atoms.numbers.tolist()) - set(known)
     if unknown:
         raise ValueError(

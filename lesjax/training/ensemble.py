@@ -36,8 +36,8 @@ from lesjax.training.loop import (
     phase_weights,
     start,
 )
-from lesjax.training.orient import align, decisive
 from lesjax.training.prepare import Prepared, prepare
+from lesjax.training.sign import align, decisive
 
 
 def train_ensemble(

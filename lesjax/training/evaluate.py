@@ -12,14 +12,15 @@ from jaxtyping import Array
 from numpy.typing import ArrayLike
 
 from lesjax import io
+from lesjax.models.checks import check_solution
 from lesjax.models.ensemble import Ensemble
-from lesjax.models.potential import Potential, Prediction, check_solved
+from lesjax.models.potential import Potential, Prediction
 from lesjax.properties import traceless
 from lesjax.training.calibration import Calibration, calibration
 from lesjax.training.data import Batch, Dataset, epoch_batches, make_dataset, subtract_reference, take
 from lesjax.training.losses import Weights, moments
-from lesjax.training.orient import sign_is_free
-from lesjax.training.step import make_born_charges, make_evaluation
+from lesjax.training.sign import sign_is_free
+from lesjax.training.step import born_charges_of_rows, make_evaluation
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def evaluate(
     if not parity:
         raise ValueError(f"No structure has {LABELS_WANTED} under the names of `keys`.")
     metrics: dict[str, float | int] = {"n_structures": len(frames)}
-    is_free = sign_is_free(potential.config, dataset)
+    is_free = sign_is_free(potential.stacked if isinstance(potential, Ensemble) else potential, dataset)
     sign = latent_sign([parity[name] for name in RESPONSE if name in parity]) if is_free else 1.0
     born_factor = sign
     if "bec" in parity and epsilon_infinity == "fit":
@@ -191,9 +192,8 @@ def _values(
     batch_size: int,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each kind flattened references of all structures, NaN where there is none, and predictions, [m, values]."""
-    config = potential.config
     with_stress = any(np.isfinite(label.stress).any() for label in labels)
-    functions = (make_evaluation(config, with_stress=with_stress), make_born_charges(config))
+    functions = (make_evaluation(with_stress=with_stress), born_charges_of_rows)
     references, predictions = {}, []
     for member in potential if isinstance(potential, Ensemble) else [potential]:
         own: dict[str, list[np.ndarray]] = {}
@@ -222,21 +222,21 @@ def _pairs(
     weights = Weights(energy=jnp.asarray(1.0), forces=jnp.asarray(1.0))
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         batch = dataset.buckets[bucket]
-        prediction = compute(potential.params, batch, rows, mask, weights)[1]
-        check_solved(prediction)
+        prediction = compute(potential.core(), batch, rows, mask, weights)[1]
+        check_solution(prediction.induction, prediction.equilibration)
         found = jax.device_get(vars(prediction))
         members = dataset.members[bucket][rows]
         has_charges = found["charges"] is not None
         has_moments = has_charges and not any(batch.system.pbc)
         dipole, quadrupole = jax.device_get(_moments(prediction, batch, rows)) if has_moments else ([], [])
         has_born = has_charges and any(np.isfinite(labels[i].born_effective_charges).any() for i in members)
-        born = np.asarray(compute_born(potential.params, batch, rows, mask), np.float64) if has_born else None
+        born = np.asarray(compute_born(potential.core(), batch, rows, mask), np.float64) if has_born else None
         for k in np.flatnonzero(mask):
             index = int(members[k])
             n, label = len(frames[index]), labels[index]
             reference = subtract_reference(potential.config, frames[index].numbers, label.energy)
             pairs: dict[str, tuple[ArrayLike, ArrayLike]] = {}
-            pairs["energy"] = (reference / n, found["interaction_energy"][k] / n)
+            pairs["energy"] = (reference / n, found["energy"][k] / n)
             pairs["forces"] = (label.forces, found["forces"][k, :n])
             if found["stress"] is not None:
                 pairs["stress"] = (label.stress, found["stress"][k])

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from lesjax.io import atomic_path, write_json
-from lesjax.models.config import differences, to_dict
+from lesjax.schema import build, differences, to_plain
 from lesjax.training.config import RunConfig
 from lesjax.training.prepare import Prepared
-from lesjax.training.schema import build
 
 
 def has_begun(folder: pathlib.Path) -> bool:
@@ -41,7 +40,7 @@ def check_folder(config: RunConfig, folder: pathlib.Path) -> None:
         there = dataclasses.replace(there, data=dataclasses.replace(there.data, **same))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(description)!r} is damaged ({error}). Choose another `output`.") from error
-    different = differences(*(json.loads(json.dumps(dataclasses.asdict(run))) for run in (there, config)))
+    different = differences(to_plain(there), to_plain(config))
     if different and has_begun(folder):
         raise ValueError(
             f"{str(folder)!r} holds a run with other settings ({', '.join(different[:3])}). "
@@ -83,8 +82,8 @@ def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Pat
         )
     packages = ("lesjax", "jax", "flax", "optax", "numpy", "ase", "vesin")
     description = {
-        "run": dataclasses.asdict(config),
-        "model": to_dict(prepared.model),
+        "run": to_plain(config),
+        "model": to_plain(prepared.model),
         "n_train": len(prepared.train_frames),
         "n_valid": len(prepared.valid_frames),
         "fingerprint": prepared.fingerprint,

@@ -20,8 +20,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lesjax.io import exclusive
+from lesjax.models.checks import check_solution
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Potential, check_solved
+from lesjax.models.potential import Potential
 from lesjax.models.storage import load
 from lesjax.progress import progress_bar
 from lesjax.training.checkpoint import load_checkpoint, save_checkpoint
@@ -34,10 +35,10 @@ from lesjax.training.folder import (
     truncate_log,
     write_description,
 )
-from lesjax.training.initialize import flip_charges, initial_state, scaled_parameters
+from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.losses import RESPONSE, Weights, metric_name
-from lesjax.training.orient import decisive, orient
 from lesjax.training.prepare import Prepared, prepare
+from lesjax.training.sign import decisive, flip, orient
 from lesjax.training.step import make_evaluation, make_lbfgs_step, make_step
 
 
@@ -110,8 +111,8 @@ class Functions(NamedTuple):
 def compile_functions(model: ModelConfig, section: TrainingSection) -> Functions:
     """Compile-on-first-use functions of a run."""
     with_stress = any(phase.stress_weight > 0 for phase in section.phases)
-    evaluation = make_evaluation(model, with_stress=with_stress)
-    return Functions(make_step(model, section), make_lbfgs_step(model), evaluation)
+    evaluation = make_evaluation(with_stress=with_stress)
+    return Functions(make_step(model, section), make_lbfgs_step(), evaluation)
 
 
 def start(config: RunConfig, prepared: Prepared, functions: Functions) -> "Run":
@@ -124,8 +125,8 @@ def start(config: RunConfig, prepared: Prepared, functions: Functions) -> "Run":
     check_folder(config, folder)
     remove_leftovers(folder)
     write_description(config, prepared, folder)
-    params = scaled_parameters(prepared.model, section.seed, prepared.train, section.feature_scale)
-    state = initial_state(section, params)
+    potential = scaled_potential(prepared.model, section.seed, prepared.train, section.feature_scale)
+    state = initial_state(section, potential)
     host = Progressed()
     checkpoint = folder / "checkpoint.safetensors"
     if checkpoint.exists():
@@ -213,17 +214,17 @@ class Run:
 
         Training would not get from one to the other: it would have to pass by charges of zero.
         """
-        states = [self.state, flip_charges(self.prepared.model, self.state)]
+        potentials = [self.state["potential"], flip(self.state["potential"], -1.0)]
         arguments = (self.prepared.train, self.section.batch_size, weights)
-        losses = [dataset_errors(self.functions.evaluation, state["params"], *arguments)[0] for state in states]
+        losses = [dataset_errors(self.functions.evaluation, potential, *arguments)[0] for potential in potentials]
         if losses[1] < losses[0]:
-            self.state = states[1]
+            self.state = {**self.state, "potential": potentials[1]}
             self.reset_lbfgs()
 
     def reset_lbfgs(self) -> None:
         """Forget the last loss, gradient and parameters of L-BFGS, if there are any."""
         if "lbfgs" in self.state:
-            self.state["lbfgs"] = initial_state(self.section, self.state["params"])["lbfgs"]
+            self.state["lbfgs"] = initial_state(self.section, self.state["potential"])["lbfgs"]
 
     def batches(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Those of the next epoch: (bucket, rows, mask of real rows)."""
@@ -256,7 +257,7 @@ class Run:
         host = self.host
         potential = self.current()
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
-        arguments = (potential.params, valid, self.section.batch_size, weights)
+        arguments = (potential.core(), valid, self.section.batch_size, weights)
         try:
             valid_loss, metrics = dataset_errors(self.functions.evaluation, *arguments)
         except ValueError as error:
@@ -297,8 +298,9 @@ class Run:
 
     def current(self) -> Potential:
         """What is validated and saved: the running average if there is one."""
-        params = self.state["ema"] if self.section.ema > 0 else self.state["params"]
-        return Potential(params=params, config=self.prepared.model)
+        potential = self.state["potential"]
+        params = self.state["ema"] if self.section.ema > 0 else potential.params
+        return Potential(params, potential.signs, self.prepared.model)
 
     def checkpoint(self) -> None:
         """Write the models, then the checkpoint."""
@@ -360,7 +362,7 @@ def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> fl
 
 
 def dataset_errors(
-    evaluation: Any, params: PyTree, dataset: Dataset, batch_size: int, weights: Weights
+    evaluation: Any, potential: Potential, dataset: Dataset, batch_size: int, weights: Weights
 ) -> tuple[float, dict[str, float]]:
     """Loss of the whole set, and RMSE and MAE of each kind of label that it has.
 
@@ -369,8 +371,8 @@ def dataset_errors(
     """
     sums = []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        errors, prediction = evaluation(params, dataset.buckets[bucket], rows, mask, weights)
-        check_solved(prediction)
+        errors, prediction = evaluation(potential, dataset.buckets[bucket], rows, mask, weights)
+        check_solution(prediction.induction, prediction.equilibration)
         sums.append(errors)
     sums = jax.device_get(sums)
     loss, metrics = 0.0, {}

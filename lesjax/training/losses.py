@@ -72,7 +72,7 @@ def residuals(
     n_atoms = jnp.maximum(jnp.sum(batch.system.atom_mask, axis=1), 1).astype(prediction.energy.dtype)
     labels = batch.labels
     pairs = {
-        "energy": (prediction.interaction_energy / n_atoms, labels.energy / n_atoms, real),
+        "energy": (prediction.energy / n_atoms, labels.energy / n_atoms, real),
         "forces": (prediction.forces, labels.forces, atoms[:, :, None]),
     }
     if prediction.stress is not None:

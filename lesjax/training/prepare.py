@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lesjax import io
-from lesjax.models.config import CACEConfig, ModelConfig
+from lesjax.models.config import ModelConfig
 from lesjax.system import electronic_state
-from lesjax.training.config import DataConfig, ModelSection, RunConfig
+from lesjax.training.config import DataConfig, RunConfig
 from lesjax.training.data import Dataset, make_dataset, reference_energies
 from lesjax.training.losses import RESPONSE
 
@@ -185,33 +185,31 @@ def check_labels(config: RunConfig, train: _Source, valid: _Source) -> None:
 
 
 def model_config(
-    section: ModelSection, data: DataConfig, frames: list[io.Atoms], labels: list[io.Labels]
+    model: ModelConfig, data: DataConfig, frames: list[io.Atoms], labels: list[io.Labels]
 ) -> ModelConfig:
     """Complete the hyper-parameters by what the training set says: elements, reference energies, scale."""
-    elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
-    given = dataclasses.asdict(section)
-    names = {f.name for f in dataclasses.fields(CACEConfig)} - {"elements"}
-    representation = CACEConfig(elements=elements, **{name: given[name] for name in names})
+    found = {int(z) for atoms in frames for z in atoms.numbers}
+    elements = model.short_range.elements or tuple(sorted(found))
+    if not found <= set(elements):
+        raise ValueError(
+            f"`model.short_range.elements` lacks {io.element_names(found - set(elements))} of the training set: add "
+            "them, or leave it out."
+        )
+    if model.reference_energies:
+        raise ValueError("`model.reference_energies` belong to the data: give `data.reference_energies`.")
     if data.reference_energies == "none":
         references: tuple[float, ...] = (0.0,) * len(elements)
     elif isinstance(data.reference_energies, dict):
         references = _references_from_table(elements, data.reference_energies)
     else:
         references = reference_energies(elements, frames, labels)
-    scale = section.energy_scale
+    scale = model.energy_scale
     if scale is None:
         forces = np.concatenate([label.forces.ravel() for label in labels])
         forces = forces[np.isfinite(forces)]
         scale = float(np.sqrt(np.mean(forces**2))) if forces.size and np.any(forces != 0) else 1.0
-    return ModelConfig(
-        representation=representation,
-        long_range=section.long_range,
-        hidden=section.hidden,
-        linear=section.linear,
-        energy_scale=scale,
-        reference_energies=references,
-        state_inputs=section.state_inputs,
-    )
+    short_range = dataclasses.replace(model.short_range, elements=elements)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(model, short_range=short_range, energy_scale=scale, reference_energies=references)
 
 
 def _references_from_table(elements: tuple[int, ...], table: dict[str, float]) -> tuple[float, ...]:

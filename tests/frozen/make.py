@@ -19,20 +19,17 @@ import numpy as np  # noqa: E402
 from frozen.cases import MD, MODELS, TRAINED, atoms_of  # noqa: E402
 from frozen.observed import md_states, predictions, training_losses  # noqa: E402
 from lesjax.models import load  # noqa: E402
-from toy import moved_potential  # noqa: E402
 
 
 def main() -> None:
     assert jax.config.jax_enable_x64, "Set JAX_ENABLE_X64=1."
     record: dict[str, np.ndarray] = {}
-    for name, (config, kind) in MODELS.items():
-        folder = FOLDER / "models" / name
-        moved_potential(config).save(folder)
-        potential = load(folder)
+    for name, kind in MODELS.items():
+        potential = load(FOLDER / "models" / name)
         record |= {f"{name}/{key}": value for key, value in predictions(potential, atoms_of(kind)).items()}
         print(name, float(record[f"{name}/interaction_energy"]), flush=True)
     for name in TRAINED:
-        record[f"training/{name}"] = training_losses(load(FOLDER / "models" / name), MODELS[name][1])
+        record[f"training/{name}"] = training_losses(load(FOLDER / "models" / name), MODELS[name])
         print("training", name, record[f"training/{name}"][[0, -1]], flush=True)
     for name, settings in MD.items():
         with tempfile.TemporaryDirectory() as folder:

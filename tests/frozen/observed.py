@@ -23,8 +23,9 @@ def predictions(potential: Potential, atoms: ase.Atoms) -> dict[str, np.ndarray]
     """Energies, forces, stress, charges and Born effective charges; what there is of them."""
     system = System.from_ase(atoms, cutoff=potential.cutoff)
     out = potential(system)
+    renamed = {"energy": "total_energy", "interaction_energy": "energy"}
     names = ("energy", "interaction_energy", "long_range_energy", "forces", "stress", "charges", "dipoles")
-    found = {name: getattr(out, name) for name in names}
+    found = {name: getattr(out, renamed.get(name, name)) for name in names}
     if potential.config.long_range is not None:
         found["born_effective_charges"] = potential.born_effective_charges(system)
     return {name: np.asarray(value) for name, value in found.items() if value is not None}
@@ -46,7 +47,7 @@ def training_losses(potential: Potential, kind: str) -> np.ndarray:
     phase = Phase(epochs=1, learning_rate=1e-2, energy_weight=2.0, forces_weight=1.0, charges_weight=charges_weight)
     section = TrainingSection(batch_size=2, phases=(phase,), weight_decay=1e-3, ema=0.9)
     functions = compile_functions(potential.config, section)
-    state = initial_state(section, potential.params)
+    state = initial_state(section, potential)
     losses = []
     for step in range(10):
         rows, mask = np.array([step % 4, (step + 1) % 4]), np.array([True, True])

@@ -33,12 +33,12 @@ def same(found, record, prefix, tolerance):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_predictions(name, record):
-    same(predictions(load(FOLDER / "models" / name), atoms_of(MODELS[name][1])), record, f"{name}/", 1e-10)
+    same(predictions(load(FOLDER / "models" / name), atoms_of(MODELS[name])), record, f"{name}/", 1e-10)
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_losses(name, record):
-    losses = training_losses(load(FOLDER / "models" / name), MODELS[name][1])
+    losses = training_losses(load(FOLDER / "models" / name), MODELS[name])
     np.testing.assert_allclose(losses, record[f"training/{name}"], rtol=1e-10)
 
 

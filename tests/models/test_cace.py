@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lesjax.models import basis
-from lesjax.models.cace import sum_filtered
+from lesjax.models.cace.model import sum_filtered
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lesjax.dynamics import energy_neighbor_list
-from lesjax.models.convert import convert_weights
+from lesjax.models.cace.convert import convert_weights
 
 
 @pytest.fixture(scope="module")

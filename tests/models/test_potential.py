@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lesjax import ewald
-from lesjax.batching import stack_systems
+from lesjax.neighbors.batching import stack_systems
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.models.potential import Potential, predict
 from lesjax.system import System

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lesjax.models.cace import CACE
-from lesjax.models.convert import convert_weights
+from lesjax.models.cace.convert import convert_weights
 from lesjax.system import System
 from lesjax.units import COULOMB
 

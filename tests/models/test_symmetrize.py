@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax.models.basis import angular_functions
-from lesjax.models.symmetrize import invariants, symmetrized_products
+from lesjax.models.cace.basis import angular_functions
+from lesjax.models.cace.symmetrize import invariants, symmetrized_products
 
 
 RTOL = 1e-10 if jax.config.jax_enable_x64 else 1e-4

@@ -8,7 +8,7 @@ import pytest
 import lesjax
 from lesjax.models.config import LongRangeConfig
 from lesjax.training.config import DataConfig, ModelSection, Phase, RunConfig, TrainingSection, load_config
-from lesjax.training.schema import build
+from lesjax.schema import build
 
 
 FILE = """

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from lesjax.models.symmetrize import invariants
+from lesjax.models.cace.symmetrize import invariants
 from lesjax.training import initialize, loop
 from lesjax.training.config import TrainingSection
 from lesjax.training.initialize import initial_state, scaled_parameters

@@ -15,35 +15,39 @@ Messages of layer t, with the same mixing W and per-order weights c, p, λ::
 Source: Cheng, npj Comput. Mater. 10, 157 (2024), doi:10.1038/s41524-024-01332-4.
 """
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from lesjax.models import basis
-from lesjax.models.config import CACEConfig
-from lesjax.models.symmetrize import symmetrized_products
+from lesjax.models.cace import basis
+from lesjax.models.cace.config import CACEConfig
+from lesjax.models.cace.symmetrize import symmetrized_products
+from lesjax.models.short_range import Features, species_index
+from lesjax.neighbors import Dense
 from lesjax.numerics import einsum, safe_norm
-from lesjax.system import System, pair_vectors
+from lesjax.system import System
 
 
 class CACE(nn.Module):
-    """Invariant features of each atom's neighbourhood."""
+    """Invariant features of each atom's neighbourhood; vectors and tensors are the atomic basis of the last layer.
+
+    The features of all message-passing layers are one layer here: layers, invariants, radial and element channels,
+    flattened in this order.
+    """
 
     config: CACEConfig
-
-    def __call__(self, system: System) -> Float[Array, "n f"]:
-        """Features of each atom: layers, invariants, radial and element channels, flattened in this order."""
-        return self.with_basis(system)[0]
+    no_decay: ClassVar[tuple[str, ...]] = ("bessel_frequencies",)
 
     @nn.compact
-    def with_basis(self, system: System) -> tuple[Float[Array, "n f"], Float[Array, "a n r s q"]]:
-        """The features, and the atomic basis A of the last layer that they end with, which turns with the system."""
+    def __call__(self, system: System) -> Features:
         c = self.config
         dtype = system.positions.dtype
         species = jnp.asarray(species_index(c.elements))[system.atomic_numbers]
-        embedding = nn.initializers.normal(1.0)
+        embedding = nn.initializers.normal(c.embedding_scale)
         senders = self.param("sender_embedding", embedding, (len(c.elements), c.n_embedding), dtype)
         receivers = self.param("receiver_embedding", embedding, (len(c.elements), c.n_embedding), dtype)
         frequencies = self.param("bessel_frequencies", _harmonics, (c.n_bessel, c.cutoff), dtype)
@@ -52,15 +56,15 @@ class CACE(nn.Module):
         mixing_shape = (c.max_l + 1, c.n_bessel, c.n_radial, c.n_embedding, c.n_embedding)
         mixing = self.param("radial_mixing", nn.initializers.normal(c.n_bessel**-0.5), mixing_shape, dtype)
 
-        vectors = pair_vectors(system)
-        distances = safe_norm(vectors, jnp.asarray(system.neighbor_mask))
-        envelope = jnp.where(system.neighbor_mask, self._cutoff(distances), 0.0)
+        neighbors = system.neighborhood()
+        distances = safe_norm(neighbors.vectors, neighbors.mask)
+        envelope = jnp.where(neighbors.mask, self._cutoff(distances), 0.0)
         radial = basis.bessel_functions(distances, frequencies, c.cutoff) * envelope[..., None]
-        angular = basis.angular_functions(vectors / distances[..., None], c.max_l)
-        theta_s = senders[species][system.neighbors]
+        angular = basis.angular_functions(neighbors.vectors / distances[..., None], c.max_l)
+        theta_s = neighbors.gather(senders[species])
         theta_q = receivers[species]
 
-        n, m = system.shape
+        n, m = distances.shape
         # the embedding goes with the radial functions: fewer of them than of angular functions
         edges = (radial[..., :, None] * theta_s[..., None, :]).reshape(n, m, -1)
         summed = einsum("nma,nmx->nax", angular, edges).reshape(n, -1, c.n_bessel, c.n_embedding, 1)
@@ -68,14 +72,21 @@ class CACE(nn.Module):
         features = [self._products(a)]
         for layer, messages in enumerate(c.messages):
             a = self._pass_messages(
-                f"layer{layer}", messages, a, features[-1], system, distances, envelope, radial, angular, theta_s,
+                f"layer{layer}", messages, a, features[-1], neighbors, distances, envelope, radial, angular, theta_s,
                 theta_q, mixing,
             )  # fmt: skip
             features.append(self._products(a))
-        joined = jnp.concatenate(features, axis=1)
-        # trained like the rest; a run starts it at one over the root mean square of each feature
-        scale = self.param("feature_scale", nn.initializers.ones, joined.shape[1:], dtype)
-        return joined * scale[None, :], a
+        return Features((jnp.concatenate(features, axis=1),), self._order(a, 1), self._order(a, 2))
+
+    def _order(self, a: Float[Array, "a n r s q"], l: int) -> Array | None:
+        """The atomic basis of order 1 as vectors [n, k, 3], of order 2 as symmetric tensors [n, k, 3, 3]."""
+        if self.config.max_l < l:
+            return None
+        sizes = basis.block_sizes(l)
+        block = a[sum(sizes[:-1]) : sum(sizes)].reshape(sizes[-1], a.shape[1], -1)
+        components = jnp.moveaxis(block, 0, -1)
+        # xx, xy, xz, yy, yz, zz is the order of the monomials
+        return components if l == 1 else components[..., np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])]
 
     def _cutoff(self, distances: Float[Array, "n m"]) -> Float[Array, "n m"]:
         if self.config.cutoff_function == "cosine":
@@ -94,7 +105,7 @@ class CACE(nn.Module):
         messages: tuple[str, ...],
         a: Float[Array, "a n r s q"],
         features: Float[Array, "n f"],
-        system: System,
+        neighbors: Dense,
         distances: Float[Array, "n m"],
         envelope: Float[Array, "n m"],
         radial: Float[Array, "n m b"],
@@ -105,7 +116,7 @@ class CACE(nn.Module):
     ) -> Float[Array, "a n r s q"]:
         c = self.config
         dtype = a.dtype
-        n, m = system.shape
+        n, m = distances.shape
         order = basis.order_of_function(c.max_l)
         per_order = (c.max_l + 1, c.n_radial, c.n_embedding, c.n_embedding)
         total = jnp.zeros_like(a)
@@ -119,14 +130,14 @@ class CACE(nn.Module):
             parts = []
             for l, block in enumerate(jax.lax.split(a, basis.block_sizes(c.max_l))):
                 weights = jnp.exp(-distances[..., None] * decay[l].reshape(1, 1, -1)) * envelope[..., None]
-                senders = block.swapaxes(0, 1).reshape(n, block.shape[0], -1)[system.neighbors]
+                senders = neighbors.gather(block.swapaxes(0, 1).reshape(n, block.shape[0], -1))
                 part = jnp.sum(weights[:, :, None, :] * senders, axis=1).swapaxes(0, 1)
                 parts.append(part.reshape(block.shape) * prefactor[l][None, None])
             total += c.message_scale * jnp.concatenate(parts)
         if "Bchi" in messages:
             n_filters = 1 if c.bchi_shared else (c.max_l + 1) * c.n_embedding**2
             filters = nn.Dense(n_filters, name=f"{name}_bchi", param_dtype=dtype, precision="highest")(features)
-            h = filters[system.neighbors].reshape(n, m, *((1, 1, 1) if c.bchi_shared else (-1, *per_order[2:])))
+            h = neighbors.gather(filters).reshape(n, m, *((1, 1, 1) if c.bchi_shared else (-1, *per_order[2:])))
             scaled = (h * theta_s[:, :, None, :, None]).reshape(n, m, h.shape[2], -1)
             summed = sum_filtered(angular, radial, scaled, c.max_l)
             summed = summed.reshape(n, -1, c.n_bessel, c.n_embedding, h.shape[4])
@@ -179,13 +190,6 @@ def mix_radial(
         mixed.append(product.reshape(size, n, n_radial, n_s, n_q))
         start += size
     return jnp.concatenate(mixed)
-
-
-def species_index(elements: tuple[int, ...]) -> Int[np.ndarray, " z"]:
-    """Position in `elements` by atomic number; padded and unknown atoms get the first (see `check_elements`)."""
-    table = np.zeros(128, np.int32)
-    table[list(elements)] = np.arange(len(elements))
-    return table
 
 
 def _harmonics(_: Array, shape: tuple[int, float], dtype: jnp.dtype) -> Float[Array, " k"]:

@@ -1,20 +1,16 @@
 """The sign of latent charges: energies and forces leave it open, one for each channel.
 
 Convention: in every channel, the most electronegative element of the model is negative on average. It is applied once,
-after training, to the parameters of whatever reads out charges, dipoles and quadrupoles; the energy stays the same.
-Where systems with a net charge have had their total charge held, or a phase has trained on labels of charges, that has
-set the sign, and nothing is done.
+after training, to `Potential.signs`; the energy stays the same. Where systems with a net charge have had their total
+charge held, or a phase has trained on labels of charges, that has set the sign, and nothing is done.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
 
-from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential
 from lesjax.training.data import Dataset, epoch_batches
 from lesjax.training.losses import Weights
@@ -29,10 +25,6 @@ PAULING = (
     1.30, 1.50, 2.36, 1.90, 2.20, 2.20, 2.28, 2.54, 2.00, 1.62, 1.87, 2.02, 2.00, 2.20, 2.20,
     0.79, 0.90, 1.10, 1.30, 1.50, 1.38, 1.36, 1.28,
 )  # fmt: skip
-
-
-# groups of parameters that hold those with a sign
-SIGNED = {"charge_readout", "fixed_charges", "element_charges", "heads"}
 
 
 def decisive(train: Dataset, valid: Dataset | None) -> Dataset:
@@ -63,9 +55,8 @@ def orient(
         weights: of the loss that `evaluation` computes besides.
         batch_size: structures computed at once.
     """
-    config = potential.config
-    elements = [z for z in config.representation.elements if z <= len(PAULING)]
-    if len(elements) < 2 or not sign_is_free(config, dataset):
+    elements = [z for z in potential.config.short_range.elements if z <= len(PAULING)]
+    if len(elements) < 2 or not sign_is_free(potential, dataset):
         return None
     negative = max(elements, key=lambda z: PAULING[z - 1])
     charges, numbers = charges_of(potential, dataset, evaluation, weights, batch_size)
@@ -81,7 +72,7 @@ def align(
 
     Arguments as of `orient`.
     """
-    if not sign_is_free(potentials[0].config, dataset):
+    if not sign_is_free(potentials[0], dataset):
         return list(potentials)
     charges = [charges_of(potential, dataset, evaluation, weights, batch_size)[0] for potential in potentials]
     overlaps = [np.sum(own * charges[0], axis=0) for own in charges]
@@ -91,12 +82,12 @@ def align(
     ]
 
 
-def sign_is_free(config: ModelConfig, dataset: Dataset) -> bool:
+def sign_is_free(potential: Potential, dataset: Dataset) -> bool:
     """Whether energies and forces of these structures leave the sign of the latent charges open."""
-    if config.long_range is None or config.long_range.fixed_charges:
+    if potential.config.long_range is None:
         return False
-    held = config.long_range.charges == "equilibration" or config.long_range.charge_constraint == "total"
-    return not (held and any(np.any(np.asarray(bucket.system.total_charge)) for bucket in dataset.buckets))
+    totals = [np.ravel(bucket.system.total_charge) for bucket in dataset.buckets]
+    return potential.config.long_range.charges.sign_is_free(np.concatenate(totals))
 
 
 def charges_of(
@@ -107,38 +98,13 @@ def charges_of(
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         system = dataset.buckets[bucket].system
         real = np.asarray(system.atom_mask)[rows] & mask[:, None]
-        found = evaluation(potential.params, dataset.buckets[bucket], rows, mask, weights)[1].charges
+        found = evaluation(potential.core(), dataset.buckets[bucket], rows, mask, weights)[1].charges
         charges.append(np.asarray(found)[real])
         numbers.append(np.asarray(system.atomic_numbers)[rows][real])
     return np.concatenate(charges), np.concatenate(numbers)
 
 
-def flip(potential: Potential, signs: np.ndarray) -> Potential:
+def flip(potential: Potential, signs: np.ndarray | float) -> Potential:
     """Multiply the latent charges, dipoles and quadrupoles of each channel by its sign."""
-    params = dict(potential.params["params"])
-    parts = {name: params[name] for name in SIGNED if name in params}
-
-    def flipped(path: Any, leaf: Array) -> Array:
-        return leaf * jnp.asarray(sign_factors(potential.config, jax.tree_util.keystr(path), signs, leaf), leaf.dtype)
-
-    return Potential({"params": params | jax.tree_util.tree_map_with_path(flipped, parts)}, potential.config)
-
-
-def sign_factors(config: ModelConfig, path: str, signs: np.ndarray, leaf: PyTree) -> np.ndarray:
-    """What changes the sign of each channel, as factors of one array of parameters (or of their gradients).
-
-    Args:
-        config: the model.
-        path: of the array, from `jax.tree_util.keystr`; parents of the parameters do not matter.
-        signs: 1 or -1 for each channel.
-        leaf: the array. Its last axis runs over the channels, and within them over the gates of a head.
-    """
-    last = ("['fixed_charges']", "['element_charges']", "['charge_readout']['output']", "['charge_readout']['linear']")
-    if not any(part in path for part in (*last, "['heads']['dipoles']", "['heads']['quadrupoles']")):
-        return np.ones(leaf.shape)
-    equilibrated = config.long_range is not None and config.long_range.charges == "equilibration"
-    if equilibrated and "['charge_readout']" in path:
-        factors = np.array([signs[0], 1.0])  # of the electronegativity, not of the hardness
-    else:
-        factors = np.repeat(signs, leaf.shape[-1] // len(signs))
-    return np.broadcast_to(factors.reshape((1,) * (leaf.ndim - 1) + (-1,)), leaf.shape)
+    assert potential.signs is not None
+    return dataclasses.replace(potential, signs=potential.signs * jnp.asarray(signs, potential.signs.dtype))

@@ -1,4 +1,4 @@
-"""Sizes of a neighbour list, chosen on the host from one configuration; see `lesjax.neighbor_list`."""
+"""Sizes of a neighbour list, chosen on the host from one configuration; see `lesjax.neighbors.verlet`."""
 
 import dataclasses
 import math
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lesjax.neighbors import neighbor_arrays
+from lesjax.neighbors.host import neighbor_arrays
 
 
 Pbc = tuple[bool, bool, bool]
@@ -57,7 +57,7 @@ def make_plan(
     skin: float,
     bins: bool | None,
 ) -> tuple[NeighborPlan, Float[np.ndarray, "3 3"], Float[np.ndarray, "2 3"]]:
-    """Sizes that suffice for this configuration, with and without bins as in `lesjax.neighbor_list.allocate`.
+    """Sizes that suffice for this configuration, with and without bins as in `lesjax.neighbors.verlet.allocate`.
 
     Returns:
         The plan; the cell with unit vectors in the place of lattice vectors without periodicity, rows, Å; lower end

@@ -1,12 +1,72 @@
-"""From nested mappings (TOML) to frozen dataclasses, with messages that name the key and the nearest right one."""
+"""Nested mappings (TOML, JSON) to frozen dataclasses and back; messages name the key and the nearest right one."""
 
 import dataclasses
 import difflib
 import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+
+class Kinds(NamedTuple):
+    """Choices for a field that holds one of several dataclasses, told apart by an entry "kind".
+
+    Attributes:
+        default: name of the kind where none is given.
+        find: class of a name; raises ValueError for unknown ones.
+        name_of: name of a class.
+    """
+
+    default: str
+    find: Callable[[str], type]
+    name_of: Callable[[type], str]
+
+
+def kinds(**classes: type) -> Kinds:
+    """Choices out of a fixed table, of which the first is the default."""
+
+    def find(name: str) -> type:
+        if name not in classes:
+            raise ValueError(f"must be one of {', '.join(map(repr, classes))}, got {name!r}.")
+        return classes[name]
+
+    return Kinds(next(iter(classes)), find, {cls: name for name, cls in classes.items()}.__getitem__)
+
+
+def choice(kinds: Kinds, **options: Any) -> Any:
+    """Field of a dataclass with one of these kinds; `options` as for `dataclasses.field`."""
+    return dataclasses.field(metadata={"kinds": kinds}, **options)
+
+
+def to_plain(config: Any) -> Any:
+    """A dataclass as nested dictionaries, lists and scalars for JSON; inverse of `build`."""
+    if dataclasses.is_dataclass(config):
+        plain = {}
+        for f in dataclasses.fields(config):
+            value = getattr(config, f.name)
+            tag = {"kind": f.metadata["kinds"].name_of(type(value))} if "kinds" in f.metadata else {}
+            plain[f.name] = {**tag, **to_plain(value)} if tag else to_plain(value)
+        return plain
+    if isinstance(config, Mapping):
+        return {key: to_plain(value) for key, value in config.items()}
+    return [to_plain(value) for value in config] if isinstance(config, (list, tuple)) else config
+
+
+def flat(plain: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """The entries of nested dictionaries under their names joined by dots."""
+    entries: dict[str, Any] = {}
+    for key, value in plain.items():
+        entries |= flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
+    return entries
+
+
+def differences(a: object, b: object, where: str = "") -> list[str]:
+    """Names, joined by dots, of the entries in which two nested dictionaries differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(set(a) | set(b))
+        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{where}.{k}" if where else k)]
+    return [] if a == b else [where]
 
 
 def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
@@ -23,7 +83,11 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
             nearest = difflib.get_close_matches(key, fields, n=1)
             hint = f"Did you mean `{where}{nearest[0]}`?" if nearest else f"Known here: {', '.join(fields)}."
             raise ValueError(f"Unknown key `{where}{key}`. {hint}")
-        values[key] = _convert(hints[key], value, f"{where}{key}")
+        chosen = fields[key].metadata.get("kinds")
+        if chosen is None:
+            values[key] = _convert(hints[key], value, f"{where}{key}")
+        else:
+            values[key] = _choose(chosen, value, f"{where}{key}")
     required = [
         name
         for name, f in fields.items()
@@ -35,6 +99,19 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
         return cls(**values)
     except ValueError as error:
         raise ValueError(f"In `{where.rstrip('.') or cls.__name__}`: {error}") from None
+
+
+def _choose(kinds: Kinds, value: Any, name: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"`{name}` must be a table, got {value!r}.")
+    kind = value.get("kind", kinds.default)
+    if not isinstance(kind, str):
+        raise ValueError(f"`{name}.kind` must be a text, got {kind!r}.")
+    try:
+        cls = kinds.find(kind)
+    except ValueError as error:
+        raise ValueError(f"`{name}.kind`: {error}") from error
+    return build(cls, {key: entry for key, entry in value.items() if key != "kind"}, f"{name}.")
 
 
 def _convert(hint: Any, value: Any, name: str, alternative: str = "") -> Any:

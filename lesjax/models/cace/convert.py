@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models.cace.config import CACEConfig
+from lesjax.models.cace.symmetrize import invariants
+from lesjax.models.config import ModelConfig
+from lesjax.models.long_range import LatentCharges, LongRangeConfig
 from lesjax.models.potential import Potential
-from lesjax.models.symmetrize import invariants
 from lesjax.units import COULOMB
 
 
@@ -35,44 +37,44 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
         ValueError: for names that have no place in the model, or a name that is missing.
     """
     found = _Weights(weights)
-    representations = [_representation_config(r) for r in info["representation"]]
-    if any(r != representations[0] for r in representations):
+    configs = [_short_range_config(r) for r in info["representation"]]
+    c = configs[0]
+    if any(other != c for other in configs):
         raise ValueError("`info` has two different representations; lesjax shares the settings of both.")
-    separate = len(representations) == 2
-    if separate:
-        prefixes = {"representation": "models.1.representation.", "charge_representation": "models.0.representation."}
-        energy_prefix, charge_prefix = "models.1.output_modules.0.", "models.0.output_modules.0."
-    else:
-        prefixes = {"representation": "representation."}
-        energy_prefix, charge_prefix = "output_modules.1.", "output_modules.0.les.atomwise."
-    c = representations[0]
+    separate = len(configs) == 2
+    energy_model, charge_model = ("models.1.", "models.0.") if separate else ("", "")
+    energy_prefix = f"{energy_model}output_modules.{0 if separate else 1}."
+    charge_prefix = f"{charge_model}output_modules.0." + ("" if separate else "les.atomwise.")
     energy_readout, hidden, linear = _readout(c, found, energy_prefix)
     charge_readout, charge_hidden, charge_linear = _readout(c, found, charge_prefix)
     settings = info["long_range"]
     n_channels = charge_readout["output"]["bias"].shape[0]
     to_e = (settings["norm_factor"] / (2.0 * np.pi * COULOMB)) ** 0.5
-    config = ModelConfig(
-        representation=c,
-        hidden=hidden,
-        linear=linear,
-        long_range=LongRangeConfig(
-            sigma=settings["sigma"],
-            n_channels=n_channels,
-            charge_scale=settings["charge_output_scaling"] * to_e,
-            hidden=charge_hidden,
-            linear=charge_linear,
-            k_cutoff=2.0 * np.pi / settings["dl"],
-            separate_representation=separate,
-            # the code behind checkpoints with two representations took the sum over all channels away
-            # from each of them
-            self_energies_removed=float(n_channels if separate else 1),
-        ),
+    charges = LatentCharges(
+        n_channels=n_channels,
+        scale=settings["charge_output_scaling"] * to_e,
+        hidden=charge_hidden,
+        linear=charge_linear,
+        # the code behind checkpoints with two representations took the sum over all channels away from each of them
+        self_energies_removed=float(n_channels if separate else 1),
     )
-    params = {name: _representation(c, found, prefix) for name, prefix in prefixes.items()}
-    params |= {"energy_readout": energy_readout, "charge_readout": charge_readout}
+    long_range = LongRangeConfig(
+        charges, sigma=settings["sigma"], k_cutoff=2.0 * np.pi / settings["dl"], separate_features=separate
+    )
+    config = ModelConfig(c, long_range, hidden=hidden, linear=linear, energy_scale=1.0)
+    scale = {"layer0": np.ones(_n_features(c), energy_readout["output"]["bias"].dtype)}
+    params: dict = {
+        "short_range": _short_range(c, found, f"{energy_model}representation."),
+        "energy": {"feature_scale": scale, "readout": {"layer0": energy_readout}},
+        "charges": {"readout": {"layer0": charge_readout}},
+    }
+    if separate:
+        own = {"short_range": _short_range(c, found, f"{charge_model}representation."), "feature_scale": scale}
+        params["charges"] |= own
     found.check_all_used()
     # numpy arrays could not be indexed by what is traced
-    return Potential(params=jax.tree.map(jnp.asarray, {"params": params}), config=config)
+    params = jax.tree.map(jnp.asarray, params)
+    return Potential(params, jnp.ones_like(params["charges"]["readout"]["layer0"]["output"]["bias"]), config)
 
 
 class _Weights:
@@ -96,7 +98,7 @@ class _Weights:
             raise ValueError(f"`weights` has entries without a place in the model: {sorted(self._unused)}.")
 
 
-def _representation_config(r: Mapping) -> CACEConfig:
+def _short_range_config(r: Mapping) -> CACEConfig:
     layers, shared = [], True
     for layer in r["message_passing"]:
         names = [part for part in layer if isinstance(part, str)]
@@ -118,7 +120,7 @@ def _representation_config(r: Mapping) -> CACEConfig:
     )
 
 
-def _representation(c: CACEConfig, found: _Weights, prefix: str) -> PyTree:
+def _short_range(c: CACEConfig, found: _Weights, prefix: str) -> PyTree:
     per_order = (c.max_l + 1, c.n_radial, c.n_embedding, c.n_embedding)
 
     def stacked(name: str, *shape: int) -> np.ndarray:
@@ -130,8 +132,6 @@ def _representation(c: CACEConfig, found: _Weights, prefix: str) -> PyTree:
         "bessel_frequencies": found(f"{prefix}radial_basis.bessel_weights"),
         "radial_mixing": stacked("radial_transform.weights", c.max_l + 1, c.n_bessel, *per_order[1:]),
     }
-    n_features = (len(c.messages) + 1) * len(invariants(c.max_l, c.max_nu)) * int(np.prod(per_order[1:]))
-    params["feature_scale"] = np.ones(n_features, params["radial_mixing"].dtype)
     for layer, messages in enumerate(c.messages):
         path = f"message_passing_list.{layer}"
         if "M" in messages:
@@ -146,6 +146,10 @@ def _representation(c: CACEConfig, found: _Weights, prefix: str) -> PyTree:
                 "bias": found(f"{dense}.bias"),
             }
     return params
+
+
+def _n_features(c: CACEConfig) -> int:
+    return (len(c.messages) + 1) * len(invariants(c.max_l, c.max_nu)) * c.n_radial * c.n_embedding**2
 
 
 def _reorder_inputs(c: CACEConfig, weight: np.ndarray, n_layers: int) -> np.ndarray:

@@ -1,0 +1,59 @@
+"""Hyper-parameters of CACE."""
+
+from dataclasses import dataclass
+
+from lesjax.validate import check, one_of, positive, whole
+
+
+MESSAGES = ("M", "Ar", "Bchi")
+
+
+@dataclass(frozen=True)
+class CACEConfig:
+    """Cartesian atomic cluster expansion.
+
+    Attributes:
+        elements: atomic numbers that the model knows; those of the training set if they are left out.
+        cutoff: range of the neighbourhood, Å.
+        cutoff_function: "polynomial" or "cosine".
+        cutoff_p: exponent of the polynomial envelope.
+        n_bessel: number of Bessel functions.
+        trainable_bessel: whether their frequencies are learned.
+        n_radial: radial channels after mixing.
+        n_embedding: length of the sender's and of the receiver's element embedding.
+        embedding_scale: standard deviation of the embeddings at the start. Products of three factors grow with its
+            sixth power, single ones with its square: 0.3 makes them a tenth of those, and messages smaller still.
+        max_l: largest angular order.
+        max_nu: largest number of factors in the symmetrized products, 1 to 4.
+        messages: one tuple per message-passing layer out of "M" (memory), "Ar" and "Bchi".
+        bchi_shared: one filter for all orders and channels of "Bchi" instead of one for each.
+        message_scale: factor on the messages, about one over the root of the number of neighbours.
+    """
+
+    elements: tuple[int, ...] = ()
+    cutoff: float = 5.0
+    cutoff_function: str = "polynomial"
+    cutoff_p: float = 6.0
+    n_bessel: int = 6
+    trainable_bessel: bool = True
+    n_radial: int = 8
+    n_embedding: int = 3
+    embedding_scale: float = 1.0
+    max_l: int = 3
+    max_nu: int = 3
+    messages: tuple[tuple[str, ...], ...] = ()
+    bchi_shared: bool = True
+    message_scale: float = 10**-0.5
+
+    def __post_init__(self) -> None:
+        check(
+            self, cutoff=positive, cutoff_function=one_of("polynomial", "cosine"), cutoff_p=positive,
+            n_bessel=whole(1), n_radial=whole(1), n_embedding=whole(1), embedding_scale=positive, max_l=whole(0),
+            max_nu=whole(1, 4),
+        )  # fmt: skip
+        if sorted(set(self.elements)) != sorted(self.elements) or min(self.elements, default=1) < 1:
+            raise ValueError(f"`elements` must be different atomic numbers, got {self.elements}.")
+        for layer in self.messages:
+            unknown = [m for m in layer if m not in MESSAGES]
+            if unknown or not layer:
+                raise ValueError(f"Each layer of `messages` takes some of {MESSAGES}, got {layer}.")

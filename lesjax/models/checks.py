@@ -1,0 +1,90 @@
+"""What a model cannot take, and solutions that were not found: errors on the host. Values that are traced pass."""
+
+import functools
+import warnings
+
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike
+
+from lesjax import response
+from lesjax.models.config import ModelConfig
+from lesjax.processes import check_process
+from lesjax.system import System
+
+
+# sum of a channel's charges, e, up to which a cell counts as neutral
+NEUTRAL = 1e-2
+
+
+def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> None:
+    """Raise ValueError for real atoms of an element that the model was not trained on."""
+    unknown = sorted(set(np.unique(atomic_numbers).tolist()) - {0, *elements})
+    if unknown:
+        raise ValueError(
+            f"`system` contains elements with atomic numbers {unknown}, but the model knows only {sorted(elements)}. "
+            "Train on structures that contain them."
+        )
+
+
+def check_system(config: ModelConfig, system: System) -> None:
+    """Raise ValueError for what the model cannot take, as far as it has values; see `check_elements`, `check_state`.
+
+    Every call of a potential comes through here, and is refused in a forked process that would hang.
+    """
+    check_process()
+    if not isinstance(system.atomic_numbers, Tracer):
+        check_elements(config.short_range.elements, np.asarray(system.atomic_numbers))
+    check_state(config, system.total_charge, system.spin_multiplicity)
+
+
+def check_state(config: ModelConfig, total_charge: ArrayLike, spin_multiplicity: ArrayLike) -> None:
+    """Raise ValueError where the model needs a total charge or spin multiplicity that is NaN, or none."""
+    needed = []
+    if config.needs_total_charge:
+        needed.append(("total_charge", total_charge, "in e", "charge", -1))
+    if "spin_multiplicity" in config.state_inputs:
+        needed.append(("spin_multiplicity", spin_multiplicity, "2S + 1", "spin", 2))
+    for name, value, meaning, key, example in needed:
+        if isinstance(value, Tracer):
+            continue
+        wanted = np.isfinite(value) if name == "total_charge" else np.greater_equal(value, 1.0)
+        if not np.all(wanted):
+            raise ValueError(
+                f"`{name}` ({meaning}) is needed by this model, got {np.asarray(value).tolist()} (nan: not given). Set "
+                f"`atoms.info[{key!r}] = {example}`, for example, before `System.from_ase`, or give `{name}` to "
+                "`System.from_arrays`."
+            )
+
+
+def check_solution(induction: response.Induction | None, equilibration: response.Equilibration | None) -> None:
+    """Do nothing if induced or equilibrated charges were found, or while they are traced.
+
+    Raises:
+        ValueError: for a polarization catastrophe or a solution that did not converge, with how to avoid it.
+    """
+    if induction is not None and not isinstance(induction.converged, Tracer):
+        response.check_induction(induction)
+    if equilibration is not None and not isinstance(equilibration.converged, Tracer):
+        response.check_equilibration(equilibration)
+
+
+def warn_if_charged(config: ModelConfig, system: System, charges: Array | None) -> None:
+    """Warn, once in a process, of a periodic cell with a net charge and no background. Does nothing while traced."""
+    if config.long_range is None or config.long_range.background or not all(system.pbc):
+        return
+    if charges is None or isinstance(charges, Tracer) or _warn.cache_info().currsize:
+        return
+    net = float(np.max(np.abs(np.sum(np.asarray(charges, float), axis=-2))))
+    if net > NEUTRAL:
+        _warn(net)
+
+
+@functools.cache  # an exception, which a filter may make of the warning, is not kept
+def _warn(net: float) -> None:
+    warnings.warn(
+        f"The latent charges of a periodic cell add up to {net:.3g} e without a background, so that its energy and "
+        "stress depend on `sigma`. Train with `constraint` = 'neutral' or, where cells are meant to be charged, "
+        "with `background` = true. This is said once.",
+        stacklevel=4,
+    )

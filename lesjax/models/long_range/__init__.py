@@ -1,0 +1,9 @@
+"""The long-range part of a model: where charges come from, what turns with the system, and their energy."""
+
+from lesjax.models.long_range.charges import (
+    EquilibratedCharges as EquilibratedCharges,
+    FixedCharges as FixedCharges,
+    Induction as Induction,
+    LatentCharges as LatentCharges,
+)
+from lesjax.models.long_range.config import LongRangeConfig as LongRangeConfig

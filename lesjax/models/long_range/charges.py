@@ -1,0 +1,372 @@
+"""Ways to get charges: a configuration, a Flax module and an energy for each.
+
+Energies and forces leave the sign of the charges of each channel open. It is kept apart from the parameters, in the
+Flax collection ``signs``, and multiplies all permanent sources of a channel before their sum is constrained: the energy
+is even in it wherever `sign_is_free` says so.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from lesjax import ewald, response
+from lesjax.ewald.multipoles import mask_atoms
+from lesjax.io import chemical_symbols
+from lesjax.models.long_range.heads import HARDNESS_SCALE, Sources
+from lesjax.models.readout import FeatureScale, Readout
+from lesjax.models.short_range import ShortRangeConfig, make_module, species_index
+from lesjax.schema import Kinds, kinds
+from lesjax.system import System
+from lesjax.validate import check, one_of, positive, whole, widths
+
+
+class LongRange(NamedTuple):
+    """The long-range part of an energy and what it belongs to, named as in `Prediction`.
+
+    Attributes:
+        energy: eV.
+        charges: of each atom and channel, e, induced ones included.
+        dipoles: e Å, induced ones included; None without latent and induced dipoles.
+        quadrupoles: e Å²; None without.
+        induction: the induced part, with the flags of its solution.
+        equilibration: the solution for equilibrated charges, with its flag.
+    """
+
+    energy: Float[Array, ""]
+    charges: Float[Array, "n c"]
+    dipoles: Float[Array, "n c 3"] | None = None
+    quadrupoles: Float[Array, "n c 3 3"] | None = None
+    induction: response.Induction | None = None
+    equilibration: response.Equilibration | None = None
+
+
+@dataclass(frozen=True)
+class Induction:
+    """Charges and dipoles that answer to the potential and the field of the permanent multipoles.
+
+    Attributes:
+        kappa: each atom answers to the potential by a charge, κ (e/V, the inverse of a hardness) times it.
+        alpha: each atom answers to the field by a dipole, by its polarizability α: "none", "isotropic" or "tensor".
+        self_consistent: induced multipoles induce each other, too; otherwise only the permanent ones do, to second
+            order, as in the published code.
+    """
+
+    kappa: bool = False
+    alpha: str = "isotropic"
+    self_consistent: bool = False
+
+    def __post_init__(self) -> None:
+        check(self, alpha=one_of("none", "isotropic", "tensor"))
+        if not self.kappa and self.alpha == "none":
+            raise ValueError("`induction` needs `kappa` = true or an `alpha`, got false and 'none': leave it out.")
+
+
+class _Permanent:
+    """What latent and fixed charges have in common: permanent multipoles, with or without induced ones."""
+
+    constraint: str
+    induction: Induction | None
+
+    @property
+    def needs_total_charge(self) -> bool:
+        """Whether systems must come with their total charge."""
+        return self.constraint == "total"
+
+    @property
+    def responds(self) -> bool:
+        """Whether charges or dipoles depend on the potential, so that they are not known before the sum."""
+        return self.induction is not None
+
+    def check_constraint(self) -> None:
+        """Raise ValueError where induced charges would break the constraint on their sum."""
+        if self.induction is not None and self.induction.kappa and self.constraint != "free":
+            raise ValueError(
+                f"`induction.kappa` induces charges whose sum is not held, so that `constraint` must be 'free', got "
+                f"{self.constraint!r}. Charges that answer at a fixed total are of the kind 'equilibrated'."
+            )
+
+
+@dataclass(frozen=True)
+class LatentCharges(_Permanent):
+    """Charges that are read out of the surroundings of each atom.
+
+    Attributes:
+        n_channels: number of independent kinds of charge.
+        constraint: "free"; "neutral": the same number is taken from all atoms of a channel, so that they add up to
+            zero; "total": so that those of each of the c channels add up to one c-th of the total charge of the
+            system, and all channels together to the total charge.
+        element_charges: add a number for each element that is learned, too. Training starts it from the
+            electronegativities: charges near zero, where the energy is stationary, may stay there for long where the
+            short-range model can explain most of the forces. An atom without neighbours has no features; this is then
+            all of its charge.
+        dipoles: latent dipoles on the atoms.
+        quadrupoles: latent quadrupoles, symmetric and without trace.
+        induction: what these multipoles induce.
+        scale: factor on the output of the readout, e; of dipoles and quadrupoles with e Å and e Å².
+        hidden: widths of the hidden layers of the readout.
+        linear: add a linear readout.
+        self_energies_removed: how many times the energy of each Gaussian with itself is taken away. One is LES; early
+            published checkpoints with several channels removed it once per channel.
+    """
+
+    n_channels: int = 1
+    constraint: str = "free"
+    element_charges: bool = False
+    dipoles: bool = False
+    quadrupoles: bool = False
+    induction: Induction | None = None
+    scale: float = 0.1
+    hidden: tuple[int, ...] = (32, 16)
+    linear: bool = True
+    self_energies_removed: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self, n_channels=whole(1), constraint=one_of("free", "neutral", "total"), scale=positive, hidden=widths)
+        self.check_constraint()
+        if self.self_energies_removed != 1.0 and (self.dipoles or self.quadrupoles or self.induction):
+            raise ValueError(
+                f"`self_energies_removed` = {self.self_energies_removed} is for published models with charges only: "
+                "leave it at 1."
+            )
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers per atom that are read out."""
+        return self.n_channels
+
+    @property
+    def holds_charge(self) -> bool:
+        """Whether displaced atoms leave the sum of the charges as it is."""
+        return self.constraint != "free" and not (self.induction and self.induction.kappa)
+
+    def sign_is_free(self, total_charges: np.ndarray) -> bool:
+        """Whether energies and forces of systems with these total charges leave the sign open."""
+        return not (self.constraint == "total" and bool(np.any(total_charges)))
+
+    def module(self, elements: tuple[int, ...], own_features: ShortRangeConfig | None) -> "AtomicCharges":
+        """The Flax module."""
+        return AtomicCharges(self, elements, own_features)
+
+    def energy(self, sources: Sources, system: System, solver: ewald.Solver) -> LongRange:
+        """Energy of the charges and multipoles and of what they induce. A pure function."""
+        result = multipole_energy(sources, self.induction, system, solver)
+        extra = self.self_energies_removed - 1.0
+        if not extra:
+            return result
+        return result._replace(energy=result.energy - extra * ewald.self_energy(solver, result.charges))
+
+
+@dataclass(frozen=True)
+class FixedCharges(_Permanent):
+    """One charge for each element.
+
+    Attributes:
+        values: (symbol, charge in e) of each element; learned if there are none.
+        n_channels: number of independent kinds of learned charges.
+        constraint: as for latent charges.
+        dipoles: latent dipoles on the atoms.
+        quadrupoles: latent quadrupoles, symmetric and without trace.
+        induction: what these multipoles induce.
+        scale: standard deviation of learned charges at the start, e; factor on dipoles and quadrupoles.
+    """
+
+    values: tuple[tuple[str, float], ...] = ()
+    n_channels: int = 1
+    constraint: str = "free"
+    dipoles: bool = False
+    quadrupoles: bool = False
+    induction: Induction | None = None
+    scale: float = 0.1
+
+    def __post_init__(self) -> None:
+        check(self, n_channels=whole(1), constraint=one_of("free", "neutral", "total"), scale=positive)
+        self.check_constraint()
+        if self.values and self.n_channels != 1:
+            raise ValueError(f"`values` are the charges of one channel, got `n_channels` = {self.n_channels}.")
+
+    @property
+    def n_outputs(self) -> int:
+        """Numbers per atom that are read out."""
+        return 0
+
+    @property
+    def holds_charge(self) -> bool:
+        """Whether displaced atoms leave the sum of the charges as it is."""
+        return not (self.induction and self.induction.kappa)
+
+    def sign_is_free(self, total_charges: np.ndarray) -> bool:
+        """Whether energies and forces of systems with these total charges leave the sign open."""
+        return not self.values and not (self.constraint == "total" and bool(np.any(total_charges)))
+
+    def module(self, elements: tuple[int, ...], own_features: ShortRangeConfig | None) -> "AtomicCharges":
+        """The Flax module."""
+        return AtomicCharges(self, elements, own_features)
+
+    def energy(self, sources: Sources, system: System, solver: ewald.Solver) -> LongRange:
+        """Energy of the charges and multipoles and of what they induce. A pure function."""
+        return multipole_energy(sources, self.induction, system, solver)
+
+
+@dataclass(frozen=True)
+class EquilibratedCharges:
+    """Charges that minimize the energy at the total charge of the system; see `lesjax.response.equilibrate`.
+
+    Electronegativity χ and hardness J of each atom are read out of its surroundings.
+
+    Attributes:
+        element_charges: add a number for each element to the electronegativity: minus the initial hardness of 10 V/e
+            times a charge, as for latent charges.
+        scale: factor on the output of the readout, in units of the initial hardness times e.
+        hidden: widths of the hidden layers of the readout.
+        linear: add a linear readout.
+    """
+
+    element_charges: bool = False
+    scale: float = 0.1
+    hidden: tuple[int, ...] = (32, 16)
+    linear: bool = True
+
+    # what it has in common with the other ways to get charges
+    n_channels = 1
+    n_outputs = 2
+    needs_total_charge = responds = holds_charge = True
+    dipoles = quadrupoles = False
+    induction = None
+
+    def __post_init__(self) -> None:
+        check(self, scale=positive, hidden=widths)
+
+    def sign_is_free(self, total_charges: np.ndarray) -> bool:
+        """Whether energies and forces of systems with these total charges leave the sign open."""
+        return not np.any(total_charges)
+
+    def module(self, elements: tuple[int, ...], own_features: ShortRangeConfig | None) -> "Electronegativities":
+        """The Flax module."""
+        return Electronegativities(self, elements, own_features)
+
+    def energy(self, sources: Sources, system: System, solver: ewald.Solver) -> LongRange:
+        """Energy of the charges that equilibrate. A pure function."""
+        assert sources.electronegativity is not None
+        assert sources.hardness is not None
+        solution = response.equilibrate(
+            solver, jnp.asarray(system.positions), jnp.asarray(system.cell), sources.electronegativity,
+            sources.hardness, jnp.asarray(system.total_charge), atom_mask=jnp.asarray(system.atom_mask),
+        )  # fmt: skip
+        return LongRange(solution.energy, solution.charges[:, None], equilibration=solution)
+
+
+Charges = LatentCharges | FixedCharges | EquilibratedCharges
+CHARGE_KINDS: Kinds = kinds(latent=LatentCharges, fixed=FixedCharges, equilibrated=EquilibratedCharges)
+
+
+class AtomicCharges(nn.Module):
+    """Latent charges, from a readout or of the elements, with their constraint."""
+
+    config: LatentCharges | FixedCharges
+    elements: tuple[int, ...]
+    own_features: ShortRangeConfig | None = None
+
+    def setup(self) -> None:
+        c = self.config
+        if self.own_features is not None:
+            self.short_range, self.feature_scale = make_module(self.own_features), FeatureScale()
+        shape, dtype = (len(self.elements), c.n_channels), jax.dtypes.canonicalize_dtype(float)
+        if isinstance(c, LatentCharges):
+            self.readout = Readout(c.hidden, c.n_outputs, c.linear)
+            if c.element_charges:
+                self.element_charges = self.param("element_charges", nn.initializers.zeros, shape, dtype)
+        elif c.values:
+            table = dict(c.values)
+            self.element_charges = jnp.asarray([[table[chemical_symbols[z]]] for z in self.elements], dtype)
+        else:  # not zero, where the energy is stationary
+            self.element_charges = self.param("element_charges", nn.initializers.normal(c.scale), shape, dtype)
+
+    def __call__(
+        self, outputs: Float[Array, "n c"] | None, system: System, signs: Float[Array, " c"]
+    ) -> Sources:
+        """Charges of the atoms from what was read out of them; zero for padded atoms."""
+        c, mask = self.config, jnp.asarray(system.atom_mask)
+        charges = 0.0 if outputs is None else c.scale * outputs
+        if isinstance(c, FixedCharges) or c.element_charges:
+            charges = charges + of_elements(self.element_charges, self.elements, system)
+        charges = jnp.where(mask[:, None], charges * signs[None, :], 0.0)
+        return Sources(constrain(charges, mask, system, c.constraint))
+
+
+class Electronegativities(nn.Module):
+    """Electronegativity and hardness of the atoms."""
+
+    config: EquilibratedCharges
+    elements: tuple[int, ...]
+    own_features: ShortRangeConfig | None = None
+
+    def setup(self) -> None:
+        c = self.config
+        if self.own_features is not None:
+            self.short_range, self.feature_scale = make_module(self.own_features), FeatureScale()
+        self.readout = Readout(c.hidden, c.n_outputs, c.linear)
+        if c.element_charges:
+            shape, dtype = (len(self.elements), 1), jax.dtypes.canonicalize_dtype(float)
+            self.element_charges = self.param("element_charges", nn.initializers.zeros, shape, dtype)
+
+    def __call__(self, outputs: Float[Array, "n 2"], system: System, signs: Float[Array, " 1"]) -> Sources:
+        """What the charges equilibrate in; zero for padded atoms."""
+        c, mask = self.config, jnp.asarray(system.atom_mask)
+        electronegativity = HARDNESS_SCALE * c.scale * outputs[:, 0]
+        if c.element_charges:  # large charges where it is small
+            electronegativity -= HARDNESS_SCALE * of_elements(self.element_charges, self.elements, system)[:, 0]
+        # The scale itself at the start, and as slow as the electronegativity from there: in the first steps, which
+        # lower all forces of charges, it would run ahead and leave these near zero.
+        hardness = HARDNESS_SCALE * jax.nn.softplus(c.scale * outputs[:, 1] + np.log(np.e - 1.0).item())
+        return Sources(
+            electronegativity=mask_atoms(signs[0] * electronegativity, mask), hardness=mask_atoms(hardness, mask)
+        )
+
+
+def multipole_energy(
+    sources: Sources, induction: Induction | None, system: System, solver: ewald.Solver
+) -> LongRange:
+    """Energy of given charges and multipoles and of what they induce."""
+    positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
+    charges, dipoles, quadrupoles = sources.charges, sources.dipoles, sources.quadrupoles
+    assert charges is not None
+    if induction is None:
+        energy = ewald.energy(
+            solver, positions, cell, charges, dipoles=dipoles, quadrupoles=quadrupoles, atom_mask=mask
+        )
+        return LongRange(energy, charges, dipoles, quadrupoles)
+    induce = response.self_consistent_induction if induction.self_consistent else response.one_shot_induction
+    induced = induce(
+        solver, positions, cell, charges, dipoles=dipoles, quadrupoles=quadrupoles, kappa=sources.kappa,
+        alpha=sources.alpha, atom_mask=mask,
+    )  # fmt: skip
+    if induction.kappa:
+        charges = charges + induced.charges
+    if induction.alpha != "none":
+        dipoles = induced.dipoles if dipoles is None else dipoles + induced.dipoles
+    return LongRange(induced.energy, charges, dipoles, quadrupoles, induction=induced)
+
+
+def of_elements(
+    table: Float[Array, "e c"], elements: tuple[int, ...], system: System
+) -> Float[Array, "n c"]:
+    """Row of each atom's element."""
+    return table[jnp.asarray(species_index(elements))[system.atomic_numbers]]
+
+
+def constrain(
+    charges: Float[Array, "n c"], mask: Bool[Array, " n"], system: System, constraint: str
+) -> Float[Array, "n c"]:
+    """Shift the charges of all atoms so that each channel adds up to zero, or to its part of the total charge."""
+    if constraint == "free":
+        return charges
+    excess = jnp.sum(charges, axis=0)
+    if constraint == "total":
+        excess = excess - jnp.asarray(system.total_charge).astype(charges.dtype) / charges.shape[1]
+    excess = excess / jnp.sum(mask).astype(charges.dtype)
+    return jnp.where(mask[:, None], charges - excess[None, :], 0.0)

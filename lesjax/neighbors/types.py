@@ -1,0 +1,32 @@
+"""The neighbours of all atoms as a short-range model sees them: vectors, and how to gather from and sum over them."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+
+class Dense(NamedTuple):
+    """Neighbours as rows of one width, made by `System.neighborhood`.
+
+    A sum over neighbours is then a matrix product of each atom's rows, and never a scatter. A model that uses nothing
+    but these members can be given its neighbours in another way without a change.
+
+    Attributes:
+        vectors: from each atom i to its neighbours j, r_j - r_i, Å; zero for padded entries.
+        mask: True for real neighbours.
+        senders: index j of each neighbour; that of the atom itself for padded entries.
+    """
+
+    vectors: Float[Array, "n m 3"]
+    mask: Bool[Array, "n m"]
+    senders: Int[Array, "n m"]
+
+    def gather(self, values: Shaped[Array, "n *f"]) -> Shaped[Array, "n m *f"]:
+        """Values of each atom at its neighbours' places: `values` of the atom j for the pair (i, j)."""
+        return values[self.senders]
+
+    def sum(self, values: Float[Array, "n m *f"]) -> Float[Array, "n *f"]:
+        """Sum over the real neighbours of each atom."""
+        mask = self.mask.reshape(self.mask.shape + (1,) * (values.ndim - 2))
+        return jnp.sum(jnp.where(mask, values, 0.0), axis=1)
