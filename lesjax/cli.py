@@ -229,7 +229,6 @@ def _md(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    import dataclasses
 
     import jax
     from rich.console import Console

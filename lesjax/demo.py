@@ -5,7 +5,6 @@ point-charge Ewald sum that shares no code with the model's own (`lesjax.dataset
 are used for nothing but the comparison at the end.
 """
 
-import dataclasses
 import pathlib
 import time
 

@@ -21,8 +21,8 @@ from lesjax.ewald.slab import extent_and_height
 from lesjax.ewald.solver import MAX_STRETCH, MIN_STRETCH
 from lesjax.models.checks import check_system
 from lesjax.models.potential import Potential
-from lesjax.neighbors.verlet import NeighborList, allocate, update, within_cutoff
 from lesjax.neighbors.plan import DEFAULT_SKIN, NeighborPlan
+from lesjax.neighbors.verlet import NeighborList, allocate, update, within_cutoff
 from lesjax.numerics import inverse, matmul
 from lesjax.system import System
 

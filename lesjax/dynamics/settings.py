@@ -9,8 +9,8 @@ import ase
 import numpy as np
 
 from lesjax.models.potential import Potential
-from lesjax.neighbors.plan import DEFAULT_SKIN
 from lesjax.neighbors.host import neighbor_arrays
+from lesjax.neighbors.plan import DEFAULT_SKIN
 from lesjax.system import System
 
 

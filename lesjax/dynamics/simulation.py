@@ -37,8 +37,8 @@ from lesjax.dynamics.settings import Settings, check_structure
 from lesjax.io import exclusive
 from lesjax.models.checks import check_solution
 from lesjax.models.potential import Potential, Prediction, predict, predict_born_charges
-from lesjax.neighbors.verlet import NeighborList, crowded, renew, within_cutoff
 from lesjax.neighbors.plan import NeighborPlan, grown
+from lesjax.neighbors.verlet import NeighborList, crowded, renew, within_cutoff
 from lesjax.numerics import determinant
 from lesjax.properties import field_forces
 from lesjax.system import electronic_info

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lesjax import io
-from lesjax.neighbors.batching import stack
 from lesjax.dynamics import Settings, simulate
 from lesjax.dynamics.ensembles import forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
 from lesjax.models.potential import Potential
+from lesjax.neighbors.batching import stack
 from lesjax.system import System
 
 

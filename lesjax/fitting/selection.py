@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from lesjax import io
 from lesjax.dynamics import Settings, SimulationError, simulate
-from lesjax.models.ensemble import Ensemble, summarize
 from lesjax.models.checks import check_solution
+from lesjax.models.ensemble import Ensemble, summarize
 from lesjax.models.potential import Potential, Prediction, Solved
 from lesjax.system import electronic_state
 from lesjax.training.config import RunConfig
@@ -71,7 +71,7 @@ def force_spreads(
         for k in np.flatnonzero(mask):
             index = int(dataset.members[bucket][rows[k]])
             try:
-                check_solution(jax.tree.map(lambda x, k=k: x[:, k], solution))
+                check_solution(*jax.tree.map(lambda x, k=k: x[:, k], solution))
             except ValueError as error:
                 raise ValueError(f"Structure {index}: {error}") from error
             result[index] = spread[k, : len(frames[index])]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lesjax.models.config import ModelConfig
+from lesjax.models.long_range.charges import EquilibratedCharges
 from lesjax.models.long_range.heads import Heads, Sources
 from lesjax.models.readout import FeatureScale, Readout, read_out
 from lesjax.models.short_range import make_module
@@ -32,7 +33,7 @@ class LesModel(nn.Module):
             self.charges = charges.module(c.short_range.elements, own)
             dtype = jax.dtypes.canonicalize_dtype(float)
             self.signs = self.variable("signs", "channels", jnp.ones, (charges.n_channels,), dtype)
-            if c.long_range.has_heads:
+            if not isinstance(charges, EquilibratedCharges) and charges.has_heads:
                 self.heads = Heads(charges)
 
     def __call__(self, system: System) -> tuple[Float[Array, " n"], Sources | None]:
@@ -62,7 +63,7 @@ class LesModel(nn.Module):
                 (outputs,) = read_out(layers, [self.charges.readout])
         signs = self.signs.value
         sources = self.charges(outputs, system, signs)
-        if long_range.has_heads:
+        if long_range.charges.has_heads:
             sources = self.heads(sources, jnp.concatenate(layers, axis=1), features, mask, signs)
         return energies, sources
 

@@ -141,7 +141,7 @@ class Potential:
         compensates them.
 
         Raises:
-            ValueError: as `energy`; for induced or equilibrated charges that have no solution (see `lesjax.models.checks`).
+            ValueError: as `energy`; and for induced or equilibrated charges that have no solution.
             RuntimeError: in a fork of a process that has already computed.
         """
         solver = self.checked_solver(system, solver)
@@ -261,8 +261,8 @@ def predict(potential: Potential, system: System, solver: ewald.Solver | None, *
 
     def energy_fn(positions: Array, cell: Array) -> tuple[Array, tuple[Array, LongRange | None]]:
         moved = dataclasses.replace(system, positions=positions, cell=cell)
-        energy, *parts = energy_parts(potential, moved, solver)
-        return energy, tuple(parts)
+        energy, short_range, long_range = energy_parts(potential, moved, solver)
+        return energy, (short_range, long_range)
 
     positions = jnp.asarray(system.positions)
     energy, forces, stress, (short_range, long_range) = energy_forces_stress(

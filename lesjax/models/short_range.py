@@ -1,8 +1,8 @@
 """Short-range models: what lesjax asks of one, and the registry of their kinds.
 
-A short-range model is a Flax module with one field, its frozen configuration, that maps a `System` to `Features`. Energies,
-latent charges and heads are read out of these by lesjax, so that every kind of model has them all. The kind is the name
-in configurations and in saved models: ``[model.short_range] kind = "cace"``.
+A short-range model is a Flax module with one field, its frozen configuration, that maps a `System` to `Features`.
+Energies, latent charges and heads are read out of these by lesjax, so that every kind of model has them all. The kind
+is the name in configurations and in saved models: ``[model.short_range] kind = "cace"``.
 """
 
 import dataclasses

@@ -22,11 +22,11 @@ class Dense(NamedTuple):
     mask: Bool[Array, "n m"]
     senders: Int[Array, "n m"]
 
-    def gather(self, values: Shaped[Array, "n *f"]) -> Shaped[Array, "n m *f"]:
+    def gather(self, values: Shaped[Array, "n ..."]) -> Shaped[Array, "n m ..."]:
         """Values of each atom at its neighbours' places: `values` of the atom j for the pair (i, j)."""
         return values[self.senders]
 
-    def sum(self, values: Float[Array, "n m *f"]) -> Float[Array, "n *f"]:
+    def sum(self, values: Float[Array, "n m ..."]) -> Float[Array, "n ..."]:
         """Sum over the real neighbours of each atom."""
         mask = self.mask.reshape(self.mask.shape + (1,) * (values.ndim - 2))
         return jnp.sum(jnp.where(mask, values, 0.0), axis=1)

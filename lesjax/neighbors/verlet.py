@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from lesjax.neighbors.host import check_geometry
 from lesjax.neighbors.plan import (
     DEFAULT_SKIN,
     MAX_SHIFT,
@@ -37,7 +38,6 @@ from lesjax.neighbors.plan import (
     grown,
     make_plan,
 )
-from lesjax.neighbors.host import check_geometry
 from lesjax.numerics import inverse, matmul
 from lesjax.system import System
 

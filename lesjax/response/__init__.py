@@ -1,1 +1,9 @@
-from lesjax.ewald import Induction as Induction, Equilibration as Equilibration, equilibrate as equilibrate, check_equilibration as check_equilibration, check_induction as check_induction, one_shot_induction as one_shot_induction, self_consistent_induction as self_consistent_induction
+from lesjax.ewald import (
+    Equilibration as Equilibration,
+    Induction as Induction,
+    check_equilibration as check_equilibration,
+    check_induction as check_induction,
+    equilibrate as equilibrate,
+    one_shot_induction as one_shot_induction,
+    self_consistent_induction as self_consistent_induction,
+)

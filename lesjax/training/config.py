@@ -127,9 +127,9 @@ class TrainingSection:
         checkpoint_seconds: least time between checkpoints.
         early_stop: evaluations without a better validation loss after which a phase ends; 0 for never.
         feature_scale: features start with a root mean square of one over the training set: "each" of them, or "all"
-            together, by one number. With small embeddings (`embedding_scale` = 0.3 of CACE) that leaves products of three
-            factors small beside those of one, which is slower where there are enough data, and generalizes better where
-            a large model has few.
+            together, by one number. With small embeddings (`embedding_scale` = 0.3 of CACE) that leaves products of
+            three factors small beside those of one, which is slower where there are enough data, and generalizes better
+            where a large model has few.
         ensemble: train so many models at once, with the seeds `seed`, `seed` + 1, …; a single one if it is not given.
     """
 

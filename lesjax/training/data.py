@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lesjax import ewald, io
-from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
 from lesjax.models.checks import check_state
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import make_solver
+from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
 from lesjax.properties import traceless
 from lesjax.system import System, electronic_state
 

@@ -15,6 +15,7 @@ import pathlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -30,7 +31,7 @@ from lesjax.training.loop import (
     Run,
     bar,
     check_lbfgs,
-    compile_functions,
+    evaluation,
     labels_set_sign,
     load_best,
     phase_weights,
@@ -38,6 +39,7 @@ from lesjax.training.loop import (
 )
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.sign import align, decisive
+from lesjax.training.step import adam_step, lbfgs_step, update_rule
 
 
 def train_ensemble(
@@ -77,8 +79,7 @@ def _train_members(
     remove_leftovers(folder)
     write_description(config, prepared, folder)
     members = [member_config(config, i) for i in range(config.training.ensemble or 0)]
-    functions = compile_functions(prepared.model, members[0].training)
-    runs = [start(member, prepared, functions) for member in members]
+    runs = [start(member, prepared) for member in members]
     together = jax.default_backend() != "cpu" if together is None else together
     run_all = _run_together if together else _run_on_cores
     with bar(len(runs) * sum(phase.epochs for phase in config.training.phases), epochs_of(runs), quiet) as report:
@@ -89,7 +90,7 @@ def _train_members(
     if not labels_set_sign(config.training):
         weights = phase_weights(config.training.phases[-1])
         chosen = decisive(prepared.train, prepared.valid)
-        potentials = align(potentials, chosen, functions.evaluation, weights, config.training.batch_size)
+        potentials = align(potentials, chosen, evaluation(config.training), weights, config.training.batch_size)
     ensemble = Ensemble.of(potentials)
     ensemble.save(folder / "model")
     return ensemble
@@ -131,8 +132,8 @@ def available_cores() -> int:
 
 def _run_together(runs: list[Run], report: Any) -> None:
     """One step of all runs at a time, those that are behind first."""
-    functions, in_axes = runs[0].functions, (0, None, 0, 0, 0, None)
-    step, lbfgs_step = (jax.jit(jax.vmap(f, in_axes=in_axes)) for f in (functions.step, functions.lbfgs_step))
+    rule, in_axes = update_rule(runs[0].section), (0, None, 0, 0, 0, None)
+    adam, lbfgs = (jax.jit(jax.vmap(partial(step, rule), in_axes=in_axes)) for step in (adam_step, lbfgs_step))
     stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     unstack = jax.jit(lambda state: [jax.tree.map(itemgetter(i), state) for i in range(len(runs))])
     while active := [run for run in runs if run.phase is not None]:
@@ -148,7 +149,7 @@ def _run_together(runs: list[Run], report: Any) -> None:
         losses = []
         for _ in range(now[0].stretch_epochs()):
             rng = np.random.default_rng([runs[0].section.seed, now[0].host.phase, now[0].host.epoch_in_phase])
-            state, found = _epoch(lbfgs_step if phase.lbfgs else step, state, filled, phase, rng)
+            state, found = _epoch(lbfgs if phase.lbfgs else adam, state, filled, phase, rng)
             losses += found
             for run in now:
                 run.epoch_done()

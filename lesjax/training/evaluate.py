@@ -4,6 +4,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from lesjax.training.calibration import Calibration, calibration
 from lesjax.training.data import Batch, Dataset, epoch_batches, make_dataset, subtract_reference, take
 from lesjax.training.losses import Weights, moments
 from lesjax.training.sign import sign_is_free
-from lesjax.training.step import born_charges_of_rows, make_evaluation
+from lesjax.training.step import born_charges_of_rows, evaluate_rows
 
 
 @dataclass(frozen=True)
@@ -193,12 +194,12 @@ def _values(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """For each kind flattened references of all structures, NaN where there is none, and predictions, [m, values]."""
     with_stress = any(np.isfinite(label.stress).any() for label in labels)
-    functions = (make_evaluation(with_stress=with_stress), born_charges_of_rows)
+    compute = partial(evaluate_rows, with_stress=with_stress)
     references, predictions = {}, []
     for member in potential if isinstance(potential, Ensemble) else [potential]:
         own: dict[str, list[np.ndarray]] = {}
         references = {}
-        pairs = _pairs(member, dataset, frames, labels, batch_size, *functions)
+        pairs = _pairs(member, dataset, frames, labels, batch_size, compute)
         for _, name, known, value in sorted(pairs, key=lambda pair: pair[0]):
             references.setdefault(name, []).append(np.ravel(known))
             own.setdefault(name, []).append(np.ravel(np.asarray(value, np.float64)))
@@ -216,7 +217,6 @@ def _pairs(
     labels: Sequence[io.Labels],
     batch_size: int,
     compute: Callable,
-    compute_born: Callable,
 ) -> Iterator[tuple[int, str, ArrayLike, ArrayLike]]:
     """Index of the frame, kind, reference and prediction of one potential, batch after batch."""
     weights = Weights(energy=jnp.asarray(1.0), forces=jnp.asarray(1.0))
@@ -230,7 +230,7 @@ def _pairs(
         has_moments = has_charges and not any(batch.system.pbc)
         dipole, quadrupole = jax.device_get(_moments(prediction, batch, rows)) if has_moments else ([], [])
         has_born = has_charges and any(np.isfinite(labels[i].born_effective_charges).any() for i in members)
-        born = np.asarray(compute_born(potential.core(), batch, rows, mask), np.float64) if has_born else None
+        born = np.asarray(born_charges_of_rows(potential.core(), batch, rows, mask), np.float64) if has_born else None
         for k in np.flatnonzero(mask):
             index = int(members[k])
             n, label = len(frames[index]), labels[index]

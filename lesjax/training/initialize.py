@@ -15,7 +15,7 @@ from lesjax.system import System
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Dataset
 from lesjax.training.sign import PAULING
-from lesjax.training.step import make_lbfgs, make_optimizer
+from lesjax.training.step import make_lbfgs, make_optimizer, update_rule
 
 
 # structures of each bucket that the size of the features is taken from
@@ -86,7 +86,7 @@ def _layers(config: ShortRangeConfig, params: PyTree, systems: System) -> tuple[
 def initial_state(section: TrainingSection, potential: Potential) -> dict[str, PyTree]:
     """The potential, the running average of its parameters and the memory of the optimizers that the phases use."""
     params = potential.params
-    optimizer = make_optimizer(section, potential.config).init(params)
+    optimizer = make_optimizer(update_rule(section), potential.config).init(params)
     state = {"potential": potential.core(), "ema": params, "optimizer": optimizer}
     if any(phase.lbfgs for phase in section.phases):
         with jax.numpy_dtype_promotion("standard"):

@@ -12,7 +12,8 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,6 @@ from jaxtyping import PyTree
 
 from lesjax.io import exclusive
 from lesjax.models.checks import check_solution
-from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential
 from lesjax.models.storage import load
 from lesjax.progress import progress_bar
@@ -39,7 +39,7 @@ from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.losses import RESPONSE, Weights, metric_name
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.sign import decisive, flip, orient
-from lesjax.training.step import make_evaluation, make_lbfgs_step, make_step
+from lesjax.training.step import adam_step, evaluate_rows, lbfgs_step, update_rule
 
 
 class DivergedError(RuntimeError):
@@ -88,7 +88,7 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
     with exclusive(config.output):
-        run = start(config, prepared, compile_functions(prepared.model, config.training))
+        run = start(config, prepared)
         with bar(sum(p.epochs for p in config.training.phases), run.host.epoch, quiet) as report:
             run.run(report)
         run.orient_models()
@@ -100,22 +100,7 @@ def load_best(folder: str | pathlib.Path) -> Potential:
     return load(pathlib.Path(folder) / "model")
 
 
-class Functions(NamedTuple):
-    """What is compiled for a model; the members of an ensemble share it."""
-
-    step: Callable
-    lbfgs_step: Callable
-    evaluation: Callable
-
-
-def compile_functions(model: ModelConfig, section: TrainingSection) -> Functions:
-    """Compile-on-first-use functions of a run."""
-    with_stress = any(phase.stress_weight > 0 for phase in section.phases)
-    evaluation = make_evaluation(with_stress=with_stress)
-    return Functions(make_step(model, section), make_lbfgs_step(), evaluation)
-
-
-def start(config: RunConfig, prepared: Prepared, functions: Functions) -> "Run":
+def start(config: RunConfig, prepared: Prepared) -> "Run":
     """A run at its start, or at the last checkpoint in its folder.
 
     Raises:
@@ -133,23 +118,28 @@ def start(config: RunConfig, prepared: Prepared, functions: Functions) -> "Run":
         state, kept = load_checkpoint(checkpoint, state)
         host = Progressed(**kept)
     truncate_log(folder / "log.jsonl", host.epoch)
-    return Run(section, prepared, folder, functions, state, host)
+    return Run(section, prepared, folder, state, host)
+
+
+def evaluation(section: TrainingSection) -> Callable:
+    """`evaluate_rows`, with the stress if a phase trains on it."""
+    return partial(evaluate_rows, with_stress=any(phase.stress_weight > 0 for phase in section.phases))
 
 
 class Run:
-    """One run in progress: the compiled functions and the state between epochs."""
+    """One run in progress: the state between epochs."""
 
     def __init__(
         self,
         section: TrainingSection,
         prepared: Prepared,
         folder: pathlib.Path,
-        functions: Functions,
         state: dict[str, PyTree],
         host: Progressed,
     ) -> None:
         self.section, self.prepared, self.folder = section, prepared, folder
-        self.functions, self.state, self.host = functions, state, host
+        self.state, self.host = state, host
+        self.evaluation = evaluation(section)
         self.started: float | None = None
         self.saved_at = time.monotonic()
         self.best: Potential | None = None
@@ -216,7 +206,7 @@ class Run:
         """
         potentials = [self.state["potential"], flip(self.state["potential"], -1.0)]
         arguments = (self.prepared.train, self.section.batch_size, weights)
-        losses = [dataset_errors(self.functions.evaluation, potential, *arguments)[0] for potential in potentials]
+        losses = [dataset_errors(self.evaluation, potential, *arguments)[0] for potential in potentials]
         if losses[1] < losses[0]:
             self.state = {**self.state, "potential": potentials[1]}
             self.reset_lbfgs()
@@ -243,7 +233,7 @@ class Run:
     def run_epoch(self, phase: Phase) -> list[jax.Array]:
         """Losses of the steps of one epoch."""
         weights, batches = phase_weights(phase), self.batches()
-        step = self.functions.lbfgs_step if phase.lbfgs else self.functions.step
+        step = partial(lbfgs_step if phase.lbfgs else adam_step, update_rule(self.section))
         losses = []
         for i, (bucket, rows, mask) in enumerate(batches):
             rate = jnp.asarray(self.learning_rate(phase, i / len(batches)))
@@ -259,7 +249,7 @@ class Run:
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
         arguments = (potential.core(), valid, self.section.batch_size, weights)
         try:
-            valid_loss, metrics = dataset_errors(self.functions.evaluation, *arguments)
+            valid_loss, metrics = dataset_errors(self.evaluation, *arguments)
         except ValueError as error:
             self.save_best()
             raise DivergedError(
@@ -320,7 +310,7 @@ class Run:
         if labels_set_sign(self.section):
             return
         chosen = decisive(self.prepared.train, self.prepared.valid)
-        arguments = (chosen, self.functions.evaluation, phase_weights(self.section.phases[-1]), self.section.batch_size)
+        arguments = (chosen, self.evaluation, phase_weights(self.section.phases[-1]), self.section.batch_size)
         for name in ("model", "model-last"):
             oriented = orient(load(self.folder / name), *arguments)
             if oriented is not None:

@@ -184,9 +184,7 @@ def check_labels(config: RunConfig, train: _Source, valid: _Source) -> None:
             )
 
 
-def model_config(
-    model: ModelConfig, data: DataConfig, frames: list[io.Atoms], labels: list[io.Labels]
-) -> ModelConfig:
+def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], labels: list[io.Labels]) -> ModelConfig:
     """Complete the hyper-parameters by what the training set says: elements, reference energies, scale."""
     found = {int(z) for atoms in frames for z in atoms.numbers}
     elements = model.short_range.elements or tuple(sorted(found))

@@ -51,7 +51,7 @@ def orient(
     Args:
         potential: a trained model.
         dataset: structures whose average charges decide.
-        evaluation: from `make_evaluation`, for this model.
+        evaluation: `evaluate_rows`, with its `with_stress`.
         weights: of the loss that `evaluation` computes besides.
         batch_size: structures computed at once.
     """

@@ -1,8 +1,8 @@
-"""One training step and one evaluation, compiled once per bucket."""
+"""Training steps and evaluation of a batch, compiled once per model and padded shape in a process."""
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,27 @@ def predict_batch(potential: Potential, batch: Batch, *, with_stress: bool) -> P
     return jax.vmap(one, in_axes=(None, 0, 0))(potential, batch.system, batch.solver)
 
 
-def make_optimizer(section: TrainingSection, config: ModelConfig) -> optax.GradientTransformation:
+class UpdateRule(NamedTuple):
+    """Settings of a training step that are compiled into it; see `TrainingSection`."""
+
+    optimizer: str
+    weight_decay: float
+    clip: float
+    ema: float
+
+
+def update_rule(section: TrainingSection) -> UpdateRule:
+    """The update rule of a run."""
+    return UpdateRule(section.optimizer, section.weight_decay, section.clip, section.ema)
+
+
+def make_optimizer(rule: UpdateRule, config: ModelConfig) -> optax.GradientTransformation:
     """Direction of the update for a learning rate of one, sign included."""
-    parts = [optax.clip_by_global_norm(section.clip)] if section.clip > 0 else []
+    parts = [optax.clip_by_global_norm(rule.clip)] if rule.clip > 0 else []
     parts.append(optax.scale_by_adam())
-    if section.optimizer == "adamw":
+    if rule.optimizer == "adamw":
         exempt = getattr(find(name_of(type(config.short_range))).module, "no_decay", ())
-        parts.append(optax.add_decayed_weights(section.weight_decay, mask=partial(_decays, exempt)))
+        parts.append(optax.add_decayed_weights(rule.weight_decay, mask=partial(_decays, exempt)))
     return optax.chain(*parts, optax.scale(-1.0))
 
 
@@ -43,9 +57,9 @@ def _decays(exempt: tuple[str, ...], params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(decays, params)
 
 
-def average_decay(section: TrainingSection, count: Float[Array, ""]) -> Float[Array, ""]:
+def average_decay(rule: UpdateRule, count: Float[Array, ""]) -> Float[Array, ""]:
     """Decay of the running average in step `count`, from one: at first the average forgets its random start."""
-    return jnp.minimum(section.ema, (1.0 + count) / (10.0 + count))
+    return jnp.minimum(rule.ema, (1.0 + count) / (10.0 + count))
 
 
 def make_lbfgs() -> optax.GradientTransformationExtraArgs:
@@ -53,55 +67,58 @@ def make_lbfgs() -> optax.GradientTransformationExtraArgs:
     return optax.lbfgs(memory_size=50, linesearch=optax.scale_by_zoom_linesearch(max_linesearch_steps=15))
 
 
-def make_step(config: ModelConfig, section: TrainingSection) -> Callable:
-    """Compile-on-first-use step (state, bucket, rows, mask, learning rate, weights) -> (state, loss).
+@partial(jax.jit, static_argnums=0)
+def adam_step(
+    rule: UpdateRule,
+    state: dict[str, PyTree],
+    bucket: Batch,
+    rows: Array,
+    mask: Array,
+    learning_rate: Array,
+    weights: Weights,
+) -> tuple[dict[str, PyTree], Float[Array, ""]]:
+    """One step on some rows of a bucket; returns state and loss. Compiled once per model, rule and shape.
 
     The state is a dictionary of potential, ema and optimizer, see `initial_state`.
     """
-    optimizer = make_optimizer(section, config)
-
-    @jax.jit
-    def step(
-        state: dict[str, PyTree], bucket: Batch, rows: Array, mask: Array, learning_rate: Array, weights: Weights
-    ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
-        potential = state["potential"]
-        loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
-        value, gradient = jax.value_and_grad(loss_fn)(potential.params)
-        with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
-            direction, optimizer_state = optimizer.update(gradient, state["optimizer"], potential.params)
-        params = jax.tree.map(lambda p, d: p + learning_rate.astype(p.dtype) * d, potential.params, direction)
-        decay = average_decay(section, optax.tree.get(optimizer_state, "count").astype(value.dtype))
-        ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state["ema"], params)
-        potential = dataclasses.replace(potential, params=params)
-        return {**state, "potential": potential, "ema": ema, "optimizer": optimizer_state}, value
-
-    return step
+    potential = state["potential"]
+    loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
+    value, gradient = jax.value_and_grad(loss_fn)(potential.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
+        optimizer = make_optimizer(rule, potential.config)
+        direction, optimizer_state = optimizer.update(gradient, state["optimizer"], potential.params)
+    params = jax.tree.map(lambda p, d: p + learning_rate.astype(p.dtype) * d, potential.params, direction)
+    decay = average_decay(rule, optax.tree.get(optimizer_state, "count").astype(value.dtype))
+    ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state["ema"], params)
+    potential = dataclasses.replace(potential, params=params)
+    return {**state, "potential": potential, "ema": ema, "optimizer": optimizer_state}, value
 
 
-def make_lbfgs_step() -> Callable:
-    """Like `make_step`, with L-BFGS on one batch that is the whole training set; the learning rate is not used.
+@partial(jax.jit, static_argnums=0)
+def lbfgs_step(
+    _: UpdateRule,
+    state: dict[str, PyTree],
+    bucket: Batch,
+    rows: Array,
+    mask: Array,
+    learning_rate: Array,
+    weights: Weights,
+) -> tuple[dict[str, PyTree], Float[Array, ""]]:
+    """Like `adam_step`, with L-BFGS on one batch that is the whole training set; it has no learning rate.
 
     The running average is set to the parameters: what the line search accepts needs no smoothing.
     """
-    optimizer = make_lbfgs()
-
-    @jax.jit
-    def step(
-        state: dict[str, PyTree], bucket: Batch, rows: Array, mask: Array, learning_rate: Array, weights: Weights
-    ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
-        potential = state["potential"]
-        loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
-        params = potential.params
-        with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
-            value, gradient = optax.value_and_grad_from_state(loss_fn)(params, state=state["lbfgs"])
-            update, memory = optimizer.update(
-                gradient, state["lbfgs"], params, value=value, grad=gradient, value_fn=loss_fn
-            )
-        params = jax.tree.map(jnp.add, params, update)
-        potential = dataclasses.replace(potential, params=params)
-        return {**state, "potential": potential, "ema": params, "lbfgs": memory}, jnp.asarray(value)
-
-    return step
+    potential = state["potential"]
+    loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
+    params = potential.params
+    with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
+        value, gradient = optax.value_and_grad_from_state(loss_fn)(params, state=state["lbfgs"])
+        update, memory = make_lbfgs().update(
+            gradient, state["lbfgs"], params, value=value, grad=gradient, value_fn=loss_fn
+        )
+    params = jax.tree.map(jnp.add, params, update)
+    potential = dataclasses.replace(potential, params=params)
+    return {**state, "potential": potential, "ema": params, "lbfgs": memory}, jnp.asarray(value)
 
 
 def batch_loss(potential: Potential, batch: Batch, weights: Weights, params: PyTree) -> Float[Array, ""]:
@@ -132,23 +149,18 @@ def wanted_born_charges(potential: Potential, batch: Batch, weights: Weights) ->
     return born_charges(potential, batch) if wanted else None
 
 
-def make_evaluation(*, with_stress: bool) -> Callable:
-    """Compile-on-first-use evaluation (potential, bucket, rows, mask, weights) -> (error sums, prediction).
+@partial(jax.jit, static_argnames="with_stress")
+def evaluate_rows(
+    potential: Potential, bucket: Batch, rows: Array, mask: Array, weights: Weights, *, with_stress: bool
+) -> tuple[dict[str, Array], Prediction]:
+    """Sums of errors and predictions for some rows of a bucket; compiled once per model and shape.
 
     The potential comes without reference energies, see `Potential.core`.
     """
-
-    @jax.jit
-    def evaluation(
-        potential: Potential, bucket: Batch, rows: Array, mask: Array, weights: Weights
-    ) -> tuple[dict[str, Array], Prediction]:
-        batch = take(bucket, rows, mask)
-        wanted = with_stress and all(batch.system.pbc)
-        prediction = predict_batch(potential, batch, with_stress=wanted)
-        born = wanted_born_charges(potential, batch, weights)
-        return error_sums(prediction, batch, born), prediction
-
-    return evaluation
+    batch = take(bucket, rows, mask)
+    prediction = predict_batch(potential, batch, with_stress=with_stress and all(batch.system.pbc))
+    born = wanted_born_charges(potential, batch, weights)
+    return error_sums(prediction, batch, born), prediction
 
 
 @jax.jit

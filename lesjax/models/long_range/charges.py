@@ -70,7 +70,14 @@ class _Permanent:
     """What latent and fixed charges have in common: permanent multipoles, with or without induced ones."""
 
     constraint: str
+    dipoles: bool
+    quadrupoles: bool
     induction: Induction | None
+
+    @property
+    def has_heads(self) -> bool:
+        """Whether there are dipoles, quadrupoles or induced multipoles."""
+        return self.dipoles or self.quadrupoles or self.induction is not None
 
     @property
     def needs_total_charge(self) -> bool:
@@ -235,8 +242,7 @@ class EquilibratedCharges:
     n_channels = 1
     n_outputs = 2
     needs_total_charge = responds = holds_charge = True
-    dipoles = quadrupoles = False
-    induction = None
+    has_heads = False
 
     def __post_init__(self) -> None:
         check(self, scale=positive, hidden=widths)
@@ -286,9 +292,7 @@ class AtomicCharges(nn.Module):
         else:  # not zero, where the energy is stationary
             self.element_charges = self.param("element_charges", nn.initializers.normal(c.scale), shape, dtype)
 
-    def __call__(
-        self, outputs: Float[Array, "n c"] | None, system: System, signs: Float[Array, " c"]
-    ) -> Sources:
+    def __call__(self, outputs: Float[Array, "n c"] | None, system: System, signs: Float[Array, " c"]) -> Sources:
         """Charges of the atoms from what was read out of them; zero for padded atoms."""
         c, mask = self.config, jnp.asarray(system.atom_mask)
         charges = 0.0 if outputs is None else c.scale * outputs
@@ -314,8 +318,9 @@ class Electronegativities(nn.Module):
             shape, dtype = (len(self.elements), 1), jax.dtypes.canonicalize_dtype(float)
             self.element_charges = self.param("element_charges", nn.initializers.zeros, shape, dtype)
 
-    def __call__(self, outputs: Float[Array, "n 2"], system: System, signs: Float[Array, " 1"]) -> Sources:
+    def __call__(self, outputs: Float[Array, "n 2"] | None, system: System, signs: Float[Array, " 1"]) -> Sources:
         """What the charges equilibrate in; zero for padded atoms."""
+        assert outputs is not None
         c, mask = self.config, jnp.asarray(system.atom_mask)
         electronegativity = HARDNESS_SCALE * c.scale * outputs[:, 0]
         if c.element_charges:  # large charges where it is small
@@ -328,9 +333,7 @@ class Electronegativities(nn.Module):
         )
 
 
-def multipole_energy(
-    sources: Sources, induction: Induction | None, system: System, solver: ewald.Solver
-) -> LongRange:
+def multipole_energy(sources: Sources, induction: Induction | None, system: System, solver: ewald.Solver) -> LongRange:
     """Energy of given charges and multipoles and of what they induce."""
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
     charges, dipoles, quadrupoles = sources.charges, sources.dipoles, sources.quadrupoles
@@ -352,9 +355,7 @@ def multipole_energy(
     return LongRange(induced.energy, charges, dipoles, quadrupoles, induction=induced)
 
 
-def of_elements(
-    table: Float[Array, "e c"], elements: tuple[int, ...], system: System
-) -> Float[Array, "n c"]:
+def of_elements(table: Float[Array, "e c"], elements: tuple[int, ...], system: System) -> Float[Array, "n c"]:
     """Row of each atom's element."""
     return table[jnp.asarray(species_index(elements))[system.atomic_numbers]]
 

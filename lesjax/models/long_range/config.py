@@ -32,10 +32,5 @@ class LongRangeConfig:
     def __post_init__(self) -> None:
         check(self, sigma=positive, k_cutoff=optional(positive), accuracy=optional(positive))
         not_both(k_cutoff=self.k_cutoff, accuracy=self.accuracy)
-        if self.separate_features and isinstance(self.charges, FixedCharges) and not self.has_heads:
+        if self.separate_features and isinstance(self.charges, FixedCharges) and not self.charges.has_heads:
             raise ValueError("`separate_features` is for charges that are read out, but fixed ones have no readout.")
-
-    @property
-    def has_heads(self) -> bool:
-        """Whether there are dipoles, quadrupoles or induced multipoles."""
-        return self.charges.dipoles or self.charges.quadrupoles or self.charges.induction is not None
