@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lesjax.io import chemical_symbols
+from lesjax.validate import check, not_both, one_of, optional, positive, whole, widths
 
 
 MESSAGES = ("M", "Ar", "Bchi")
@@ -48,15 +49,19 @@ class CACEConfig:
     message_scale: float = 10**-0.5
 
     def __post_init__(self) -> None:
-        _positive(self, "cutoff", "cutoff_p", "n_bessel", "n_radial", "n_embedding")
+        check(
+            self,
+            cutoff=positive,
+            cutoff_function=one_of("polynomial", "cosine"),
+            cutoff_p=positive,
+            n_bessel=whole(1),
+            n_radial=whole(1),
+            n_embedding=whole(1),
+            max_l=whole(0),
+            max_nu=whole(1, 4),
+        )
         if not self.elements or sorted(set(self.elements)) != sorted(self.elements) or min(self.elements) < 1:
             raise ValueError(f"`elements` must be different atomic numbers, got {self.elements}.")
-        if self.cutoff_function not in ("polynomial", "cosine"):
-            raise ValueError(f"`cutoff_function` must be 'polynomial' or 'cosine', got {self.cutoff_function!r}.")
-        if self.max_l < 0:
-            raise ValueError(f"`max_l` must not be negative, got {self.max_l}.")
-        if not 1 <= self.max_nu <= 4:
-            raise ValueError(f"`max_nu` must be 1, 2, 3 or 4, got {self.max_nu}.")
         for layer in self.messages:
             unknown = [m for m in layer if m not in MESSAGES]
             if unknown or not layer:
@@ -122,15 +127,20 @@ class LongRangeConfig:
     background: bool = False
 
     def __post_init__(self) -> None:
-        _widths(self.hidden)
-        given = (name for name in ("k_cutoff", "accuracy") if getattr(self, name) is not None)
-        _positive(self, "sigma", "n_channels", "charge_scale", *given)
-        if self.k_cutoff is not None and self.accuracy is not None:
-            raise ValueError(f"Give `k_cutoff` or `accuracy`, not both; got {self.k_cutoff} and {self.accuracy}.")
-        _one_of(self, "charges", "latent", "fixed", "equilibration")
-        _one_of(self, "charge_constraint", "free", "neutral", "total")
-        _one_of(self, "induction", "none", "one_shot", "self_consistent")
-        _one_of(self, "polarizability", "none", "isotropic", "tensor")
+        check(
+            self,
+            charges=one_of("latent", "fixed", "equilibration"),
+            charge_constraint=one_of("free", "neutral", "total"),
+            induction=one_of("none", "one_shot", "self_consistent"),
+            polarizability=one_of("none", "isotropic", "tensor"),
+            sigma=positive,
+            n_channels=whole(1),
+            charge_scale=positive,
+            hidden=widths,
+            k_cutoff=optional(positive),
+            accuracy=optional(positive),
+        )
+        not_both(k_cutoff=self.k_cutoff, accuracy=self.accuracy)
         if self.fixed_charges and (self.charges != "fixed" or self.n_channels != 1):
             raise ValueError(
                 "`fixed_charges` needs `charges` = 'fixed' and one channel, "
@@ -209,8 +219,7 @@ class ModelConfig:
     state_inputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _positive(self, "energy_scale")
-        _widths(self.hidden)
+        check(self, energy_scale=positive, hidden=widths)
         elements = self.representation.elements
         if not set(self.state_inputs) <= set(STATE_INPUTS) or len(set(self.state_inputs)) < len(self.state_inputs):
             raise ValueError(f"`state_inputs` takes some of {STATE_INPUTS}, got {self.state_inputs}.")
@@ -249,10 +258,7 @@ def from_dict(data: dict) -> ModelConfig:
     top = _known(ModelConfig, data)
     top["representation"] = CACEConfig(**_known(CACEConfig, top["representation"]))
     if top.get("long_range") is not None:
-        given = dict(top["long_range"])
-        if isinstance(given.get("neutral"), bool):  # models saved before there was `charge_constraint`
-            given["charge_constraint"] = "neutral" if given.pop("neutral") else "free"
-        top["long_range"] = LongRangeConfig(**_known(LongRangeConfig, given))
+        top["long_range"] = LongRangeConfig(**_known(LongRangeConfig, top["long_range"]))
     return ModelConfig(**top)
 
 
@@ -281,22 +287,6 @@ def _check_heads(long_range: LongRangeConfig, representation: CACEConfig) -> Non
         if sorted(given) != sorted(wanted):
             names = ", ".join(wanted)
             raise ValueError(f"`fixed_charges` needs one charge for each of {names}, got {', '.join(given)}.")
-
-
-def _one_of(config: object, name: str, *values: str) -> None:
-    if getattr(config, name) not in values:
-        raise ValueError(f"`{name}` must be {' or '.join(map(repr, values))}, got {getattr(config, name)!r}.")
-
-
-def _widths(hidden: tuple[int, ...]) -> None:
-    if any(width < 1 for width in hidden):
-        raise ValueError(f"`hidden` needs widths of at least 1, got {hidden}.")
-
-
-def _positive(config: object, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"`{name}` must be positive, got {getattr(config, name)}.")
 
 
 def differences(a: object, b: object, where: str = "") -> list[str]:

@@ -138,8 +138,8 @@ def born_effective_charges(
     def polarization(positions: Array) -> list[Array]:
         """For each axis P_a, or its real and imaginary part and the sum of the dipoles where it is periodic."""
         q, u = _real_moments(moments(positions), real, remove_mean)
-        fractional = _fractional(positions, reciprocal)
-        total = None if u is None else _fractional(jnp.sum(u, axis=0), reciprocal)
+        fractional = matmul(positions, reciprocal)
+        total = None if u is None else matmul(jnp.sum(u, axis=0), reciprocal)
         parts = []
         for a in axes:
             dipole = [] if total is None else [total[a]]
@@ -152,7 +152,7 @@ def born_effective_charges(
         return parts
 
     gradients = jax.jacrev(polarization)(positions)
-    fractional = _fractional(positions, reciprocal)
+    fractional = matmul(positions, reciprocal)
     rows = []
     for a, gradient in zip(axes, gradients, strict=True):
         turns = 2.0 * fractional[:, a, None]
@@ -216,11 +216,6 @@ def field_forces(
         electric_field: V/Å; in a periodic cell the macroscopic (average) field.
     """
     return einsum("a,nad->nd", electric_field, born_charges)
-
-
-def _fractional(vectors: Float[Array, "*n 3"], reciprocal: Float[Array, "3 a"]) -> Float[Array, "*n a"]:
-    # TF32, the default of some GPUs, would lose three digits of the phase
-    return matmul(vectors, reciprocal)
 
 
 def _real_moments(

@@ -346,12 +346,13 @@ def test_cluster_at_constant_temperature(ions, small_potential, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ensemble": "nvp"}, r"`ensemble` must be one of nve, nvt, nose-hoover, .*, npt-flexible, got 'nvp'"),
+        ({"ensemble": "nvp"}, r"`ensemble` must be 'nve', 'nvt', 'nose-hoover', .* or 'npt-flexible', got 'nvp'"),
         ({"ensemble": "npt", "temperature": None}, r"`temperature` is missing: ensemble 'npt' needs one, in K"),
         ({"timestep": 0.0}, r"`timestep` must be positive, got 0\.0"),
         ({"steps": 0}, r"`steps` must be at least 1, got 0"),
-        ({"angular_momentum": "none"}, r"`angular_momentum` must be one of keep, zero, got 'none'"),
-        ({"format": "dcd"}, r"`format` must be one of xyz, traj, got 'dcd'"),
+        ({"temperature": 0.0, "ensemble": "nvt"}, r"`temperature` must be positive, got 0\.0"),
+        ({"angular_momentum": "none"}, r"`angular_momentum` must be 'keep' or 'zero', got 'none'"),
+        ({"format": "dcd"}, r"`format` must be 'xyz' or 'traj', got 'dcd'"),
         ({"ensemble": "npt", "electric_field": (0.0, 0.0, 1.0)}, r"`electric_field` needs a fixed cell"),
         ({"electric_field": (0.0, 1.0)}, r"`electric_field` must be three finite numbers, got \(0\.0, 1\.0\)"),
         ({"pressure": float("nan")}, r"`pressure` must be finite"),

@@ -15,7 +15,7 @@ import pytest
 import lesjax
 from lesjax import ewald
 from lesjax.batching import stack_systems
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig, from_dict, to_dict
+from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.models.les import LesModel
 from lesjax.models.potential import Potential, energy_parts, predict
 from lesjax.system import System
@@ -183,18 +183,6 @@ def test_survives_the_disk(potential, tmp_path):
     loaded = lesjax.load(tmp_path / "model")
     assert loaded.config == potential.config
     assert_close(loaded(make_system()).energy, potential(make_system()).energy, "energy")
-
-
-@pytest.mark.parametrize("neutral", [True, False])
-def test_models_saved_with_the_older_key(neutral):
-    data = to_dict(ModelConfig(CACEConfig(elements=(1,)), LongRangeConfig()))
-    for name in set(SETTINGS["one-shot"]) | {"charge_constraint", "quadrupoles", "fixed_charges"}:
-        del data["long_range"][name]
-    data["long_range"]["neutral"] = neutral
-    del data["state_inputs"]
-    expected = LongRangeConfig(charge_constraint="neutral" if neutral else "free")
-    assert from_dict(data).long_range == expected
-    assert "neutral" in data["long_range"]
 
 
 def test_state_is_read_from_atoms():
