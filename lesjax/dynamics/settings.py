@@ -1,6 +1,5 @@
 """What a simulation is asked to do, and whether a structure can be simulated so."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -117,15 +116,6 @@ class Settings:
         if self.ensemble != "nvt":
             return self.ensemble
         return "nose-hoover" if sum(pbc) >= 2 else "langevin"
-
-    def differences(self, other: dict) -> list[str]:
-        """Names of the settings in which a run that goes on differs; its length may."""
-        mine = dataclasses.asdict(self)
-        return [
-            name
-            for name, value in mine.items()
-            if name != "steps" and (list(value) if isinstance(value, tuple) else value) != other.get(name)
-        ]
 
 
 def check_structure(settings: Settings, potential: Potential, template: System, atoms: ase.Atoms) -> None:

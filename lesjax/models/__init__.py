@@ -10,5 +10,4 @@ from lesjax.models.ensemble import (
     EnsemblePrediction as EnsemblePrediction,
     load_ensemble as load_ensemble,
 )
-from lesjax.models.potential import Potential as Potential, Prediction as Prediction
-from lesjax.models.storage import load as load
+from lesjax.models.potential import Potential as Potential, Prediction as Prediction, load as load

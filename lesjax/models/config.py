@@ -287,11 +287,3 @@ def _check_heads(long_range: LongRangeConfig, representation: CACEConfig) -> Non
         if sorted(given) != sorted(wanted):
             names = ", ".join(wanted)
             raise ValueError(f"`fixed_charges` needs one charge for each of {names}, got {', '.join(given)}.")
-
-
-def differences(a: object, b: object, where: str = "") -> list[str]:
-    """Names, joined by dots, of the entries in which two nested dictionaries differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(set(a) | set(b))
-        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{where}.{k}" if where else k)]
-    return [] if a == b else [where]

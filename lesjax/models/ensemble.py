@@ -12,10 +12,11 @@ from jaxtyping import Array, PyTree
 
 from lesjax import ewald
 from lesjax.models import storage
-from lesjax.models.config import ModelConfig, differences, to_dict
+from lesjax.models.config import ModelConfig, to_dict
 from lesjax.models.long_range import warn_if_charged
-from lesjax.models.potential import Potential, Prediction, check_solved, checked_solver, make_solver, predict
+from lesjax.models.potential import Potential, Prediction, check_solved, checked_solver, load, make_solver, predict
 from lesjax.system import System
+from lesjax.validate import differences
 
 
 @jax.tree_util.register_dataclass
@@ -113,7 +114,8 @@ class Ensemble:
             raise ValueError(f"There is something else than an ensemble at {str(path)!r}. Choose another path.")
         contents = {}
         for i in range(len(self)):
-            contents |= {f"{i}/{name}": content for name, content in storage.to_files(self[i]).items()}
+            files = storage.to_files(self.config, self[i].params)
+            contents |= {f"{i}/{name}": content for name, content in files.items()}
         storage.replace_folder(path, contents)
 
 
@@ -141,7 +143,7 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
     if numbers != set(range(len(numbers))):
         raise ValueError(f"{str(path)!r} has the members {sorted(numbers)}: some are missing. Take another copy.")
     try:
-        return Ensemble.of([storage.load(path / str(i)) for i in range(len(numbers))])
+        return Ensemble.of([load(path / str(i)) for i in range(len(numbers))])
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
 

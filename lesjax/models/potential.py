@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lesjax import ewald
+from lesjax.models import storage
 from lesjax.models.cace import species_index
 from lesjax.models.config import ModelConfig
 from lesjax.models.heads import Latent
@@ -159,9 +160,20 @@ class Potential:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the potential to a folder: JSON for the configuration, safetensors for the parameters."""
-        from lesjax.models import storage
+        storage.save(self.config, self.params, path)
 
-        storage.save(self, path)
+
+def load(path: str | pathlib.Path) -> Potential:
+    """Read a potential that `Potential.save` wrote, in JAX's default floating-point type.
+
+    Raises:
+        FileNotFoundError: if `path` is no such folder.
+        ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
+    """
+    check_process()
+    config, arrays = storage.read(path)
+    like = jax.eval_shape(lambda: initial_parameters(config, seed=0))  # only shapes: nothing is compiled
+    return Potential(params=storage.unflatten(like, arrays, str(pathlib.Path(path) / storage.FILES[1])), config=config)
 
 
 def checked_solver(config: ModelConfig, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:

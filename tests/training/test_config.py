@@ -130,7 +130,7 @@ def test_set(path, override, name, value):
         ("training.phases.0.learning_rate=nan", r"`training\.phases\[0\]\.learning_rate` must be finite, got nan"),
         ("training.phases.0.energy_weight=inf", r"`training\.phases\[0\]\.energy_weight` must be finite, got inf"),
         ("training.seed=-1", r"`seed` must lie from 0 to 4294967295, got -1"),
-        ("model.long_range.hidden=[4, 0]", r"`hidden` must have widths of at least 1, got \(4, 0\)"),
+        ("model.long_range.hidden=[4, 0]", r"`hidden` must have whole widths of at least 1, got \(4, 0\)"),
         ("output=''", r"`output` is empty"),
         ("training.phases.0.schedule=exponential", r"`schedule` must be 'constant', 'cosine', 'step' or 'plateau'"),
         ("training.phases.0.energy_weight=-1", r"`energy_weight` must not be negative, got -1"),
