@@ -14,7 +14,8 @@ import pytest
 
 import lesjax
 from lesjax import cli, demo, io
-from lesjax.training.loop import read_log
+from lesjax.runs import read_log
+from lesjax.training.folder import run_folder
 from toy import make_frames
 
 
@@ -231,10 +232,10 @@ def test_folder_under_another_path_goes_on(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "there")
     command = ["train", "config.toml", "--set", "training.phases.0.epochs=3", "--set", "output=run"]
     assert cli.main(command) == 0
-    description = tmp_path / "there" / "run" / "config.json"
-    content = json.loads(description.read_text())
+    there = run_folder(tmp_path / "there" / "run")
+    content = there.read_description()
     other = {"float32": "float64", "float64": "float32"}[content["dtype"]]
-    description.write_text(json.dumps({**content, "dtype": other}))
+    there.write_description({**content, "dtype": other})
     capsys.readouterr()
     assert cli.main(command) == 1
     assert f"holds a run in {other}, and this one would be in {content['dtype']}" in capsys.readouterr().err
