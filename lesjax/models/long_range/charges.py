@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from lesjax import ewald, response
 from lesjax.ewald.multipoles import mask_atoms
 from lesjax.io import chemical_symbols
-from lesjax.models.long_range.heads import HARDNESS_SCALE, Heads
+from lesjax.models.long_range.heads import HARDNESS_SCALE
 from lesjax.models.long_range.sources import Induction, LongRange, Sources
 from lesjax.models.readout import FeatureScale, Readout
 from lesjax.models.short_range import ShortRangeConfig, make_module, species_index
@@ -28,12 +28,10 @@ from lesjax.validate import check, one_of, positive, whole, widths
 class _Permanent:
     """What latent and fixed charges have in common: permanent multipoles, with or without induced ones."""
 
-    n_channels: int
     constraint: str
     dipoles: bool
     quadrupoles: bool
     induction: Induction | None
-    scale: float
 
     @property
     def has_heads(self) -> bool:
@@ -49,12 +47,6 @@ class _Permanent:
     def responds(self) -> bool:
         """Whether charges or dipoles depend on the potential, so that they are not known before the sum."""
         return self.induction is not None
-
-    def heads(self) -> Heads | None:
-        """The Flax module of dipoles, quadrupoles and responses, if there are any."""
-        if not self.has_heads:
-            return None
-        return Heads(self.n_channels, self.scale, self.dipoles, self.quadrupoles, self.induction)
 
     def check_constraint(self) -> None:
         """Raise ValueError where induced charges would break the constraint on their sum."""
