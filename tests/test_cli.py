@@ -1,6 +1,7 @@
 """The command: what it writes and prints, and that mistakes are one line that names them."""
 
 import contextlib
+import dataclasses
 import io as text
 import json
 import math
@@ -14,6 +15,7 @@ import pytest
 
 import lesjax
 from lesjax import cli, demo, io
+from lesjax.dynamics import Settings
 from lesjax.runs import read_log
 from lesjax.training.folder import run_folder
 from toy import make_frames
@@ -146,6 +148,18 @@ def test_help_names_the_metrics(capsys):
     kinds = ("charges", "dipole", "quadrupole", "bec", "bec_diagonal", "bec_off_diagonal")
     assert all(name in out for name in {*METRICS, *(f"{kind}_{score}" for kind in kinds for score in ("r2", "corr2"))})
     assert "eV/atom" in out
+
+
+def test_options_of_md_are_the_settings(capsys):
+    """Without defaults of their own: those of `Settings` are shown."""
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert [name for name, *_ in cli.MD_OPTIONS] == [name for name in fields if name != "skin"]
+    with pytest.raises(SystemExit):
+        cli.main(["md", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, text_of_option, _ in cli.MD_OPTIONS:
+        default = "" if fields[name] is None or fields[name] is False else f" (default: {fields[name]})"
+        assert text_of_option + default in shown
 
 
 def test_info(run, capsys):
