@@ -164,7 +164,7 @@ class Output:
             with TrajectoryReader(self.trajectory) as written:
                 host.trajectory_size = len(written)
         leaves = jax.device_get(jax.tree.leaves((simulation.state, simulation.pairs)))
-        planned = None if simulation.solver is None else simulation.solver.planned_cell
+        planned = getattr(simulation.solver, "planned_cell", None)  # none for open boundaries
         kept = {
             "progressed": dataclasses.asdict(host),
             "plan": dataclasses.asdict(simulation.pairs.plan),

@@ -70,7 +70,7 @@ class LongRangeConfig:
     Attributes:
         charges: where the charges come from: "latent" (a readout of the environment), "fixed" (one number for each
             element) or "equilibration" (electronegativity and hardness are read out, and the charges minimize the
-            energy at the total charge of the system; see `lesjax.ewald.equilibrate`).
+            energy at the total charge of the system; see `lesjax.response.equilibrate`).
         charge_constraint: "free"; "neutral": the same number is taken from all atoms of a channel, so that they add
             up to zero; "total": so that those of each of the c channels add up to one c-th of the total charge of the
             system, and all channels together to the total charge.
@@ -97,7 +97,7 @@ class LongRangeConfig:
         self_energies_removed: how many times the energy of each Gaussian with itself is taken away. One is LES;
             early published checkpoints with several channels removed it once per channel.
         background: in three periodic directions, compensate charges that do not add up to zero by a uniform background;
-            see `lesjax.ewald.energy`. Without it energy and stress of such a cell depend on `sigma`, as in the
+            see `lesjax.ewald.Coulomb`. Without it energy and stress of such a cell depend on `sigma`, as in the
             published code. It has no effect on clusters and slabs.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
 
-from lesjax import ewald
+from lesjax import ewald, response
 from lesjax.models.config import LongRangeConfig
 from lesjax.models.heads import Latent
 from lesjax.system import System
@@ -19,7 +19,7 @@ from lesjax.system import System
 NEUTRAL = 1e-2
 
 # of induced and of equilibrated charges
-Solution = tuple[ewald.Induction | None, ewald.Equilibration | None]
+Solution = tuple[response.Induction | None, response.Equilibration | None]
 
 
 class Parts(NamedTuple):
@@ -30,27 +30,24 @@ class Parts(NamedTuple):
     charges: Array | None = None
     dipoles: Array | None = None
     quadrupoles: Array | None = None
-    induction: ewald.Induction | None = None
-    equilibration: ewald.Equilibration | None = None
+    induction: response.Induction | None = None
+    equilibration: response.Equilibration | None = None
 
 
 def long_range_parts(c: LongRangeConfig, latent: Latent, system: System, solver: ewald.Solver) -> dict[str, Any]:
     """Energy and multipoles of the long-range part, under the names of `Parts`."""
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
-    background = c.background and solver.method != "open" and solver.slab_axis is None
     if c.charges == "equilibration":
         assert latent.electronegativity is not None
         assert latent.hardness is not None
-        found = ewald.equilibrate(
+        found = response.equilibrate(
             solver, positions, cell, latent.electronegativity, latent.hardness, jnp.asarray(system.total_charge),
-            atom_mask=mask, background=background,
+            atom_mask=mask,
         )  # fmt: skip
         return {"long_range_energy": found.energy, "charges": found.charges[:, None], "equilibration": found}
     charges, dipoles, quadrupoles = latent.charges, latent.dipoles, latent.quadrupoles
     assert charges is not None
-    sources: dict[str, Any] = {
-        "dipoles": dipoles, "quadrupoles": quadrupoles, "atom_mask": mask, "background": background,
-    }  # fmt: skip
+    sources: dict[str, Any] = {"dipoles": dipoles, "quadrupoles": quadrupoles, "atom_mask": mask}
     if c.induction == "none":
         long_range = ewald.energy(solver, positions, cell, charges, **sources)
         extra_self_energies = c.self_energies_removed - 1.0
@@ -59,7 +56,7 @@ def long_range_parts(c: LongRangeConfig, latent: Latent, system: System, solver:
         return {
             "long_range_energy": long_range, "charges": charges, "dipoles": dipoles, "quadrupoles": quadrupoles,
         }  # fmt: skip
-    induce = ewald.one_shot_induction if c.induction == "one_shot" else ewald.self_consistent_induction
+    induce = response.one_shot_induction if c.induction == "one_shot" else response.self_consistent_induction
     induced = induce(solver, positions, cell, charges, kappa=latent.kappa, alpha=latent.alpha, **sources)
     if latent.kappa is not None:
         charges = charges + induced.charges
@@ -79,9 +76,9 @@ def check_solution(solution: Solution) -> None:
     """
     induction, equilibration = solution
     if induction is not None and not isinstance(induction.converged, Tracer):
-        ewald.check_induction(induction)
+        response.check_induction(induction)
     if equilibration is not None and not isinstance(equilibration.converged, Tracer):
-        ewald.check_equilibration(equilibration)
+        response.check_equilibration(equilibration)
 
 
 def warn_if_charged(c: LongRangeConfig | None, system: System, charges: Array | None) -> None:

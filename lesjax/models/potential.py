@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +13,15 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from lesjax import ewald
+from lesjax import ewald, response
 from lesjax.models.cace import species_index
-from lesjax.models.config import ModelConfig
+from lesjax.models.config import LongRangeConfig, ModelConfig
 from lesjax.models.heads import Latent
 from lesjax.models.les import LesModel
 from lesjax.models.long_range import Parts, Solution, check_solution, long_range_parts, warn_if_charged
+from lesjax.numerics import check_volume
 from lesjax.processes import check_process
 from lesjax.properties import born_effective_charges, energy_forces_stress
-from lesjax.properties.polarization import check_volume
 from lesjax.system import System
 
 
@@ -54,8 +55,8 @@ class Prediction:
     charges: Float[Array, "*b n c"] | None
     dipoles: Float[Array, "*b n c 3"] | None = None
     quadrupoles: Float[Array, "*b n c 3 3"] | None = None
-    induction: ewald.Induction | None = None
-    equilibration: ewald.Equilibration | None = None
+    induction: response.Induction | None = None
+    equilibration: response.Equilibration | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -184,16 +185,38 @@ def make_solver(config: ModelConfig, system: System) -> ewald.Solver | None:
     cell, mask = np.asarray(system.cell, np.float64), np.asarray(system.atom_mask)
     key = cell.tobytes() if any(system.pbc) else b""
     solver = _planned(config.long_range, key, system.pbc, int(np.sum(mask)))
-    if solver.slab_axis is not None:
-        solver.check_atoms(np.asarray(system.positions, np.float64)[mask], cell)
+    solver.check_atoms(np.asarray(system.positions, np.float64)[mask], cell)
     return solver
+
+
+def plan_bucket(config: ModelConfig, systems: Sequence[System]) -> list[ewald.Solver] | None:
+    """Plan the sums of systems that are stacked, with one kind of solver and the same sizes; host only.
+
+    Raises:
+        ValueError: as `make_solver`.
+    """
+    if config.long_range is None:
+        return None
+    pbc, masks = systems[0].pbc, [np.asarray(system.atom_mask) for system in systems]
+    cells = [np.asarray(system.cell, np.float64) for system in systems]
+    n_atoms = [int(np.sum(mask)) for mask in masks]
+    solvers = ewald.plan_bucket(cells, pbc, n_atoms=n_atoms, **_settings(config.long_range, pbc))
+    for solver, system, mask, cell in zip(solvers, systems, masks, cells, strict=True):
+        solver.check_atoms(np.asarray(system.positions, np.float64)[mask], cell)
+    return solvers
 
 
 @functools.lru_cache(maxsize=64)
 def _planned(long_range, cell: bytes, pbc: tuple[bool, bool, bool], n_atoms: int) -> ewald.Solver:
     array = np.frombuffer(cell).reshape(3, 3) if cell else np.zeros((3, 3))
-    settings = {"sigma": long_range.sigma, "k_cutoff": long_range.k_cutoff, "accuracy": long_range.accuracy}
-    return ewald.make_solver(array, pbc, n_atoms=n_atoms, **settings)
+    return ewald.make_solver(array, pbc, n_atoms=n_atoms, **_settings(long_range, pbc))
+
+
+def _settings(long_range: LongRangeConfig, pbc: tuple[bool, bool, bool]) -> dict[str, Any]:
+    return {
+        "sigma": long_range.sigma, "k_cutoff": long_range.k_cutoff, "accuracy": long_range.accuracy,
+        "interaction": ewald.Coulomb(background=long_range.background and all(pbc)),
+    }  # fmt: skip
 
 
 def energy_parts(

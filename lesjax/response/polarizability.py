@@ -17,9 +17,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from lesjax.ewald import Induction, Solver, one_shot_induction, self_consistent_induction
-from lesjax.numerics import determinant, matmul, safe_reciprocal
-from lesjax.properties.polarization import check_volume
+from lesjax.ewald import OpenSolver, Solver
+from lesjax.numerics import check_volume, determinant, matmul, safe_reciprocal
+from lesjax.response.induction import Induction, one_shot_induction, self_consistent_induction
 from lesjax.units import VACUUM_PERMITTIVITY
 
 
@@ -61,12 +61,12 @@ def induced_polarizability(
 
     Returns:
         The polarizability, and the induction of a unit potential (0) and of unit fields (1 to 3) along a leading axis:
-        hand it to `lesjax.ewald.check_induction`, or look at its flags, to know that it was solved.
+        hand it to `lesjax.response.check_induction`, or look at its flags, to know that it was solved.
 
     Raises:
         ValueError: for shapes that do not fit, or for `kappa` in a periodic cell.
     """
-    if kappa is not None and solver.method != "open":
+    if kappa is not None and not isinstance(solver, OpenSolver):
         raise ValueError(
             "`kappa` lets charges flow between the atoms, and the way of a charge through a periodic cell is not "
             "known: a periodic cell has a polarizability from `alpha` alone. Leave `kappa` out."

@@ -1,0 +1,18 @@
+"""How charges and dipoles answer to potential and field."""
+
+from lesjax.response.equilibration import (
+    Equilibration as Equilibration,
+    check_equilibration as check_equilibration,
+    equilibrate as equilibrate,
+)
+from lesjax.response.induction import (
+    Induction as Induction,
+    check_induction as check_induction,
+    one_shot_induction as one_shot_induction,
+    self_consistent_induction as self_consistent_induction,
+)
+from lesjax.response.polarizability import (
+    epsilon_infinity as epsilon_infinity,
+    induced_polarizability as induced_polarizability,
+    polarizability as polarizability,
+)
