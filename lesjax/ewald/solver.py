@@ -22,9 +22,9 @@ CROSSOVER = 500
 TRUNCATION_SHARE, NUFFT_SHARE = 0.5, 0.5
 PERIODIC_METHODS = ("direct", "mesh", "nufft")
 
-# What `energy`, `potential` and `field` need besides the atoms; made by `make_solver`. Frozen pytrees, arrays as leaves
-# and sizes static. All have `sigma`, `interaction`, `still_valid`, `fits`, `check_atoms` and `share_sizes`; the periodic
-# ones (see `Periodic`) have `grid`, `factor`, `square` and `product`, `OpenSolver` has `pairs` and `product`.
+# What `energy`, `potential` and `field` need besides the atoms; made by `make_solver`. Frozen pytrees, arrays as leaves and
+# sizes static. All have `sigma`, `interaction`, `still_valid`, `fits`, `check_atoms` and `share_sizes`; the periodic ones
+# (see `Periodic`) have `grid`, `factor`, `square` and `product`, `OpenSolver` has `pairs` and `product`.
 Solver = DirectSolver | MeshSolver | NufftSolver | OpenSolver
 
 
@@ -161,16 +161,22 @@ def stack_solvers(solvers: Sequence[Solver]) -> Solver:
     Raises:
         ValueError: unless all are of one kind, with one interaction and the same sizes: see `plan_bucket`.
     """
-    for name, values in (
-        ("kind", {type(solver).__name__ for solver in solvers}),
-        ("interaction", {repr(solver.interaction) for solver in solvers}),
-        ("set of sizes", {str(jax.tree.flatten(jax.tree.map(np.shape, solver))) for solver in solvers}),
-    ):
+    for name, of in (("kind", _kind), ("interaction", lambda solver: repr(solver.interaction)), ("size", _sizes)):
+        values = sorted({of(solver) for solver in solvers})
         if len(values) != 1:
             raise ValueError(
-                f"`solvers` must be of one {name} to be stacked, got {sorted(values)}: plan them with `plan_bucket`."
+                f"`solvers` must be of one {name} to be stacked, got {values}: plan them with `plan_bucket`."
             )
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *solvers)
+
+
+def _kind(solver: Solver) -> str:
+    return type(solver).__name__
+
+
+def _sizes(solver: Solver) -> str:
+    leaves, structure = jax.tree.flatten(solver)
+    return f"{[np.shape(leaf) for leaf in leaves]} {structure}"
 
 
 def cutoff_for_accuracy(accuracy: float, sigma: float, interaction: Interaction) -> float:
