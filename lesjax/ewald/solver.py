@@ -22,9 +22,9 @@ CROSSOVER = 500
 TRUNCATION_SHARE, NUFFT_SHARE = 0.5, 0.5
 PERIODIC_METHODS = ("direct", "mesh", "nufft")
 
-# What `energy`, `potential` and `field` need besides the atoms; made by `make_solver`. Frozen pytrees, arrays as leaves and
-# sizes static. All have `sigma`, `interaction`, `still_valid`, `fits`, `check_atoms` and `share_sizes`; the periodic ones
-# (see `Periodic`) have `grid`, `factor`, `square` and `product`, `OpenSolver` has `pairs` and `product`.
+# What `energy`, `potential` and `field` need besides the atoms: frozen pytrees, arrays as leaves and sizes static. All
+# have `sigma`, `interaction`, `still_valid`, `fits`, `check_atoms` and `share_sizes`; periodic ones (`Periodic`) have
+# `grid`, `factor`, `square` and `product`, `OpenSolver` has `pairs` and `product`.
 Solver = DirectSolver | MeshSolver | NufftSolver | OpenSolver
 
 

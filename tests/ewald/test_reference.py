@@ -175,7 +175,7 @@ def _outputs_of_charges(solver, positions, cell, charges, *, self_interaction):
         "latent_charges_out": charges,
         "q_induced": jnp.zeros_like(charges),
         "u_induced": jnp.zeros((*charges.shape, 3), charges.dtype),
-        "bec": born_effective_charges(lambda _: charges, positions, cell, (not isinstance(solver, ewald.OpenSolver),) * 3),
+        "bec": born_effective_charges(lambda _: charges, positions, cell, _pbc(solver)),
     }
 
 
@@ -216,7 +216,7 @@ def _outputs(solver, arrays, cell, external_field, u_model, atom_mask, *, self_i
     gradient, cell_gradient, (by_charges, by_dipoles, by_quadrupoles) = gradients
     charges, others = model(positions, cell, changes)
     # the reference has none of several channels
-    pbc, single = (not isinstance(solver, ewald.OpenSolver),) * 3, charges.ndim == 1
+    pbc, single = _pbc(solver), charges.ndim == 1
     born = {"bec": born_effective_charges(moments, positions, cell, pbc, atom_mask=atom_mask)} if single else {}
     return born | {
         "energy": induction.energy,
@@ -249,6 +249,10 @@ def _charges_and_dipoles(solver, positions, cell, arrays, u_model, atom_mask):
     pairs = ~jnp.eye(len(positions), dtype=bool) & atom_mask[None, :] & atom_mask[:, None]
     shares = 0.05 * jnp.where(pairs, weights, 0.0) * arrays["qmodel_c"][None, :]
     return arrays["q"] + jnp.sum(shares, 1), arrays["u"] + u_model * jnp.sum(shares[:, :, None] * directions, 1)
+
+
+def _pbc(solver):
+    return (not isinstance(solver, ewald.OpenSolver),) * 3
 
 
 def _padded(kmask, grid):
