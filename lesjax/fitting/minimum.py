@@ -91,7 +91,7 @@ class PotentialEnergy:
         """Whether neighbour list and plan are good for this geometry; host only."""
         used, full = _used(self.pairs, positions, cell)
         near = bool(used <= self.pairs.plan.skin) and not bool(full)
-        return near and (self.solver is None or self.solver.still_valid(cell))
+        return near and (self.solver is None or bool(self.solver.still_valid(cell)))
 
     def check_solved(self, params: PyTree, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> None:
         """Check that induced or equilibrated charges were found in this geometry; host only.

@@ -11,15 +11,16 @@ Source: Steihaug, SIAM J. Numer. Anal. 20, 626 (1983); Nocedal, Wright, Numerica
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from lesjax.numerics import determinant, einsum, matmul
 from lesjax.properties.hessian import SOFT
+from lesjax.response.linear import Solved, conjugate_gradients, irregular
 
 
 class MinimumError(RuntimeError):
@@ -42,16 +43,6 @@ class Problem(NamedTuple):
     cell: Float[Array, "3 3"]
     strains: Float[Array, "k 3 3"]
     rotations: Float[Array, "m 3 3"]
-
-
-class Solution(NamedTuple):
-    """What conjugate gradients end with: the step, its image, and what they saw on the way."""
-
-    step: Float[Array, " d"]
-    image: Float[Array, " d"]
-    converged: Bool[Array, ""]
-    lowest: Float[Array, ""]
-    highest: Float[Array, ""]
 
 
 def geometry(problem: Problem, x: Float[Array, " d"]) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
@@ -106,10 +97,10 @@ def minimum(
             problem, params, pressure, x, -gradient, jnp.asarray(accuracy, dtype), jnp.asarray(radius, dtype)
         )
         # by how much the quadratic model falls
-        predicted = float(-jnp.sum(found.step * gradient) - 0.5 * jnp.sum(found.step * found.image))
+        predicted = float(-jnp.sum(found.x * gradient) - 0.5 * jnp.sum(found.x * found.image))
         if not np.isfinite(predicted):
             raise MinimumError("The second derivatives of the energy are not finite: is it smooth at `positions`?")
-        trial = x + found.step
+        trial = x + found.x
         trial_problem = renew(problem, trial)
         if trial_problem is not problem and renew(trial_problem, x) is trial_problem:
             # two plans differ by more than a small step does
@@ -131,7 +122,7 @@ def minimum(
                 f"{force:.2g} eV/Å at the energy {float(value):.6g} eV. Raise `tolerance`, or use float64 "
                 "(JAX_ENABLE_X64=1); where these values are huge, the energy falls without limit."
             )
-        length = float(jnp.linalg.norm(found.step))
+        length = float(jnp.linalg.norm(found.x))
         if gain > 0.75 and length > 0.9 * radius:
             radius = min(2.0 * radius, largest)
         elif not gain > 0.25:  # so that an energy that is not finite counts as a failure
@@ -171,7 +162,7 @@ def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Floa
             return image - matmul(null, matmul(null.T, image)) + rigid
 
         def conjugate(matvec: Callable[[Array], Array], right: Array) -> Array:
-            return conjugate_gradients(matvec, right, tolerance=_exact(right)).step
+            return _conjugate_gradients(matvec, right, tolerance=_exact(right)).x
 
         projected = right - matmul(null, matmul(null.T, right))
         return jax.lax.custom_linear_solve(filled, projected, conjugate, symmetric=True)
@@ -180,57 +171,6 @@ def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Floa
         return jax.grad(enthalpy, argnums=3)(problem, params, pressure, x)
 
     return jax.lax.custom_root(gradient, jax.lax.stop_gradient(x), lambda _, x: x, solve)
-
-
-def conjugate_gradients(
-    matvec: Callable[[Array], Array],
-    right: Float[Array, " d"],
-    *,
-    tolerance: float | Float[Array, ""],
-    radius: Float[Array, ""] | None = None,
-) -> Solution:
-    """Solve A x = b with a symmetric A, at most to `radius` and as long as A is positive.
-
-    Args:
-        matvec: x -> A x.
-        right: b.
-        tolerance: of the residual, relative to b.
-        radius: where the way reaches this length, or meets a negative curvature, it ends there; without one, a negative
-            curvature ends it where it is.
-    """
-    target = tolerance * jnp.linalg.norm(right)
-    limit = 6 * len(right) + 20
-
-    def unfinished(state: tuple[Any, ...]) -> Array:
-        _, _, _, residual, _, _, stopped, count = state
-        return (jnp.linalg.norm(residual) > target) & ~stopped & (count < limit)
-
-    def iterate(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, image, direction, residual, lowest, highest, _, count = state
-        product = matvec(direction)
-        squared, work = jnp.sum(direction * direction), jnp.sum(direction * product)
-        curvature = work / squared
-        positive = work > 0
-        norm = jnp.sum(residual * residual)
-        length = jnp.where(positive, norm / jnp.where(positive, work, 1.0), 0.0)
-        stopped = ~positive
-        if radius is not None:
-            ahead = x + length * direction
-            stopped = stopped | (jnp.sum(ahead * ahead) >= radius * radius)
-            along = jnp.sum(x * direction)
-            room = jnp.maximum(along * along + squared * (radius * radius - jnp.sum(x * x)), 0.0)
-            length = jnp.where(stopped, (jnp.sqrt(room) - along) / squared, length)
-        x, image = x + length * direction, image + length * product
-        residual = residual - length * product
-        direction = residual + jnp.sum(residual * residual) / norm * direction
-        seen = (jnp.minimum(lowest, curvature), jnp.maximum(highest, curvature))
-        return x, image, direction, residual, *seen, stopped, count + 1
-
-    zero = jnp.zeros_like(right)
-    infinite = jnp.asarray(jnp.inf, right.dtype)
-    state = (zero, zero, right, right, infinite, -infinite, jnp.asarray(False), jnp.asarray(0, jnp.int32))
-    x, image, _, residual, lowest, highest, stopped, _ = jax.lax.while_loop(unfinished, iterate, state)
-    return Solution(x, image, ~stopped & (jnp.linalg.norm(residual) <= target), lowest, highest)
 
 
 @jax.jit
@@ -249,7 +189,7 @@ def _solve(
     right: Float[Array, " d"],
     tolerance: Float[Array, ""],
     radius: Float[Array, ""],
-) -> Solution:
+) -> Solved:
     """`conjugate_gradients` with the Hessian, without rigid motions."""
     null = _rigid_motions(problem, x)
     gradient = jax.grad(enthalpy, argnums=3)
@@ -259,20 +199,32 @@ def _solve(
         return image - matmul(null, matmul(null.T, image))
 
     projected = right - matmul(null, matmul(null.T, right))
-    return conjugate_gradients(matvec, projected, tolerance=tolerance, radius=radius)
+    return _conjugate_gradients(matvec, projected, tolerance=tolerance, radius=radius)
+
+
+def _conjugate_gradients(
+    matvec: Callable[[Array], Array],
+    right: Float[Array, " d"],
+    *,
+    tolerance: float | Float[Array, ""],
+    radius: Float[Array, ""] | None = None,
+) -> Solved:
+    """Until the residual is `tolerance` times the right-hand side."""
+    target = tolerance**2 * jnp.sum(right * right)
+    limit = 6 * len(right) + 20
+    multiply = lambda x, _: matvec(x)  # noqa: E731
+    return conjugate_gradients(multiply, right, target=target, max_iterations=limit, radius=radius)
 
 
 def _check(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> None:
     """Refuse a stationary point whose Hessian, without rigid motions, is not positive definite."""
     if len(problem.strains) == 0 and x.size <= 3:  # one atom in a fixed cell
         return
-    # a vector without pattern, so that the solution meets all modes
-    vector = jnp.cos(1.0 + 5.0**0.5 * jnp.arange(x.size).astype(x.dtype) ** 1.5)
     limits = (jnp.asarray(value, x.dtype) for value in (_exact(x), jnp.inf))
-    found = _solve(problem, params, pressure, x, vector, *limits)
+    found = _solve(problem, params, pressure, x, irregular(x), *limits)
     lowest, highest = float(found.lowest), float(found.highest)
     if found.converged:
-        lowest = min(lowest, float(jnp.sum(found.step * found.image) / jnp.sum(found.step * found.step)))
+        lowest = min(lowest, float(jnp.sum(found.x * found.image) / jnp.sum(found.x * found.x)))
     soft = SOFT * float(jnp.finfo(x.dtype).eps) ** 0.5
     if lowest < -soft * highest or highest <= 0.0:
         raise MinimumError(

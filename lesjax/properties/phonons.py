@@ -34,8 +34,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from lesjax.numerics import determinant, einsum
-from lesjax.properties.polarization import check_volume
+from lesjax.numerics import check_volume, determinant, einsum
 from lesjax.runs import atomic_path
 from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 

@@ -25,7 +25,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from lesjax.numerics import cospi, einsum, inverse, matmul, sinpi
+from lesjax.numerics import check_volume, cospi, einsum, inverse, matmul, sinpi
 
 
 # positions [n, 3] -> charges [n] or [n, c], or charges and dipoles [n, 3] or [n, c, 3]
@@ -167,22 +167,6 @@ def born_effective_charges(
     if direction is not None:
         return along[0] * jnp.linalg.norm(lattice[direction])
     return einsum("ap,and->npd", lattice, along)
-
-
-def check_volume(cell: Float[Array, "3 3"]) -> None:
-    """Refuse a cell without volume; nothing where the cell is traced.
-
-    Raises:
-        ValueError: for lattice vectors that are zero, in a plane, or not finite.
-    """
-    if isinstance(cell, Tracer):
-        return
-    vectors = np.asarray(cell, float)
-    if not abs(np.linalg.det(vectors)) > 1e-6 * np.prod(np.linalg.norm(vectors, axis=1)):
-        raise ValueError(
-            f"`cell` has no volume, got {vectors.tolist()}. A periodic system needs three independent lattice vectors, "
-            "also a slab; set `pbc` to False for a molecule."
-        )
 
 
 def _check_neutral(charges: Float[Array, " n"]) -> None:

@@ -137,7 +137,7 @@ def test_padded_and_mapped_is_alone(potential):
         names += ["energy", "forces", "stress"]
     else:
         one = lambda *arguments: energy_parts(potential.config, potential.params, *arguments)[1]  # noqa: E731
-    mapped = jax.jit(jax.vmap(one))(batch, ewald.stack_solvers(solvers))
+    mapped = jax.jit(jax.vmap(one))(batch, ewald.stack_solvers(type(solvers[0]).share_sizes(solvers)))
     for i, system in enumerate(systems):
         single = potential(system, solvers[i])
         for name in names:
