@@ -181,12 +181,14 @@ class Simulation:
     def force_virial(self, positions: Array, cell: Array, *, world: World) -> tuple[Array, Array]:
         """Forces and virial -dU/dε of the potential and the external field."""
 
-        def energy_of(positions: Array, cell: Array) -> tuple[Array, None]:
-            system = within_cutoff(world.pairs, self.template, positions, cell)
-            return world.potential.energy(system, world.solver), None
-
-        with_virial = self.settings.constant_pressure
-        forces, virial = forces_and_virial(energy_of, positions, cell, with_virial=with_virial)
+        system = within_cutoff(world.pairs, self.template, positions, cell)
+        forces, virial = forces_and_virial(
+            Potential.energy,
+            world.potential,
+            system,
+            solver=world.solver,
+            with_virial=self.settings.constant_pressure,
+        )
         if self.settings.electric_field is not None:
             born = self.born_effective_charges(world, positions, cell)
             forces += field_forces(born, jnp.asarray(self.settings.electric_field, forces.dtype))
