@@ -171,10 +171,13 @@ def _with_plans(problem: Problem, potential: Potential, skin: float) -> Problem:
             f"{type(system).__name__}: make it with `System.from_ase(atoms, cutoff=potential.cutoff)`."
         )
     check_system(potential.config, system)
-    geometry = jnp.asarray(system.positions), jnp.asarray(system.cell)
-    solver = plan_solver(potential, system, *geometry) if problem.solver is None else problem.solver
-    pairs = allocate_pairs(potential, system, *geometry, skin, None)
-    return problem._replace(solver=solver, neighbor_list=pairs)
+    solver = problem.solver
+    if solver is None:
+        solver = plan_solver(potential, system, system.positions, system.cell)
+    else:
+        solver.check_atoms(np.asarray(system.positions, float), np.asarray(system.cell, float))
+    neighbor_list = allocate_pairs(potential, system, system.positions, system.cell, skin, None)
+    return problem._replace(solver=solver, neighbor_list=neighbor_list)
 
 
 def _renewed(params: PyTree, problem: Problem, x: Float[Array, " d"]) -> Problem:
