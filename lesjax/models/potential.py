@@ -117,6 +117,9 @@ class Potential:
     def energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
         """Energy of interaction, eV: a pure function of the potential and the system.
 
+        `Potential.energy` itself is an `Energy` whose parameters are a potential, for `lesjax.properties` and
+        `lesjax.fitting`.
+
         It is without the reference energies of the elements, which float32 has no digits for; see `total_energy`.
 
         Args:
@@ -251,28 +254,28 @@ def apply(potential: Potential, system: System) -> tuple[Float[Array, " n"], Sou
     """Short-range energies of the atoms, eV, and the sources of the long-range part."""
     variables = {"params": potential.params}
     if potential.signs is not None:
-        variables["signs"] = {"channels": potential.signs}
+        variables["signs"] = {"channels": jax.lax.stop_gradient(potential.signs)}
     return cast(tuple[Array, Sources | None], LesModel(potential.config).apply(variables, system))
 
 
 def predict(potential: Potential, system: System, solver: ewald.Solver | None, *, with_stress: bool) -> Prediction:
     """All outputs for one system as a pure function; map it over stacked systems with `jax.vmap`."""
 
-    def energy_fn(positions: Array, cell: Array) -> tuple[Array, tuple[Array, LongRange | None]]:
-        moved = dataclasses.replace(system, positions=positions, cell=cell)
-        energy, short_range, long_range = energy_parts(potential, moved, solver)
+    def energy_fn(
+        potential: Potential, system: System, solver: ewald.Solver | None
+    ) -> tuple[Array, tuple[Array, LongRange | None]]:
+        energy, short_range, long_range = energy_parts(potential, system, solver)
         return energy, (short_range, long_range)
 
-    positions = jnp.asarray(system.positions)
-    energy, forces, stress, (short_range, long_range) = energy_forces_stress(
-        energy_fn, positions, jnp.asarray(system.cell), with_stress=with_stress
+    (energy, (short_range, long_range)), forces, stress = energy_forces_stress(
+        energy_fn, potential, system, solver=solver, with_stress=with_stress, has_aux=True
     )
     prediction = Prediction(energy, None, short_range, None, forces, stress)
     if long_range is None:
         return prediction
     moment = None
     if not any(system.pbc):
-        moment = jnp.asarray(dipole_moment(positions, long_range.charges, dipoles=long_range.dipoles))
+        moment = jnp.asarray(dipole_moment(system.positions, long_range.charges, dipoles=long_range.dipoles))
     return dataclasses.replace(
         prediction,
         long_range_energy=long_range.energy,

@@ -4,7 +4,11 @@ from lesjax.properties.dielectric import (
     DielectricConstant as DielectricConstant,
     static_dielectric_constant as static_dielectric_constant,
 )
-from lesjax.properties.forces import energy_forces_stress as energy_forces_stress
+from lesjax.properties.forces import (
+    Energy as Energy,
+    Frame as Frame,
+    energy_forces_stress as energy_forces_stress,
+)
 from lesjax.properties.hessian import (
     elastic_constants as elastic_constants,
     hessian as hessian,

@@ -18,6 +18,7 @@ Source: Zhong et al., arXiv:2504.05169 (2025); King, Kim, Zhong, Cheng, Nat. Com
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,13 +35,13 @@ Pbc = tuple[bool, bool, bool]
 
 
 def dipole_moment(
-    positions: Float[Array, "n 3"],
-    charges: Float[Array, " n"] | Float[Array, "n c"],
+    positions: Float[Array | np.ndarray, "n 3"],
+    charges: Float[Array | np.ndarray, " n"] | Float[Array | np.ndarray, "n c"],
     *,
-    dipoles: Float[Array, "n 3"] | Float[Array, "n c 3"] | None = None,
-    origin: Float[Array, "3"] | None = None,
-) -> Float[Array, "3"]:
-    r"""Dipole moment :math:`\sum_i q_i (r_i - r_0) + u_i` of a molecule, channels summed, e Å.
+    dipoles: Float[Array | np.ndarray, "n 3"] | Float[Array | np.ndarray, "n c 3"] | None = None,
+    origin: Float[Array | np.ndarray, "3"] | None = None,
+) -> Float[Array | np.ndarray, "3"]:
+    r"""Dipole moment :math:`\sum_i q_i (r_i - r_0) + u_i` of a molecule, channels summed, e Å; in numpy or jax.
 
     Args:
         positions: Cartesian coordinates, Å; unwrapped.
@@ -50,8 +51,8 @@ def dipole_moment(
     """
     q = _summed(charges, 1)
     moved = positions if origin is None else positions - origin[None, :]
-    total = jnp.sum(q[:, None] * moved, axis=0)
-    return total if dipoles is None else total + jnp.sum(_summed(dipoles, 2), axis=0)
+    total = (q[:, None] * moved).sum(axis=0)
+    return total if dipoles is None else total + _summed(dipoles, 2).sum(axis=0)
 
 
 def quadrupole_moment(
@@ -210,6 +211,6 @@ def _real_moments(
     return q, None if dipoles is None else jnp.where(real[:, None], _summed(dipoles, 2), 0.0)
 
 
-def _summed(values: Float[Array, "n ..."], ndim: int) -> Float[Array, "n ..."]:
-    """Sum over the channels, if there are any."""
-    return values if values.ndim == ndim else jnp.sum(values, axis=1)
+def _summed(values: Any, ndim: int) -> Any:
+    """Sum over the channels, if there are any, of an array of numpy or jax."""
+    return values if values.ndim == ndim else values.sum(axis=1)

@@ -78,7 +78,7 @@ def induced_polarizability(
     def respond(source: Array) -> tuple[Array, InducedMultipoles]:
         """Net charge and dipole moment induced by the potential φ - E·r, source = (φ, E)."""
         potential = source[0] - matmul(centered, source[1:])
-        found = induce(
+        induction = induce(
             solver,
             positions,
             cell,
@@ -89,8 +89,8 @@ def induced_polarizability(
             external_field=source[1:],
             atom_mask=atom_mask,
         )
-        dipole = jnp.sum(found.charges[:, None] * centered + found.dipoles, axis=0)
-        return jnp.concatenate([jnp.sum(found.charges)[None], dipole]), found
+        dipole = jnp.sum(induction.charges[:, None] * centered + induction.dipoles, axis=0)
+        return jnp.concatenate([jnp.sum(induction.charges)[None], dipole]), induction
 
     # linear without permanent multipoles, so that unit sources give the derivative, and flags beside it
     response, induction = jax.vmap(respond)(jnp.eye(4, dtype=dtype))

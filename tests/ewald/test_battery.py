@@ -15,7 +15,7 @@ import pytest
 from jax.test_util import check_grads
 
 from lesjax import ewald
-from lesjax.properties import energy_forces_stress
+from lesjax.properties import Frame, energy_forces_stress
 
 
 X64 = jax.config.jax_enable_x64
@@ -378,10 +378,10 @@ def test_stress_is_the_gradient_by_strain():
 
     @jax.jit
     def prediction(positions, cell):
-        def function(positions, cell):
-            return ewald.energy(solver, positions, cell, **engine.sources), None
+        def energy(params, frame, solver):
+            return ewald.energy(solver, frame.positions, frame.cell, **engine.sources)
 
-        return energy_forces_stress(function, positions, cell, with_stress=True)[:3]
+        return energy_forces_stress(energy, None, Frame(positions, cell), solver=solver, with_stress=True)
 
     found = prediction(engine.positions, jnp.asarray(engine.cell, float))
     assert_equal(found, (value, forces, virial / abs(np.linalg.det(engine.cell))))
