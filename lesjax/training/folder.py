@@ -84,8 +84,8 @@ def write_description(config: RunConfig, prepared: Prepared, folder: pathlib.Pat
     description = {
         "run": to_plain(config),
         "model": to_plain(prepared.model),
-        "n_train": len(prepared.train_frames),
-        "n_valid": len(prepared.valid_frames),
+        "n_train": len(prepared.train),
+        "n_valid": 0 if prepared.valid is None else len(prepared.valid),
         "fingerprint": prepared.fingerprint,
         "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
         "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
