@@ -69,7 +69,8 @@ def sums(pairs: Mapping[str, Pair]) -> dict[str, Sums]:
         if term.name in pairs:
             predicted, reference, known = pairs[term.name]
             error = jnp.where(known, predicted - jnp.where(known, reference, 0.0), 0.0)
-            values = (term.penalty(error), error * error, jnp.abs(error), known.astype(error.dtype))
+            penalty = jnp.where(known, term.penalty(error), 0.0)
+            values = (penalty, error * error, jnp.abs(error), known.astype(error.dtype))
             result[term.name] = Sums(*map(jnp.sum, values))
     return result
 

@@ -46,7 +46,7 @@ class Term:
         costly: more passes through the model; validated only in phases that give it a weight.
         vector: whether three numbers after one another are the components of one error of a calibration.
         parts: components that have scores of their own, by the ending of their name.
-        penalty: of one error, zero for an error of zero; its mean over the labels is the term of the loss.
+        penalty: of one error; its mean over the labels is the term of the loss.
     """
 
     name: str
