@@ -18,8 +18,7 @@ from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.system import System
 from lesjax.training.data import make_dataset
 from lesjax.training.loop import dataset_errors
-from lesjax.training.losses import Weights
-from lesjax.training.step import batch_loss, make_evaluation
+from lesjax.training.losses import batch_loss
 from toy import make_frame, make_frames, moved_potential
 
 
@@ -125,9 +124,8 @@ def test_a_potential_is_reweighted_and_fitted(tmp_path):
 def test_data_loss_is_that_of_training():
     potential, frames = moved_potential(CONFIG), make_frames(3)
     dataset = make_dataset(CONFIG, frames, io.all_labels(frames))
-    weights = Weights(energy=2.0, forces=3.0)
-    evaluation = make_evaluation(CONFIG, with_stress=False)
-    expected, _ = dataset_errors(evaluation, potential.params, dataset, 2, weights)
+    weights = {"energy": 2.0, "forces": 3.0}
+    expected, _ = dataset_errors(potential.core(), dataset, 2, weights)
     loss = fitting.data_loss(dataset, weights, batch_size=2)
     assert jax.jit(loss)(potential) == pytest.approx(expected, rel=1e-5)
     result = fitting.fit(potential, losses={"data": loss}, steps=5, quiet=True)
@@ -141,14 +139,13 @@ def test_data_loss_is_that_of_one_batch():
     labels = io.all_labels(frames)
     for i, name in ((0, "energy"), (1, "forces"), (3, "charges")):
         labels[i] = replace(labels[i], **{name: np.full_like(getattr(labels[i], name), np.nan)})
-    weights = Weights(energy=2.0, forces=3.0, charges=5.0)
+    weights = {"energy": 2.0, "forces": 3.0, "charges": 5.0}
     whole = make_dataset(CONFIG, frames, labels, max_buckets=1)
-    expected = jax.jit(lambda potential: batch_loss(CONFIG, whole.buckets[0], weights, potential.params))(potential)
+    expected = jax.jit(lambda potential: batch_loss(potential, whole.buckets[0], weights, potential.params))(potential)
     dataset = make_dataset(CONFIG, frames, labels)
     assert len(dataset.buckets) == 2
     for batch_size in (1, 2, 8):
         found = jax.jit(fitting.data_loss(dataset, weights, batch_size=batch_size))(potential)
         assert float(found) == pytest.approx(float(expected), rel=1e-5)
-    evaluation = make_evaluation(CONFIG, with_stress=False)
-    found, _ = dataset_errors(evaluation, potential.params, dataset, 2, weights)
+    found, _ = dataset_errors(potential.core(), dataset, 2, weights)
     assert found == pytest.approx(float(expected), rel=1e-5)
