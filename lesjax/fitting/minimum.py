@@ -188,7 +188,7 @@ def _renewed(params: PyTree, problem: Problem, x: Float[Array, " d"]) -> Problem
     solver, neighbor_list = problem.solver, problem.neighbor_list
     assert neighbor_list is not None
     used, is_crowded = _skin_used(neighbor_list, positions, cell)
-    valid = solver is None or solver.still_valid(cell)
+    valid = solver is None or bool(solver.still_valid(cell))
     if valid and bool(used <= neighbor_list.plan.skin) and not bool(is_crowded):
         return problem
     if not valid:

@@ -17,16 +17,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from lesjax.ewald import Solver
 from lesjax.neighbors.verlet import NeighborList, within_cutoff
-from lesjax.numerics import determinant, matmul
+from lesjax.numerics import determinant, einsum, matmul
 from lesjax.properties import Energy
 from lesjax.properties.hessian import SOFT
-
-
-_HIGHEST = jax.lax.Precision.HIGHEST
+from lesjax.response.linear import Solved, conjugate_gradients, irregular
 
 
 class MinimumError(RuntimeError):
@@ -53,21 +51,11 @@ class Problem(NamedTuple):
     rotations: Float[Array, "m 3 3"]
 
 
-class Step(NamedTuple):
-    """Result of conjugate gradients: the step, its image, and the smallest and largest curvature on the way."""
-
-    x: Float[Array, " d"]
-    image: Float[Array, " d"]
-    converged: Bool[Array, ""]
-    lowest: Float[Array, ""]
-    highest: Float[Array, ""]
-
-
 def geometry(problem: Problem, x: Float[Array, " d"]) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
     """Positions and cell, Å, of the variables."""
     positions, cell = problem.system.positions, problem.system.cell
     n, dtype = len(positions), positions.dtype
-    deform = jnp.eye(3, dtype=dtype) + jnp.tensordot(x[3 * n :], problem.strains, axes=1, precision=_HIGHEST)
+    deform = jnp.eye(3, dtype=dtype) + einsum("s,sab->ab", x[3 * n :], problem.strains)
     return matmul(positions + x[: 3 * n].reshape(n, 3), deform), matmul(cell, deform)
 
 
@@ -188,7 +176,7 @@ def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Floa
             return image - matmul(null, matmul(null.T, image)) + rigid
 
         def conjugate(matvec: Callable[[Array], Array], right: Array) -> Array:
-            return conjugate_gradients(matvec, right, tolerance=_exact(right)).x
+            return _conjugate_gradients(matvec, right, tolerance=_exact(right)).x
 
         projected = right - matmul(null, matmul(null.T, right))
         return jax.lax.custom_linear_solve(filled, projected, conjugate, symmetric=True)
@@ -197,57 +185,6 @@ def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Floa
         return jax.grad(enthalpy, argnums=3)(problem, params, pressure, x)
 
     return jax.lax.custom_root(gradient, jax.lax.stop_gradient(x), lambda _, x: x, solve)
-
-
-def conjugate_gradients(
-    matvec: Callable[[Array], Array],
-    right: Float[Array, " d"],
-    *,
-    tolerance: float | Float[Array, ""],
-    radius: Float[Array, ""] | None = None,
-) -> Step:
-    """Solve A x = b with a symmetric A, at most to `radius` and as long as A is positive.
-
-    Args:
-        matvec: x -> A x.
-        right: b.
-        tolerance: of the residual, relative to b.
-        radius: where the way reaches this length, or meets a negative curvature, it ends there; without one, a negative
-            curvature ends it where it is.
-    """
-    target = tolerance * jnp.linalg.norm(right)
-    limit = 6 * len(right) + 20
-
-    def unfinished(state: tuple[Any, ...]) -> Array:
-        _, _, _, residual, _, _, stopped, count = state
-        return (jnp.linalg.norm(residual) > target) & ~stopped & (count < limit)
-
-    def iterate(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, image, direction, residual, lowest, highest, _, count = state
-        product = matvec(direction)
-        squared, work = jnp.sum(direction * direction), jnp.sum(direction * product)
-        curvature = work / squared
-        positive = work > 0
-        norm = jnp.sum(residual * residual)
-        length = jnp.where(positive, norm / jnp.where(positive, work, 1.0), 0.0)
-        stopped = ~positive
-        if radius is not None:
-            ahead = x + length * direction
-            stopped = stopped | (jnp.sum(ahead * ahead) >= radius * radius)
-            along = jnp.sum(x * direction)
-            room = jnp.maximum(along * along + squared * (radius * radius - jnp.sum(x * x)), 0.0)
-            length = jnp.where(stopped, (jnp.sqrt(room) - along) / squared, length)
-        x, image = x + length * direction, image + length * product
-        residual = residual - length * product
-        direction = residual + jnp.sum(residual * residual) / norm * direction
-        seen = (jnp.minimum(lowest, curvature), jnp.maximum(highest, curvature))
-        return x, image, direction, residual, *seen, stopped, count + 1
-
-    zero = jnp.zeros_like(right)
-    infinite = jnp.asarray(jnp.inf, right.dtype)
-    state = (zero, zero, right, right, infinite, -infinite, jnp.asarray(False), jnp.asarray(0, jnp.int32))
-    x, image, _, residual, lowest, highest, stopped, _ = jax.lax.while_loop(unfinished, iterate, state)
-    return Step(x, image, ~stopped & (jnp.linalg.norm(residual) <= target), lowest, highest)
 
 
 @jax.jit
@@ -266,7 +203,7 @@ def _solve(
     right: Float[Array, " d"],
     tolerance: Float[Array, ""],
     radius: Float[Array, ""],
-) -> Step:
+) -> Solved:
     """`conjugate_gradients` with the Hessian, without rigid motions."""
     null = _rigid_motions(problem, x)
     gradient = jax.grad(enthalpy, argnums=3)
@@ -276,17 +213,29 @@ def _solve(
         return image - matmul(null, matmul(null.T, image))
 
     projected = right - matmul(null, matmul(null.T, right))
-    return conjugate_gradients(matvec, projected, tolerance=tolerance, radius=radius)
+    return _conjugate_gradients(matvec, projected, tolerance=tolerance, radius=radius)
+
+
+def _conjugate_gradients(
+    matvec: Callable[[Array], Array],
+    right: Float[Array, " d"],
+    *,
+    tolerance: float | Float[Array, ""],
+    radius: Float[Array, ""] | None = None,
+) -> Solved:
+    """Until the residual is `tolerance` times the right-hand side."""
+    target = tolerance**2 * jnp.sum(right * right)
+    limit = 6 * len(right) + 20
+    multiply = lambda x, _: matvec(x)  # noqa: E731
+    return conjugate_gradients(multiply, right, target=target, max_iterations=limit, radius=radius)
 
 
 def _check(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> None:
     """Refuse a stationary point whose Hessian, without rigid motions, is not positive definite."""
     if len(problem.strains) == 0 and x.size <= 3:  # one atom in a fixed cell
         return
-    # a vector without pattern, so that the solution meets all modes
-    vector = jnp.cos(1.0 + 5.0**0.5 * jnp.arange(x.size).astype(x.dtype) ** 1.5)
     limits = (jnp.asarray(value, x.dtype) for value in (_exact(x), jnp.inf))
-    step = _solve(problem, params, pressure, x, vector, *limits)
+    step = _solve(problem, params, pressure, x, irregular(x), *limits)
     lowest, highest = float(step.lowest), float(step.highest)
     if step.converged:
         lowest = min(lowest, float(jnp.sum(step.x * step.image) / jnp.sum(step.x * step.x)))
@@ -311,7 +260,7 @@ def _rigid_motions(problem: Problem, x: Float[Array, " d"]) -> Float[Array, "d m
     moved = problem.system.positions + x[: 3 * n].reshape(n, 3)
     centered = moved - jnp.mean(moved, axis=0, keepdims=True)
     shifts = jnp.broadcast_to(jnp.eye(3, dtype=dtype)[:, None, :], (3, n, 3))
-    turns = jnp.einsum("na,mab->mnb", centered, problem.rotations, precision=_HIGHEST)
+    turns = einsum("na,mab->mnb", centered, problem.rotations)
     motions = jnp.concatenate([shifts, turns]).reshape(-1, 3 * n)
     vectors, sizes, _ = jnp.linalg.svd(motions.T, full_matrices=False)
     vectors = jnp.where(sizes[None, :] > 1e-3 * sizes[0], vectors, 0.0)

@@ -83,7 +83,7 @@ def make_sampler(
         moved = dataclasses.replace(frame, positions=positions, cell=cell)
         return forces_and_virial(energy_fn, params, moved, solver=solver, with_virial=settings.constant_pressure)
 
-    ensemble = make_ensemble(settings, len(masses), force_virial)
+    ensemble = make_ensemble(settings, np.asarray(masses), force_virial)
 
     @leniently
     @jax.jit

@@ -13,14 +13,15 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lesjax import ewald, response
+from lesjax.models import storage
 from lesjax.models.checks import check_solution, check_system, warn_if_charged
 from lesjax.models.config import ModelConfig
 from lesjax.models.les import LesModel
-from lesjax.models.long_range.charges import LongRange
-from lesjax.models.long_range.heads import Sources
+from lesjax.models.long_range.plan import make_solver
+from lesjax.models.long_range.sources import LongRange, Sources
+from lesjax.numerics import check_volume
 from lesjax.processes import check_process
 from lesjax.properties import born_effective_charges, dipole_moment, energy_forces_stress
-from lesjax.properties.polarization import check_volume
 from lesjax.system import System
 
 
@@ -58,7 +59,7 @@ class Prediction:
     dipoles: Float[Array, "*b n c 3"] | None = None
     quadrupoles: Float[Array, "*b n c 3 3"] | None = None
     dipole_moment: Float[Array, "*b 3"] | None = None
-    induction: response.Induction | None = None
+    induction: response.InducedMultipoles | None = None
     equilibration: response.Equilibration | None = None
 
 
@@ -111,7 +112,7 @@ class Potential:
         Raises:
             ValueError: for a cell that cannot be summed, or a slab whose atoms reach over more than its height.
         """
-        return make_solver(self.config, system)
+        return make_solver(self.config.long_range, system)
 
     def energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
         """Energy of interaction, eV: a pure function of the potential and the system.
@@ -187,9 +188,7 @@ class Potential:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the potential to a folder: JSON for the configuration, safetensors for the parameters."""
-        from lesjax.models import storage
-
-        storage.save(self, path)
+        storage.save(self.config, variables(self), path)
 
     def core(self) -> "Potential":
         """The potential without reference energies: what compiled functions take.
@@ -218,23 +217,23 @@ class Potential:
         return dataclasses.replace(prediction, total_energy=total)
 
 
-def make_solver(config: ModelConfig, system: System) -> ewald.Solver | None:
-    """Plan the long-range sum of a model; host only. Plans are kept for cells seen before."""
-    if config.long_range is None:
-        return None
-    cell, mask = np.asarray(system.cell, np.float64), np.asarray(system.atom_mask)
-    key = cell.tobytes() if any(system.pbc) else b""
-    solver = _planned(config.long_range, key, system.pbc, int(np.sum(mask)))
-    if solver.slab_axis is not None:
-        solver.check_atoms(np.asarray(system.positions, np.float64)[mask], cell)
-    return solver
+def variables(potential: Potential) -> PyTree:
+    """Parameters and signs, as they are written to disk."""
+    return {"params": potential.params} | ({} if potential.signs is None else {"signs": potential.signs})
 
 
-@functools.lru_cache(maxsize=64)
-def _planned(long_range, cell: bytes, pbc: tuple[bool, bool, bool], n_atoms: int) -> ewald.Solver:
-    array = np.frombuffer(cell).reshape(3, 3) if cell else np.zeros((3, 3))
-    settings = {"sigma": long_range.sigma, "k_cutoff": long_range.k_cutoff, "accuracy": long_range.accuracy}
-    return ewald.make_solver(array, pbc, n_atoms=n_atoms, **settings)
+def load(path: str | pathlib.Path) -> Potential:
+    """Read a potential that `Potential.save` wrote, in JAX's default floating-point type.
+
+    Raises:
+        FileNotFoundError: if `path` is no such folder.
+        ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
+    """
+    check_process()
+    config, arrays = storage.read(path)
+    like = jax.eval_shape(lambda: variables(Potential.create(config)))  # only shapes: nothing is compiled
+    values = storage.unflatten(like, arrays, str(pathlib.Path(path) / storage.FILES[1]))
+    return Potential(values["params"], values.get("signs"), config)
 
 
 def energy_parts(
@@ -295,7 +294,7 @@ def _predict(potential: Potential, system: System, solver: ewald.Solver | None) 
 
 
 # solutions for induced and for equilibrated charges
-Solved = tuple[response.Induction | None, response.Equilibration | None]
+Solved = tuple[response.InducedMultipoles | None, response.Equilibration | None]
 
 
 def predict_born_charges(

@@ -29,11 +29,6 @@ from lesjax.properties.polarization import (
     quadrupole_moment as quadrupole_moment,
     traceless as traceless,
 )
-from lesjax.properties.response import (
-    epsilon_infinity as epsilon_infinity,
-    induced_polarizability as induced_polarizability,
-    polarizability as polarizability,
-)
 from lesjax.properties.series import block_error as block_error
 from lesjax.properties.spectra import (
     Spectrum as Spectrum,
