@@ -51,7 +51,7 @@ def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], 
     ) -> tuple[Array, Array]:
         dipole = dipole_moment(positions, charges, dipoles=dipoles, origin=origin)
         quadrupole = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
-        return dipole, jnp.asarray(traceless(quadrupole))
+        return jnp.asarray(dipole), jnp.asarray(traceless(quadrupole))
 
     assert prediction.charges is not None
     latent = (prediction.charges, prediction.dipoles, prediction.quadrupoles)
