@@ -11,7 +11,7 @@ import ase.io
 import jax
 import pytest
 
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig
 from lesjax.training.config import Phase, TrainingSection
 from toy import MODEL, make_frames, moved_potential
 
@@ -22,7 +22,7 @@ PAGES = [page for page in sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")
 
 CONFIG = ModelConfig(
     CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
-    LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.6),
+    LongRangeConfig(LatentCharges(hidden=(4,), scale=0.5), k_cutoff=2.6),
     hidden=(4,),
 )
 
