@@ -1,7 +1,6 @@
 """Cells with a net charge: the background, and the warning where there is none."""
 
 import dataclasses
-import json
 import math
 import warnings
 
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import lesjax
 from lesjax.models import long_range
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.models.potential import Potential
@@ -97,16 +95,6 @@ def test_no_background_elsewhere(pbc):
     system = make_system(pbc)
     energies = [float(Potential.create(make_config(background=b, **FIXED))(system).energy) for b in (True, False)]
     assert energies[0] == energies[1]
-
-
-def test_model_saved_before_there_was_a_background(tmp_path):
-    potential = Potential.create(make_config())
-    potential.save(tmp_path / "model")
-    description = tmp_path / "model/config.json"
-    data = json.loads(description.read_text())
-    del data["config"]["long_range"]["background"]
-    description.write_text(json.dumps(data))
-    assert lesjax.load(tmp_path / "model").config == potential.config
 
 
 @pytest.mark.parametrize("background", [True, False])

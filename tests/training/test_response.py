@@ -11,6 +11,7 @@ from lesjax.system import System
 from lesjax.training import evaluate, loop
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import make_dataset
+from lesjax.training.folder import run_folder
 from lesjax.training.initialize import initial_state
 from lesjax.training.losses import batch_loss, compare
 from lesjax.training.prepare import Prepared
@@ -179,6 +180,6 @@ def test_phase_starts_with_the_sign_of_the_labels(potential, tmp_path, sign):
     dataset = make_dataset(CONFIG, frames, io.all_labels(frames, ORDER), False, max_buckets=1)
     prepared = Prepared(CONFIG, dataset, None)
     state = initial_state(config.training, potential)
-    run = loop.Run(config.training, prepared, tmp_path, state, loop.Progressed())
+    run = loop.Run(config.training, prepared, run_folder(tmp_path), state, loop.TrainProgress())
     run.choose_sign({"charges": 1.0, "dipole": 1.0, "quadrupole": 1.0})
     np.testing.assert_array_equal(run.state["potential"].signs, sign * potential.signs)
