@@ -107,7 +107,7 @@ def _dipole(_: Potential, prediction: Prediction, batch: Batch) -> Float[Array, 
     """Dipole moments about the origins of the batch, e Å."""
 
     def one(positions: Array, charges: Array, dipoles: Array | None, origin: Array) -> Array:
-        return dipole_moment(positions, charges, dipoles=dipoles, origin=origin)
+        return jnp.asarray(dipole_moment(positions, charges, dipoles=dipoles, origin=origin))
 
     assert prediction.charges is not None
     sources = (prediction.charges, prediction.dipoles)
