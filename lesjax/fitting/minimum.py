@@ -175,11 +175,7 @@ def _with_plans(problem: Problem, potential: Potential, skin: float) -> Problem:
     if solver is None:
         solver = plan_solver(potential, system, positions, cell)
     else:
-<<<<<<< HEAD
-        solver.check_atoms(np.asarray(system.positions, float), np.asarray(system.cell, float))
-=======
         solver.check_atoms(np.asarray(positions, float), np.asarray(cell, float))
->>>>>>> fitting
     neighbor_list = allocate_pairs(potential, system, positions, cell, skin, None)
     return problem._replace(solver=solver, neighbor_list=neighbor_list)
 

@@ -41,27 +41,11 @@ def predict_batch(potential: Potential, batch: Batch, *, with_stress: bool) -> P
     return jax.vmap(one, in_axes=(None, 0, 0))(potential, batch.system, batch.solver)
 
 
-<<<<<<< HEAD
 def compare(potential: Potential, batch: Batch, names: Collection[str]) -> tuple[dict[str, Pair], Prediction]:
     """Predict a batch, and pair the values of the terms `names` that exist for it."""
     needs = {need for term in TERMS if term.name in names for need in term.needs}
     prediction = predict_batch(potential, batch, with_stress="stress" in needs and all(batch.system.pbc))
     return pairs(potential, prediction, batch, names), prediction
-=======
-def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], Float[Array, "b 3 3"]]:
-    """Dipoles (e Å) and traceless quadrupoles (e Å²) of stacked open systems, about their origins."""
-
-    def one(
-        positions: Array, charges: Array, dipoles: Array | None, quadrupoles: Array | None, origin: Array
-    ) -> tuple[Array, Array]:
-        dipole = dipole_moment(positions, charges, dipoles=dipoles, origin=origin)
-        quadrupole = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
-        return jnp.asarray(dipole), jnp.asarray(traceless(quadrupole))
-
-    assert prediction.charges is not None
-    latent = (prediction.charges, prediction.dipoles, prediction.quadrupoles)
-    return jax.vmap(one)(jnp.asarray(batch.system.positions), *latent, jnp.asarray(batch.origins))
->>>>>>> fitting
 
 
 def pairs(potential: Potential, prediction: Prediction, batch: Batch, names: Collection[str]) -> dict[str, Pair]:
