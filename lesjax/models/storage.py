@@ -116,13 +116,13 @@ def load(path: str | os.PathLike) -> Potential:
         raise ValueError(f"{str(description)!r} is not of format {FORMAT}, which this version of lesjax reads.")
     try:
         config = build(ModelConfig, data["config"])
+        like = jax.eval_shape(lambda: _variables(Potential.create(config)))  # only shapes: nothing is compiled
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{str(description)!r} does not describe a model: {error}") from error
     try:
         arrays = load_file(parameters)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{str(parameters)!r} is damaged: {error}. Take another copy of the model.") from error
-    like = jax.eval_shape(lambda: _variables(Potential.create(config)))  # only shapes: nothing is compiled
     variables = unflatten(like, arrays, str(parameters))
     return Potential(variables["params"], variables.get("signs"), config)
 
