@@ -55,7 +55,7 @@ notebooks-quick: $(VENV)/.installed-dev
 
 # Finished trainings are kept in runs/. Simulations and timings start anew; these want a machine that does nothing else.
 results: results-errors results-cost
-	$(BENCH)/tables.py --readme README.md
+	$(BENCH)/tables.py --page docs/results.md
 
 results-errors: $(VENV)/.installed
 	$(BENCH)/demo.py --json $(RESULTS)/demo.json

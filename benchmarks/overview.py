@@ -1,4 +1,4 @@
-"""The tables of the README that have a mark there, from the result files."""
+"""The tables of the page of results that have a mark there, from the result files."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -131,7 +131,7 @@ BLOCKS = {"overview": overview, "dimers": of_dimers, "dipeptides": of_dipeptides
 
 
 def with_tables(text: str, results: Mapping[str, dict]) -> str:
-    """The text of a README with its tables written anew.
+    """The text of a page with its tables written anew.
 
     Raises:
         ValueError: where the lines are missing between which a table stands.
@@ -141,13 +141,13 @@ def with_tables(text: str, results: Mapping[str, dict]) -> str:
         before, begin, rest = text.partition(mark)
         _, end, after = rest.partition(END)
         if not (begin and end):
-            raise ValueError(f"The README has no place for a table: the lines {mark!r} and {END!r} are missing.")
+            raise ValueError(f"The page has no place for a table: the lines {mark!r} and {END!r} are missing.")
         text = "\n".join([before + mark, "", *function(results), END + after])
     return text
 
 
-def update_readme(path: pathlib.Path, results: Mapping[str, dict]) -> None:
-    """Write the tables of a README anew."""
+def update_page(path: pathlib.Path, results: Mapping[str, dict]) -> None:
+    """Write the tables of a page anew."""
     text = with_tables(path.read_text(), results)
     with atomic_path(path) as temporary:
         temporary.write_text(text)

@@ -1,9 +1,9 @@
 """All results on one page: reads the JSON files of benchmarks/results and writes benchmarks/RESULTS.md.
 
-    python benchmarks/tables.py --readme README.md
+    python benchmarks/tables.py --page docs/results.md
 
 Each table names the command, the date and the device of its file. What is missing or not met comes first. With
-``--readme`` the tables there that have a mark are written anew as well.
+``--page`` the tables there that have a mark are written anew as well.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from common import ROOT, TORCH_TIMINGS
 from dimers import PUBLISHED
 from goals import goals
 from markdown_tables import ERRORS, errors, number, table
-from overview import update_readme
+from overview import update_page
 from real_data import RUNS, reported
 
 from lesjax.io import atomic_path
@@ -347,16 +347,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=pathlib.Path, default=ROOT / "results", help="folder of the JSON files")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "RESULTS.md")
-    parser.add_argument("--readme", type=pathlib.Path, default=None, help="its tables are written anew")
+    parser.add_argument("--page", type=pathlib.Path, default=None, help="its tables are written anew")
     arguments = parser.parse_args()
     files = {name: arguments.results / f"{name}.json" for name in SECTIONS}
     results = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     with atomic_path(arguments.out) as temporary:
         temporary.write_text(page(results))
     print(f"wrote {arguments.out}")
-    if arguments.readme:
-        update_readme(arguments.readme, results)
-        print(f"wrote the tables of {arguments.readme}")
+    if arguments.page:
+        update_page(arguments.page, results)
+        print(f"wrote the tables of {arguments.page}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def read_direction(direction: str) -> dict[str, set[str]]:
 
 
 ALLOWED = read_direction(DIRECTION)
-# The generators of the shipped sets stand aside: only the command line may import them.
+# Data sets stand aside: only the command line may import them.
 ALLOWED["datasets"] = {"units", "numerics", "io", "datasets"}
 for _part in ("cli", "demo", "__main__"):
     # "" is the package itself, as in `from lesjax import __version__`.

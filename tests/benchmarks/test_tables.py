@@ -82,24 +82,24 @@ def test_runs_of_earlier_settings_are_named(results):
 def test_committed_page_belongs_to_the_committed_results():
     files = {name: FOLDER / "results" / f"{name}.json" for name in tables.SECTIONS}
     found = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
-    command = "run: python benchmarks/tables.py --readme README.md"
+    command = "run: python benchmarks/tables.py --page docs/results.md"
     assert (FOLDER / "RESULTS.md").read_text() == tables.page(found), command
-    readme = (FOLDER.parent / "README.md").read_text()
-    assert readme == overview.with_tables(readme, found), command
+    text = (FOLDER.parent / "docs" / "results.md").read_text()
+    assert text == overview.with_tables(text, found), command
 
 
 @pytest.fixture
-def readme():
+def results_page():
     """Places for all tables."""
     places = (f"{overview.BEGIN.format(name=name)}\nold\n{overview.END}\n" for name in overview.BLOCKS)
     return "\n".join(["before\n", *places, "after\n"])
 
 
-def test_tables_of_the_readme(results, readme):
+def test_tables_of_the_page(results, results_page):
     """Errors with the unit of the header, one title for each system, other text as it is."""
     for run in results["learning_curves"]["runs"].values():
         run["metrics"]["test"] |= {"forces_rmse": 0.2, "energy_rmse": 0.005}
-    lines = overview.with_tables(readme, results).splitlines()
+    lines = overview.with_tables(results_page, results).splitlines()
     assert lines[:2] == ["before", ""]
     row = "| Gas of point charges, 100 + 48 | short range | 120 (200) | 20 (5) | – | 1.5 | 110 (another set) |"
     assert row in lines
@@ -111,7 +111,7 @@ def test_tables_of_the_readme(results, readme):
         overview.with_tables("before\nafter\n", results)
 
 
-def test_dimers_stand_beside_the_published_models_with_as_many_channels(readme):
+def test_dimers_stand_beside_the_published_models_with_as_many_channels(results_page):
     errors = {"test_energy_meV": 4.0, "test_forces_meV_A": 6.5, "test_energy_relative": 0.02}
     content = {"data": "shared", "table": {"CC": {"les": {**errors, "seeds": [0], "seconds": 9}}}}
     lines = tables.dimers(content)
@@ -119,7 +119,7 @@ def test_dimers_stand_beside_the_published_models_with_as_many_channels(readme):
     assert "| CC | one channel | 566 / 63.5 | 5.8 / 8.3 |" in lines
     assert "| CC | checkpoint, one channel | – | 3.75 / 6.9 |" in lines
     assert "| CC | les | 4 | – | 6.5 | – | 2 | 1 | 9 |" in tables.dimers({**content, "data": "shipped"})
-    text = overview.with_tables(readme, {"dimers": content})
+    text = overview.with_tables(results_page, {"dimers": content})
     assert "| CC | four channels | 372 / 49 | 14.6 / 5.9 | – | 4 / 6.5 |" in text
     assert "|  | checkpoint, one channel | – | 3.75 / 6.9 | – | – |" in text
     verdicts = {goal.text: goal.verdict for goal in goals.goals({"dimers": content})}
@@ -128,7 +128,7 @@ def test_dimers_stand_beside_the_published_models_with_as_many_channels(readme):
     assert verdicts["Dimers CC, forces RMSE of LES: as published (four channels) or better"] == "not met"
 
 
-def test_sets_without_test_frames_report_validation(readme):
+def test_sets_without_test_frames_report_validation(results_page):
     """Runs beside both published models, and the squared correlation where it is known."""
     errors = {f"{kind}_{name}": 0.05 for kind in ("energy", "forces") for name in ("rmse", "mae")}
     sets = {"training": {"n_structures": 495}, "validation": {**errors, "n_structures": 55}}
@@ -143,7 +143,7 @@ def test_sets_without_test_frames_report_validation(readme):
     assert "| charge_transfer | 495 | 148, test | 50 | 50 | 50 | 50 | – | – | 60 |" in lines
     assert "| dipeptides | charges_r2 | 0.4 | 0.9 | 0.859 |" in lines
     assert "| dipeptides | bec_r2 | 0.7 | – | 0.943 |" in lines
-    text = overview.with_tables(readme, {"real_data": {"runs": runs}})
+    text = overview.with_tables(results_page, {"real_data": {"runs": runs}})
     assert "| published, short range | 1.97 | 58.8 | – | – | – | – |" in text
     assert "| lesjax, short range | 50 | 50 | – | – | – | – |" in text
     assert "| lesjax, LES | 50 | 50 | 0.4 / 0.9 | – | – | 0.7 / – |" in text

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ase.geometry import find_mic
 
+from data_generation import charge_transfer, dimers, kf_water, nacl_water, spcfw
 from lesjax import datasets, io
-from lesjax.datasets import charge_transfer, dimers, kf_water, nacl_water, spcfw
 from lesjax.datasets.point_charges import ewald
 from lesjax.units import COULOMB
 
@@ -48,7 +48,7 @@ def test_provenance(name):
     provenance = json.loads((datasets.FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     assert provenance["seed"] >= 0
     assert provenance["versions"]
-    assert provenance["command"] == f"python -m lesjax.datasets.{name}"
+    assert provenance["command"] == f"python -m data_generation.{name}"
     assert sorted(provenance["frames"]) == sorted(n for n in NAMES if n.startswith(name))
     for part, n in provenance["frames"].items():
         assert len(load(part)) == n
@@ -122,7 +122,7 @@ def test_dimers(kind):
 
 
 def reference_energy(atoms):
-    """The potential energy of `lesjax.datasets.spcfw` in a cubic cell, eV, written anew in numpy."""
+    """The potential energy of `data_generation.spcfw` in a cubic cell, eV, written anew in numpy."""
     edge, n = atoms.cell[0, 0], spcfw.n_waters(atoms)
     charges = spcfw.charges(atoms)
     energy, _ = ewald(atoms.positions, charges, edge)

@@ -8,7 +8,7 @@ Ko, Finkler, Goedecker, Behler, Nat. Commun. 12, 398 (2021), doi:10.1038/s41467-
 The frames come from Langevin dynamics on the surface of GFN2-xTB itself; in some, the sodium atom `MOVED` is
 then displaced. Each trajectory is independent, and whole trajectories go into the test file. The file ``path``
 holds no thermal frames: the relaxed clusters with `MOVED` displaced in even steps along the long axis, all else
-fixed. ``python -m lesjax.datasets.charge_transfer`` writes the set.
+fixed. ``python -m data_generation.charge_transfer`` writes the set.
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,8 @@ from ase import Atoms, units
 from ase.md.langevin import Langevin
 from ase.optimize import BFGS
 
-from lesjax.datasets import storage
-from lesjax.datasets.xtb import GFN2, NotConverged, label
+from data_generation import storage
+from data_generation.xtb import GFN2, NotConverged, label
 
 
 CHARGE = 1
@@ -158,7 +158,7 @@ def main() -> None:
     parts, dropped = generate(arguments.seed)
     provenance = {
         "description": "Na8Cl8+ (one unpaired electron) and Na9Cl8+ (closed shell), open boundaries, charge +1 e",
-        "command": "python -m lesjax.datasets.charge_transfer",
+        "command": "python -m data_generation.charge_transfer",
         "seed": arguments.seed,
         "versions": storage.versions("tblite"),
         "labels": "GFN2-xTB, electronic temperature 300 K; charges: Mulliken",

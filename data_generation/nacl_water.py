@@ -1,9 +1,9 @@
 """Rock salt, NaCl(001), in contact with SPC/Fw water: an ionic solid with a liquid.
 
 Four layers of 18 ions and 68 water molecules fill a periodic cell, so that both faces of the crystal are wet.
-Force field and labels are those of `lesjax.datasets.spcfw`; the ions of the crystal are free to move. Each
+Force field and labels are those of `data_generation.spcfw`; the ions of the crystal are free to move. Each
 trajectory starts from molecules placed at random, and whole trajectories go into the test file.
-``python -m lesjax.datasets.nacl_water`` writes the set.
+``python -m data_generation.nacl_water`` writes the set.
 """
 
 import itertools
@@ -11,7 +11,7 @@ import itertools
 import numpy as np
 from ase import Atoms
 
-from lesjax.datasets import spcfw, storage
+from data_generation import spcfw, storage
 
 
 LATTICE_CONSTANT = 5.78  # Å, of this force field at 300 K and 1 bar
@@ -73,7 +73,7 @@ def main() -> None:
     provenance = {
         "description": f"{LAYERS} layers of NaCl(001) and {N_WATERS} flexible SPC/Fw water molecules "
         "(charges of SPC/E), periodic in three directions",
-        "command": "python -m lesjax.datasets.nacl_water",
+        "command": "python -m data_generation.nacl_water",
         "seed": arguments.seed,
         "versions": storage.versions("openmm"),
         **spcfw.PROVENANCE,

@@ -13,7 +13,7 @@ Molecules are rigid, each at its own minimum, with open boundaries. A frame has 
 - ``charge``, ``chargeA``, ``chargeB``: total and of each molecule, e;
 - ``class``, ``pair``, ``orientation``: names of class and pair; the number of the curve.
 
-``python -m lesjax.datasets.dimers`` writes the set.
+``python -m data_generation.dimers`` writes the set.
 """
 
 import numpy as np
@@ -21,8 +21,8 @@ from ase import Atoms
 from ase.build import molecule
 from ase.optimize import BFGS
 
-from lesjax.datasets import storage
-from lesjax.datasets.xtb import GFN2, NotConverged, label
+from data_generation import storage
+from data_generation.xtb import GFN2, NotConverged, label
 
 
 # Opposite ions are such that no charge moves between them: the highest level of the anion stays below the lowest
@@ -140,7 +140,7 @@ def main() -> None:
     parts, dropped = generate(arguments.seed)
     provenance = {
         "description": "rigid pairs of molecules, open boundaries; classes " + ", ".join(PAIRS),
-        "command": "python -m lesjax.datasets.dimers",
+        "command": "python -m data_generation.dimers",
         "seed": arguments.seed,
         "versions": storage.versions("tblite"),
         "labels": "GFN2-xTB, electronic temperature 300 K; charges: Mulliken; inter_energy: pair less molecules",

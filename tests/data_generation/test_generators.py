@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from ase import Atoms
 
+from data_generation import charge_transfer, dimers, kf_water, nacl_water, spcfw, storage, xtb
 from lesjax import io
-from lesjax.datasets import charge_transfer, dimers, kf_water, nacl_water, spcfw, storage, xtb
 
 
 def needs(package):

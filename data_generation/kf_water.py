@@ -1,9 +1,9 @@
 """Potassium fluoride in SPC/Fw water, 0 to 2 mol/L, in bulk and with an interface to its vapour.
 
-Long-range electrostatics in a liquid with known charges: see `lesjax.datasets.spcfw` for the force field and how
+Long-range electrostatics in a liquid with known charges: see `data_generation.spcfw` for the force field and how
 the labels are made. 64 water molecules and 0, 1 or 2 ion pairs, in a cubic cell or as a slab in a cell of
 three times its height, periodic in all directions. Each trajectory starts from ions and molecules placed at
-random, and whole trajectories go into the test file. ``python -m lesjax.datasets.kf_water`` writes the set, in
+random, and whole trajectories go into the test file. ``python -m data_generation.kf_water`` writes the set, in
 about half an hour; with ``--work`` trajectories are kept, and an interrupted run goes on.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from ase import Atoms
 
-from lesjax.datasets import spcfw, storage
+from data_generation import spcfw, storage
 
 
 N_WATERS = 64
@@ -95,7 +95,7 @@ def main() -> None:
     provenance = {
         "description": f"{N_WATERS} flexible SPC/Fw water molecules (charges of SPC/E) and {PAIRS} pairs K+, F-, bulk "
         "(kind=bulk) and slab (kind=interface), periodic in three directions",
-        "command": "python -m lesjax.datasets.kf_water",
+        "command": "python -m data_generation.kf_water",
         "seed": arguments.seed,
         "versions": storage.versions("openmm"),
         **spcfw.PROVENANCE,

@@ -24,7 +24,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.geometry import wrap_positions
 
-from lesjax.datasets.storage import attach, round_positions
+from data_generation.storage import attach, round_positions
 
 
 CHARGES = {"O": -0.8476, "H": 0.4238, "Na": 1.0, "K": 1.0, "F": -1.0, "Cl": -1.0}  # e

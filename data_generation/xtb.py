@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
 
-from lesjax.datasets.storage import attach, round_positions
+from data_generation.storage import attach, round_positions
 
 
 # Of tblite's convergence thresholds, relative to its defaults (1e-6 hartree for the energy).
