@@ -94,7 +94,9 @@ def predict_float32(potential, system):
         added = [(0, size - m) for size, m in zip(GRID, solver.kmask.shape[1:], strict=True)]
         solver = dataclasses.replace(solver, kmask=np.pad(solver.kmask, [(0, 0), *added]))
     out = as_float32(potential)(as_float32(system.pad_to(*SHAPE)), solver)
-    assert {x.dtype.name for x in jax.tree.leaves(out)} == {"float32"}
+    dtypes = {name: x.dtype.name for name, x in vars(out).items() if x is not None}
+    assert dtypes.pop("total_energy") == "float64"
+    assert set(dtypes.values()) == {"float32"}
     np.testing.assert_array_equal(out.forces[n:], 0.0)
     if out.charges is not None:
         np.testing.assert_array_equal(out.charges[n:], 0.0)
@@ -330,7 +332,7 @@ def test_slab():
         a, b = getattr(first, name), getattr(second, name)
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * max(1.0, float(np.abs(b).max())), err_msg=name)
     assert first.stress is None
-    assert abs(first.long_range_energy) > 1e-2
+    assert abs(first.long_range_energy) > 5e-3
 
 
 def test_slabs_and_wires_that_are_refused():

@@ -106,6 +106,9 @@ def test_rotation(potential, sign):
 def test_tensor_of_polarizability():
     """Turns with the system, is symmetric and positive definite, and far from a multiple of one."""
     potential = random_potential("self-consistent")
+    heads = dict(potential.params["heads"])
+    heads["anisotropy"] = jax.tree.map(lambda p: 80.0 * p, heads["anisotropy"])
+    potential = dataclasses.replace(potential, params={**potential.params, "heads": heads})
     alpha_of = jax.jit(lambda system: apply(potential, system)[1].alpha)
     r = -np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
     alpha, turned = alpha_of(make_system()), alpha_of(make_system(POSITIONS @ r, CELL @ r))
