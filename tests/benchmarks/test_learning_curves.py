@@ -11,6 +11,7 @@ import learning_curves as curves
 import pytest
 
 from lesjax.datasets import point_charges
+from lesjax.models import EquilibratedCharges
 from lesjax.training import load_config
 
 
@@ -52,10 +53,10 @@ def test_settings_of_each_model_are_accepted(model, tmp_path):
         config = load_config(study.config, [*data, *curves.MODELS[model][1], *curves.QUICK])
         long_range = config.model.long_range
         assert (long_range is None) == (model in ("short_range", "message_passing"))
-        assert bool(config.model.messages) == (model == "message_passing")
+        assert bool(config.model.short_range.messages) == (model == "message_passing")
         if long_range is not None:
-            assert long_range.dipoles == (model == "les_dipoles")
-            assert (long_range.charges == "equilibration") == (model == "equilibration")
+            assert getattr(long_range.charges, "dipoles", False) == (model == "les_dipoles")
+            assert isinstance(long_range.charges, EquilibratedCharges) == (model == "equilibration")
         assert all(phase.charges_weight == 0 for phase in config.training.phases)
         assert len(config.training.phases) == len(study.steps)  # a phase without steps would keep its own epochs
 
