@@ -337,7 +337,7 @@ class Count(nn.Module):
 
     def __call__(self, system):
         neighbors = system.neighborhood()
-        species = (system.atomic_numbers[:, None] == np.array(self.config.elements, np.int32)).astype(system.cell.dtype)
+        species = (system.atomic_numbers[:, None] == np.array([self.config.elements], np.int32)).astype(system.cell.dtype)
         return Features((jnp.concatenate([species, neighbors.sum(neighbors.gather(species))], axis=1),))
 
 
