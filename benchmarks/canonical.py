@@ -18,7 +18,6 @@ import dataclasses
 import math
 from collections.abc import Callable
 
-import ase.units
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +29,7 @@ from rich.table import Table
 
 from lesjax.dynamics import Settings
 from lesjax.dynamics.ensembles import count_rotations, forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
+from lesjax.units import BAR, BOLTZMANN
 
 
 EPSILON, SIZE, MASS = 0.0104, 3.4, 39.948
@@ -111,15 +111,13 @@ def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: o
     masses = np.full(n, MASS)
     still = settings.angular_momentum == "zero"
     rotations = count_rotations(masses, case.positions)
-    kT = case.temperature * ase.units.kB
+    kT = case.temperature * BOLTZMANN
 
     def force_virial(positions: Array, cell: Array) -> tuple[Array, Array]:
         energy_of = lambda x, h: (energy(x, h, periodic=periodic), None)  # noqa: E731
         return forces_and_virial(energy_of, positions, cell, with_virial=periodic)
 
-    integrator = make_ensemble(
-        settings, n, force_virial, pbc=case.pbc, still_rotations=rotations if still else 0
-    )  # fmt: skip
+    integrator = make_ensemble(settings, masses, force_virial, pbc=case.pbc, positions=case.positions)
     cell = jnp.asarray(case.cell)
     fixed = {} if settings.constant_pressure else {"cell": cell}
 
@@ -181,7 +179,7 @@ def volumes(case: Case, found: np.ndarray, steps: int) -> tuple[float, float]:
 
     The equation of state reaches four standard deviations around the volumes of the run, `found`.
     """
-    kT, pressure = case.temperature * ase.units.kB, case.pressure * 1e-4 * ase.units.GPa
+    kT, pressure = case.temperature * BOLTZMANN, case.pressure * BAR
     grid, pressures = [], []
     for volume in found.mean() + found.std() * np.linspace(-4.0, 4.0, 7):
         scale = (volume / abs(np.linalg.det(case.cell))) ** (1 / 3)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from lesjax.io import atomic_path
 from lesjax.models import Potential
 from lesjax.models.cace.convert import convert_weights
-from lesjax.training.loop import read_log
+from lesjax.runs import atomic_path, read_log
 
 
 ROOT = pathlib.Path(__file__).resolve().parent

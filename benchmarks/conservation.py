@@ -34,8 +34,8 @@ from common import read_runs, shared, write_json
 import lesjax
 from lesjax import io
 from lesjax.dynamics import Settings, simulate
-from lesjax.dynamics.records import read_log
 from lesjax.dynamics.simulation import Simulation
+from lesjax.runs import read_table
 
 
 TIMESTEP = 0.5
@@ -58,7 +58,7 @@ def drift(
         start = simulate(potential, start, folder / "volume", settings, quiet=True)
     settings = dataclasses.replace(settings, steps=steps * parts)
     simulate(potential, start, folder, settings, quiet=True)
-    log = read_log(folder / "log.csv")
+    log = read_table(folder / "log.csv")
     column = "total_energy_eV" if ensemble == "nve" else "conserved_energy_eV"
     ps, energy = 1e-3 * log["time_fs"], log[column] / len(start)
     slope, level = np.polyfit(ps, energy, 1)
@@ -129,9 +129,9 @@ def new_plan(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path
         factor = next(f for f in factors if not simulation.solver.still_valid(f * cell))
         position = simulation.state.position * factor
         simulation.state = dataclasses.replace(simulation.state, position=position, cell=cell * factor)
-        simulation.pairs = simulation.allocate(position, cell * factor, None)
+        simulation.neighbor_list = simulation.allocate(position, cell * factor, None)
         simulation.replan_if_drifted()
-        changes.append(abs(simulation.host.energy_offset) / len(start))
+        changes.append(abs(simulation.progress.energy_offset) / len(start))
     return float(f"{max(changes):.3g}")
 
 

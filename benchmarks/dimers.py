@@ -23,11 +23,12 @@ import jax
 import numpy as np
 from common import SHARED, shared, write_json
 
+import lesjax.runs
 from lesjax import datasets, io
 from lesjax.models import Potential, load
+from lesjax.runs import read_log
 from lesjax.system import System
 from lesjax.training import load_config, train
-from lesjax.training.loop import read_log
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def one_run(name: str, model: str, seed: int, arguments: argparse.Namespace) -> 
         "test_energy_meV": round(test_error[0], 3), "test_forces_meV_A": round(test_error[1], 3),
         "test_energy_relative": round(test_error[2], 5),
     }  # fmt: skip
-    io.write_json(done, result)
+    lesjax.runs.write_json(done, result)
     print(result, flush=True)
     return result
 

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from common import interleaved, shared, train, write_json
 
+from lesjax.runs import read_log
 from lesjax.training import load_config
 from lesjax.training.ensemble import available_cores
-from lesjax.training.folder import read_log
 from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.loop import phase_weights
 from lesjax.training.prepare import prepare

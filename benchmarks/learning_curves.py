@@ -28,6 +28,7 @@ from ase import Atoms
 from common import read_runs, train, write_json
 from markdown_tables import number
 
+import lesjax.runs
 from lesjax import datasets, io
 from lesjax.datasets import point_charges
 from lesjax.models import load
@@ -193,7 +194,7 @@ def one_run(system: str, cutoff: float, model: str, size: int, arguments: argpar
         chosen = [atoms for atoms in test if atoms.info["kind"] == kind]
         result["metrics"][kind] = evaluate(load(folder / "model"), chosen).metrics
     result |= {"settings": settings, "system": system, "cutoff": cutoff, "model": model, "n_train": size}
-    io.write_json(done, result)
+    lesjax.runs.write_json(done, result)
     return result
 
 

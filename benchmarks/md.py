@@ -47,15 +47,15 @@ def measure(potential: Potential, repeat: int, steps: int, rounds: int) -> dict:
         settings = Settings(steps=10**9, log_every=LOG_EVERY)
         start = time.perf_counter()
         simulation = Simulation(potential, atoms, pathlib.Path(folder), settings)
-        simulation.log(simulation.advance(LOG_EVERY))
+        simulation.output.log(simulation.progress, simulation.advance(LOG_EVERY))
         compile_s = time.perf_counter() - start
         # the velocities of a structure at rest take a while to reach all modes
         for _ in range(2):
-            simulation.log(simulation.advance(simulation.host.step + LOG_EVERY))
+            simulation.output.log(simulation.progress, simulation.advance(simulation.progress.step + LOG_EVERY))
 
         def driver() -> None:
             for _ in range(steps // LOG_EVERY):
-                simulation.log(simulation.advance(simulation.host.step + LOG_EVERY))
+                simulation.output.log(simulation.progress, simulation.advance(simulation.progress.step + LOG_EVERY))
 
         calculator = atoms.copy()
         calculator.set_momenta(atoms.get_momenta())
@@ -82,14 +82,14 @@ def measure(potential: Potential, repeat: int, steps: int, rounds: int) -> dict:
         "new_list_ms": times["new_list"],
         "ase_steps_per_second": round(1e3 / times["ase"], 3),
         "reference_torch_steps_per_second": REFERENCE.get(len(atoms)),
-        "neighbours_per_atom": simulation.pairs.plan.capacity,
+        "neighbours_per_atom": simulation.neighbor_list.plan.capacity,
         "compile_s": round(compile_s, 2),
     }
 
 
 def parts(simulation: Simulation) -> dict:
     """The parts of a step, each compiled by itself on what the simulation holds now."""
-    potential, solver, pairs = simulation.potential, simulation.solver, simulation.pairs
+    potential, solver, pairs = simulation.potential, simulation.solver, simulation.neighbor_list
     position, cell = simulation.state.position, simulation.cell
     system = jax.jit(lambda: within_cutoff(pairs, simulation.template, position, cell))()
     config = dataclasses.replace(potential.config, long_range=None)

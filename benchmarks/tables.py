@@ -20,7 +20,7 @@ from markdown_tables import ERRORS, errors, number, table
 from overview import update_page
 from real_data import RUNS, reported
 
-from lesjax.io import atomic_path
+from lesjax.runs import atomic_path
 
 
 def curves(content: dict) -> list[str]:

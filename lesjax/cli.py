@@ -5,7 +5,8 @@ import pathlib
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from lesjax import __version__
 
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from lesjax.training import Evaluation
 
 
-BORN_ORDERS = ("polarization-first", "displacement-first")
 PBC = {"file": None, "true": True, "false": False}
-# what goes on where it was stopped
+# commands that resume where they were stopped
 RESUMED = ("train", "md")
 METRICS = """Metrics in the JSON file, each for what the data has references of:
   n_structures               number of structures
@@ -41,6 +41,41 @@ Those of an ensemble are of the mean of its members, and for each kind there are
   forces_spearman            rank correlation of spread and error, of forces atom by atom
 Energies and forces leave the sign of the latent charges open: it is chosen once for all that depends on it.
 Moments are about the centre of mass."""
+
+
+# Name in `Settings`, which has the defaults; help; type.
+MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("ensemble", "nve, nvt, nose-hoover, langevin, npt or npt-flexible", {}),
+    ("steps", "length of the run", {"type": int}),
+    ("timestep", "fs", {"type": float}),
+    ("temperature", "K", {"type": float}),
+    ("pressure", "bar", {"type": float}),
+    ("thermostat_time", "fs", {"type": float}),
+    ("barostat_time", "fs", {"type": float}),
+    ("seed", "of velocities and thermostat", {"type": int}),
+    ("angular_momentum", "of a cluster's start: keep or zero", {}),
+    ("log_every", "between lines of the log", {"type": int, "metavar": "STEPS"}),
+    ("frame_every", "between frames of the trajectory", {"type": int, "metavar": "STEPS"}),
+    ("checkpoint_every", "between checkpoints", {"type": int, "metavar": "STEPS"}),
+    ("format", "of the trajectory: xyz or traj", {}),
+    ("polarization", "write the polarization of each frame", {"action": "store_true"}),
+    ("born_effective_charges", "write them for each frame", {"action": "store_true"}),
+    ("electric_field", "V/Å, without exponents", {"type": float, "nargs": 3, "metavar": ("X", "Y", "Z")}),
+    ("epsilon_infinity", "electronic dielectric constant", {"type": float}),
+)
+
+
+@dataclass(frozen=True)
+class _Default:
+    """Default of a field of `Settings`, which is imported only where the help shows it."""
+
+    name: str
+
+    def __str__(self) -> str:
+        from lesjax.dynamics import Settings
+
+        value = getattr(Settings, self.name)
+        return "" if value is None or isinstance(value, bool) else f" (default: {value})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--calibration", metavar="OUT.png", help="draw error against spread of an ensemble")
     evaluate.add_argument("--key", action="append", default=[], metavar="LABEL=NAME", help="e.g. energy=dft_energy")
     evaluate.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
-    evaluate.add_argument("--born-order", choices=BORN_ORDERS, help="of the Born effective charges of each atom")
+    evaluate.add_argument(
+        "--born-order", metavar="ORDER", help="of Born effective charges: polarization-first or displacement-first"
+    )
     evaluate.add_argument(
         "--epsilon-infinity", type=_epsilon, default=1.0, metavar="X|fit", help="scales Born effective charges by √X"
     )
@@ -97,26 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     md.add_argument("model", help="folder of a potential")
     md.add_argument("structure", help="file that ase reads; the last frame is used")
     md.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
-    md.add_argument(
-        "--ensemble", default="nve", help="nve, nvt, nose-hoover, langevin, npt or npt-flexible (default: nve)"
-    )
-    md.add_argument("--steps", type=int, default=1000, help="length of the run (default: 1000)")
-    md.add_argument("--timestep", type=float, default=0.5, help="fs (default: 0.5)")
-    md.add_argument("--temperature", type=float, help="K")
-    md.add_argument("--pressure", type=float, default=0.0, help="bar (default: 0)")
-    md.add_argument("--thermostat-time", type=float, default=100.0, help="fs (default: 100)")
-    md.add_argument("--barostat-time", type=float, default=1000.0, help="fs (default: 1000)")
-    md.add_argument("--seed", type=int, default=0)
-    md.add_argument("--angular-momentum", default="keep", help="of a cluster's start: keep or zero (default: keep)")
+    for name, help_text, options in MD_OPTIONS:
+        default = _Default(name)
+        md.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"{help_text}%(default)s", **options)
     md.add_argument("--out", default="md", help="folder of the results (default: md)")
-    md.add_argument("--log-every", type=int, default=50, metavar="STEPS")
-    md.add_argument("--frame-every", type=int, default=100, metavar="STEPS")
-    md.add_argument("--checkpoint-every", type=int, default=1000, metavar="STEPS")
-    md.add_argument("--format", default="xyz", help="of the trajectory: xyz or traj (default: xyz)")
-    md.add_argument("--polarization", action="store_true", help="write the polarization of each frame")
-    md.add_argument("--born-effective-charges", action="store_true", help="write them for each frame")
-    md.add_argument("--electric-field", type=float, nargs=3, metavar=("X", "Y", "Z"), help="V/Å, without exponents")
-    md.add_argument("--epsilon-infinity", type=float, default=1.0, help="electronic dielectric constant (default: 1)")
     md.add_argument("--quiet", action="store_true", help="no progress bar")
     md.set_defaults(run=_md)
 
@@ -138,9 +159,8 @@ def _train(arguments: argparse.Namespace) -> int:
         overrides.append(f"training.ensemble={arguments.ensemble}")
     config = load_config(arguments.config, overrides)
 
-    from lesjax.io import write_json
+    from lesjax.runs import read_log, write_json
     from lesjax.training import evaluate, plots, train, train_ensemble
-    from lesjax.training.loop import read_log
     from lesjax.training.prepare import prepare
 
     prepared = prepare(config)
@@ -171,9 +191,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from lesjax.io import write_json
     from lesjax.models import load, load_ensemble
     from lesjax.models.storage import is_ensemble
+    from lesjax.runs import write_json
     from lesjax.training import evaluate_file, plots
     from lesjax.training.losses import metric_name
 
@@ -204,16 +224,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _md(arguments: argparse.Namespace) -> int:
-    import dataclasses
-
     from lesjax import io
     from lesjax.dynamics import Settings, simulate
-    from lesjax.dynamics.records import read_log
     from lesjax.models import load
+    from lesjax.runs import read_table
 
-    given = vars(arguments)
-    chosen = {f.name: given[f.name] for f in dataclasses.fields(Settings) if f.name in given}
-    settings = Settings(**chosen)
+    options = {name: getattr(arguments, name) for name, *_ in MD_OPTIONS}
+    settings = Settings(**{name: value for name, value in options.items() if not isinstance(value, _Default)})
     if settings.pressure and not settings.constant_pressure:
         raise ValueError(
             f"`--pressure {settings.pressure}` has no effect in {settings.ensemble!r}: take npt or npt-flexible."
@@ -223,7 +240,7 @@ def _md(arguments: argparse.Namespace) -> int:
     if PBC[arguments.pbc] is not None:
         start.pbc = PBC[arguments.pbc]
     final = simulate(load(arguments.model), start, folder, settings, quiet=arguments.quiet or None)
-    last = read_log(folder / "log.csv")["temperature_K"][-1]  # which knows the degrees of freedom
+    last = read_table(folder / "log.csv")["temperature_K"][-1]  # which knows the degrees of freedom
     print(f"{settings.steps} steps of {len(final)} atoms, {last:.0f} K at the end; see {folder}/md.png")
     return 0
 

@@ -15,10 +15,11 @@ from rich.table import Table
 from lesjax import io
 from lesjax.datasets import point_charges
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig
+from lesjax.runs import read_log, write_json
 from lesjax.training import plots
 from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
 from lesjax.training.evaluate import Evaluation, evaluate
-from lesjax.training.loop import read_log, train
+from lesjax.training.loop import train
 from lesjax.training.prepare import prepare
 
 
@@ -73,7 +74,7 @@ def run(folder: pathlib.Path, training: TrainingSection = TRAINING, quiet: bool 
         records[name] = read_log(pathlib.Path(config.output) / "log.jsonl")
     metrics = {name: result.metrics for name, result in results.items()}
     metrics["seconds"] = {"total": round(time.monotonic() - started, 1)}
-    io.write_json(folder / "results.json", metrics)
+    write_json(folder / "results.json", metrics)
     draw(folder / "demo.png", results, records)
     console.print(table(metrics))
     console.print(f"Figure: {folder / 'demo.png'}   model: {folder / 'LES' / 'model'}")

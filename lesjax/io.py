@@ -3,13 +3,11 @@
 import bz2
 import dataclasses
 import gzip
-import json
 import lzma
 import os
 import pathlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
 
@@ -23,11 +21,9 @@ from ase.data import chemical_symbols as chemical_symbols
 from ase.io.formats import filetype
 from jaxtyping import Array, Float
 
+from lesjax.runs import atomic_path
+from lesjax.validate import check, one_of, optional, parse_json
 
-try:
-    import fcntl
-except ImportError:  # not on Windows, where folders are not locked
-    fcntl = None
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 BORN_ORDERS = ("polarization-first", "displacement-first")
@@ -74,11 +70,7 @@ class Keys:
     born_effective_charges_order: str | None = None
 
     def __post_init__(self) -> None:
-        if self.born_effective_charges_order not in (None, *BORN_ORDERS):
-            raise ValueError(
-                f"`born_effective_charges_order` must be {' or '.join(map(repr, BORN_ORDERS))}, "
-                f"got {self.born_effective_charges_order!r}."
-            )
+        check(self, born_effective_charges_order=optional(one_of(*BORN_ORDERS)))
 
 
 @jax.tree_util.register_dataclass
@@ -170,12 +162,6 @@ def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> N
                     next(lines, None)
 
 
-def write_json(path: str | os.PathLike, content: object) -> None:
-    """Write JSON; the file appears whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-
-
 def write(path: str | os.PathLike, frames: Sequence[Atoms]) -> None:
     """Write extended xyz; the file appears whole or not at all."""
     with atomic_path(path) as temporary:
@@ -192,62 +178,6 @@ def frozen(atoms: Atoms) -> Atoms:
     if results:
         copy.calc = SinglePointCalculator(copy, **{name: results[name] for name in all_properties if name in results})
     return copy
-
-
-class atomic_path:
-    """Give a temporary path beside `path`, and move it there when the block ends without an error."""
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = pathlib.Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> pathlib.Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        try:
-            with open(self.temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self.temporary, self.path)
-        except BaseException:
-            self.temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def exclusive(folder: str | os.PathLike) -> Iterator[None]:
-    """Keep other processes out of `folder`, which is made if it is not there, and removed again if it then stays empty.
-
-    The lock is on the folder itself and ends with the process, however that ends.
-
-    Raises:
-        ValueError: if another process has it.
-    """
-    folder = pathlib.Path(folder)
-    new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = None if fcntl is None else os.open(folder, os.O_RDONLY)
-    try:
-        if fcntl is not None and handle is not None:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"Another process is working in {str(folder)!r}: wait for it, stop it, or choose another folder."
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
-        if new:
-            with suppress(OSError):
-                folder.rmdir()
 
 
 def element_names(atomic_numbers: Iterable[int]) -> str:
@@ -306,7 +236,7 @@ def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None
                 value = place[name]
                 try:
                     if isinstance(value, str) and value.lstrip().startswith("["):
-                        value = json.loads(value)
+                        value = parse_json(value, nonfinite=True)
                     return name, np.asarray(value, dtype=np.float64)
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"`{name}` must hold numbers, got {str(value)[:60]!r}.") from error

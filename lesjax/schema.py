@@ -61,14 +61,6 @@ def flat(plain: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     return entries
 
 
-def differences(a: object, b: object, where: str = "") -> list[str]:
-    """Names, joined by dots, of the entries in which two nested dictionaries differ."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = sorted(set(a) | set(b))
-        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{where}.{k}" if where else k)]
-    return [] if a == b else [where]
-
-
 def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
     """Make a dataclass from a mapping, checking keys and types all the way down.
 

@@ -28,3 +28,6 @@ WAVENUMBER = 1e8 / SPEED_OF_LIGHT
 
 # atomic mass constant over Å³ in g/cm³: masses in amu and volumes in Å³ to densities
 AMU_PER_A3 = 1.66053906660e-24 / 1e-24
+
+# 1 fs in Å (amu/eV)^(1/2), the time of ASE and of jax-md: with it momenta and masses give energies in eV as they are
+FEMTOSECOND = 1.0 / math.sqrt(AMU)

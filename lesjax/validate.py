@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ def whole(low: int, high: int | None = None) -> Rule:
     """An integer from `low` to `high`, both included; True and False are none."""
 
     def rule(value: Any) -> str | None:
-        if not isinstance(value, Integral) or isinstance(value, bool):
+        if not isinstance(value, int) or isinstance(value, bool):
             return "be a whole number"
         if high is not None and not low <= value <= high:
             return f"lie from {low} to {high}"
@@ -84,7 +83,7 @@ def one_of(*values: Any) -> Rule:
 
 def widths(value: Any) -> str | None:
     """Widths of hidden layers; there may be none."""
-    return None if all(whole(1)(width) is None for width in value) else "have widths of at least 1"
+    return None if all(whole(1)(width) is None for width in value) else "have whole widths of at least 1"
 
 
 def optional(rule: Rule) -> Rule:
@@ -107,7 +106,15 @@ def not_both(**values: object) -> None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def differences(a: object, b: object, where: str = "") -> list[str]:
+    """Names, joined by dots, of the entries in which two nested dictionaries differ."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(set(a) | set(b))
+        return [d for k in keys for d in differences(a.get(k), b.get(k), f"{where}.{k}" if where else k)]
+    return [] if a == b else [where]
 
 
 def read_json(path: str | os.PathLike, *, remedy: str = "", nonfinite: bool = False) -> Any:

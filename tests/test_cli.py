@@ -1,6 +1,7 @@
 """The command: what it writes and prints, and that mistakes are one line that names them."""
 
 import contextlib
+import dataclasses
 import io as text
 import json
 import math
@@ -14,7 +15,9 @@ import pytest
 
 import lesjax
 from lesjax import cli, demo, io
-from lesjax.training.loop import read_log
+from lesjax.dynamics import Settings
+from lesjax.runs import read_log
+from lesjax.training.folder import run_folder
 from toy import make_frames
 
 
@@ -147,6 +150,18 @@ def test_help_names_the_metrics(capsys):
     assert "eV/atom" in out
 
 
+def test_options_of_md_are_the_settings(capsys):
+    """Without defaults of their own: those of `Settings` are shown."""
+    fields = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert [name for name, *_ in cli.MD_OPTIONS] == [name for name in fields if name != "skin"]
+    with pytest.raises(SystemExit):
+        cli.main(["md", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, text_of_option, _ in cli.MD_OPTIONS:
+        default = "" if fields[name] is None or fields[name] is False else f" (default: {fields[name]})"
+        assert text_of_option + default in shown
+
+
 def test_info(run, capsys):
     folder, _ = run
     assert cli.main(["info", str(folder / "run" / "model")]) == 0
@@ -231,10 +246,10 @@ def test_folder_under_another_path_goes_on(run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path / "there")
     command = ["train", "config.toml", "--set", "training.phases.0.epochs=3", "--set", "output=run"]
     assert cli.main(command) == 0
-    description = tmp_path / "there" / "run" / "config.json"
-    content = json.loads(description.read_text())
+    there = run_folder(tmp_path / "there" / "run")
+    content = there.read_description()
     other = {"float32": "float64", "float64": "float32"}[content["dtype"]]
-    description.write_text(json.dumps({**content, "dtype": other}))
+    there.write_description({**content, "dtype": other})
     capsys.readouterr()
     assert cli.main(command) == 1
     assert f"holds a run in {other}, and this one would be in {content['dtype']}" in capsys.readouterr().err

@@ -8,8 +8,8 @@ import pytest
 
 import toy_model
 from lesjax import demo, io
+from lesjax.runs import read_log
 from lesjax.training.config import Phase, TrainingSection
-from lesjax.training.loop import read_log
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import bz2
 import gzip
 import json
-import subprocess
-import sys
 
 import ase
 import ase.io
@@ -295,21 +293,6 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["data.xyz"]
 
 
-def test_atomic_path_replaces_at_the_end(tmp_path):
-    path = tmp_path / "note"
-    path.write_text("old")
-    with io.atomic_path(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(KeyboardInterrupt), io.atomic_path(path) as temporary:  # noqa: PT012 (the block is the test)
-        temporary.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_results_of_a_calculator_that_went_on_are_refused():
     calculator = LennardJones()
     frames = [ase.Atoms("Ar2", [[0.0, 0.0, 0.0], [x, 0.0, 0.0]], calculator=calculator) for x in (1.1, 1.2)]
@@ -321,25 +304,3 @@ def test_results_of_a_calculator_that_went_on_are_refused():
         atoms.get_potential_energy()
         kept.append(io.frozen(atoms))
     assert [float(label.energy) for label in io.all_labels(kept)] == energies
-
-
-def test_a_folder_is_for_one_process(tmp_path):
-    """Refused while another process has it, free once that is killed, and gone where nothing was written."""
-    folder = tmp_path / "run"
-    program = "import sys, time; from lesjax import io\n"
-    program += "with io.exclusive(sys.argv[1]): print('in', flush=True); time.sleep(60)"
-    with subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "in\n"
-        message = r"Another process is working in '.*run': wait for it"
-        with pytest.raises(ValueError, match=message), io.exclusive(folder):
-            pass
-        other.kill()
-    with io.exclusive(folder):
-        pass
-    folder.rmdir()  # it was there before, and so it stays
-    with io.exclusive(folder):
-        assert folder.is_dir()
-    assert not folder.exists()
-    with io.exclusive(folder):
-        (folder / "log").touch()
-    assert (folder / "log").exists()

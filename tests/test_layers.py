@@ -1,8 +1,10 @@
 """The import directions inside lesjax, and which part may import which third-party package."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # An import points to the left. Modules with a comma between them may import each other,
 # those on either side of a bar may not.
 DIRECTION = (
-    "units, numerics, progress, processes < system, neighbors, neighbor_plan, neighbor_list, batching, io < ewald"
-    " < properties < models < training | dynamics < fitting < cli, demo, __main__"
+    "units, numerics, validate, schema, processes < runs < io, system, neighbors"
+    " < ewald < response < properties < models < training | dynamics < fitting < cli, demo, __main__"
 )
 
 # Third-party packages that only these parts may import.
@@ -44,7 +46,7 @@ def read_direction(direction: str) -> dict[str, set[str]]:
 
 ALLOWED = read_direction(DIRECTION)
 # Data sets stand aside: only the command line may import them.
-ALLOWED["datasets"] = {"units", "numerics", "io", "datasets"}
+ALLOWED["datasets"] = {"units", "numerics", "runs", "io", "datasets"}
 for _part in ("cli", "demo", "__main__"):
     # "" is the package itself, as in `from lesjax import __version__`.
     ALLOWED[_part] |= {"datasets", ""}
@@ -109,10 +111,96 @@ def test_imports_of_lesjax_follow_the_direction() -> None:
     assert not found, "\n".join(found)
 
 
+def import_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Return for each module the modules of lesjax that it imports, inside functions and for types too.
+
+    Args:
+        sources: texts of modules by their paths below lesjax/. The face of the whole package is left out: it imports
+            lazily, and no module may import it (see `violations`).
+    """
+    places = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in sources}
+    places.pop("__init__", None)
+    graph: dict[str, set[str]] = {}
+    for name, path in places.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(sources[path])):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            package = ("lesjax", *Path(path).parent.parts)
+            for _, module in imported_names(ast.unparse(node), package):
+                # a name of a package may be a module of it
+                aliases = [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+                for full in (module, *(f"{module}.{alias}" for alias in aliases)):
+                    target = full.removeprefix("lesjax.")
+                    if full.startswith("lesjax.") and target in places and target != name:
+                        graph[name].add(target)
+            # a package comes with what is imported from it: only its module counts then
+            graph[name] -= {p for p in graph[name] if any(t.startswith(f"{p}.") for t in graph[name])}
+    return graph
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Return the sets of modules that import each other, directly or by way of others."""
+    reach = {name: set(targets) for name, targets in graph.items()}
+    for middle in graph:
+        for name in graph:
+            if middle in reach[name]:
+                reach[name] |= reach[middle]
+    found: list[set[str]] = []
+    for name in graph:
+        circle = {other for other in reach[name] if name in reach[other]}
+        if circle and circle not in found:
+            found.append(circle)
+    return found
+
+
+def test_imports_of_lesjax_have_no_circle() -> None:
+    package = REPOSITORY / "lesjax"
+    graph = import_graph({
+        path.relative_to(package).as_posix(): path.read_text(encoding="utf-8") for path in package.rglob("*.py")
+    })  # fmt: skip
+    assert "runs" in graph["io"]
+    assert "models.potential" in graph["dynamics.simulation"]
+    assert circles(graph) == []
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {"a.py": "import lesjax.b", "b.py": "from lesjax import a"},
+        {"m/a.py": "def f():\n    from lesjax.m import b", "m/b.py": "from lesjax.m.a import f"},
+        {"m/a.py": "from . import b", "m/b.py": "if TYPE_CHECKING:\n    from .a import A"},
+        {"a.py": "from lesjax.b import x", "b.py": "from lesjax.c import x", "c.py": "from lesjax import a"},
+        {"m/__init__.py": "from lesjax.m.a import x as x", "m/a.py": "from lesjax.m import x"},
+    ],
+    ids=["direct", "in a function", "for types", "of three", "by way of the package"],
+)
+def test_circle_is_found(sources: dict[str, str]) -> None:
+    names = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in sources}
+    assert circles(import_graph(sources)) == [names]
+
+
+def test_every_import_is_declared() -> None:
+    """Of the package, in pyproject.toml, those of optional parts included; and nothing is declared without need."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    # the others are tools
+    wanted = [*project["dependencies"], *(name for extra in extras.keys() - {"dev", "docs"} for name in extras[extra])]
+    declared = {re.split(r"[^\w-]", name)[0].replace("-", "_") for name in wanted}
+    folders = ("lesjax", "data_generation")
+    sources = [path.read_text(encoding="utf-8") for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
+    names = (name for source in sources for _, name in imported_names(source, ("lesjax",)))
+    imported = {name.partition(".")[0] for name in names} - sys.stdlib_module_names - set(folders)
+    assert imported - declared == set()
+    # jax_finufft is imported by name
+    assert [name for name in declared - imported if not any(f'"{name}"' in source for source in sources)] == []
+
+
 @pytest.mark.parametrize(
     ("path", "source"),
     [
         pytest.param("units.py", "import lesjax.ewald", id="to the right"),
+        pytest.param("runs.py", "from lesjax import io", id="runs to the right"),
         pytest.param("ewald/direct.py", "from lesjax.models.cace import Cace", id="from"),
         pytest.param("ewald/direct.py", "from lesjax import models", id="submodule of the root"),
         pytest.param("ewald/direct.py", "from ..models import cace", id="relative"),

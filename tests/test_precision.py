@@ -83,7 +83,7 @@ def test_energy_forces_stress_and_born_charges(atoms, charges, method):
 def test_dynamics(atoms, tmp_path):
     potential = make_potential(atoms, messages=())
     run = Simulation(potential, atoms, tmp_path, Settings("npt-flexible", temperature=300.0))
-    assert_all_digits(run.run_stretch, run.world, run.state, run.cell, jnp.asarray(3, jnp.int32))
+    assert_all_digits(run.motion.run_block, run.force_field, run.state, run.cell, jnp.asarray(3, jnp.int32))
     neighbor_fn, energy_fn = energy_neighbor_list(potential, atoms, fractional_coordinates=True)
     box = jnp.asarray(atoms.cell.array.T)
     positions = jnp.asarray(atoms.get_scaled_positions())

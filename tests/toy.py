@@ -13,8 +13,8 @@ from ase.calculators.lj import LennardJones
 
 from lesjax import io
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
+from lesjax.runs import read_log
 from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
-from lesjax.training.loop import read_log
 
 
 CELL = np.array([[5.0, 0.0, 0.0], [0.8, 5.2, 0.0], [-0.4, 0.6, 4.8]])

@@ -117,9 +117,7 @@ def ewald(
         Ewald, Ann. Phys. 369, 253 (1921), doi:10.1002/andp.19213690304.
     """
     if abs(charges.sum()) > 1e-10:
-        raise ValueError(
-            f"`charges` must add up to zero, got {charges.sum()}: add the opposite charge."
-        )
+        raise ValueError(f"`charges` must add up to zero, got {charges.sum()}: add the opposite charge.")
     smallest = 2 * EWALD_TAIL / box
     splitting = smallest if splitting is None else splitting
     if splitting < smallest:

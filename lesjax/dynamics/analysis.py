@@ -4,16 +4,14 @@ All functions take frames of ase (`ase.io.read(path, ":")`) and numpy arrays com
 trajectories are not wrapped, as the mean squared displacement needs them.
 """
 
-import pathlib
 from collections.abc import Sequence
 
 import ase
-import ase.units
 import numpy as np
 from jaxtyping import Float
 
-from lesjax.io import atomic_path
 from lesjax.neighbors.host import neighbor_arrays
+from lesjax.units import AMU_PER_A3, BAR, BOLTZMANN
 
 
 def radial_distribution(
@@ -120,14 +118,13 @@ def density_profile(
         masses = atoms.get_masses() * (True if element is None else _select(atoms, element))
         fractional = atoms.get_scaled_positions(wrap=True)[:, axis] % 1.0
         total += np.histogram(fractional, n_bins, (0.0, 1.0), weights=masses)[0] / (atoms.get_volume() / n_bins)
-    gram_per_cm3 = ase.units.kg * 1e-3 / (1e-2 * ase.units.m) ** 3
-    return (np.arange(n_bins) + 0.5) * height / n_bins, total / (len(frames) * gram_per_cm3)
+    return (np.arange(n_bins) + 0.5) * height / n_bins, AMU_PER_A3 * total / len(frames)
 
 
 def pressure(frames: Sequence[ase.Atoms]) -> Float[np.ndarray, " t"]:
     """Pressure of each frame with its kinetic part, bar, from the stress and the velocities in it."""
     stresses = np.array([atoms.get_stress(voigt=False, include_ideal_gas=True) for atoms in _some(frames)])
-    return -np.trace(stresses, axis1=1, axis2=2) / 3.0 / (1e-4 * ase.units.GPa)
+    return -np.trace(stresses, axis1=1, axis2=2) / 3.0 / BAR
 
 
 def temperature(frames: Sequence[ase.Atoms], *, dof: int | None = None) -> Float[np.ndarray, " t"]:
@@ -138,30 +135,7 @@ def temperature(frames: Sequence[ase.Atoms], *, dof: int | None = None) -> Float
         dof: degrees of freedom; 3n - 3 by default, as in all ensembles but "langevin", which has 3n.
     """
     dof = max(1, 3 * len(_some(frames)[0]) - 3) if dof is None else dof
-    return np.array([2.0 * atoms.get_kinetic_energy() / (dof * ase.units.kB) for atoms in frames])
-
-
-def save_curves(
-    path: str | pathlib.Path,
-    x: Float[np.ndarray, " t"],
-    curves: dict[str, Float[np.ndarray, " t"]],
-    *,
-    xlabel: str,
-    ylabel: str,
-) -> None:
-    """Draw curves over one axis, as PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
-    axes = figure.subplots()
-    for label, values in curves.items():
-        axes.plot(x, values, label=label, linewidth=1.2)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.grid(alpha=0.3)
-    if len(curves) > 1:
-        axes.legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+    return np.array([2.0 * atoms.get_kinetic_energy() / (dof * BOLTZMANN) for atoms in frames])
 
 
 def _some(frames: Sequence[ase.Atoms]) -> Sequence[ase.Atoms]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import ase.units
+import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +23,7 @@ from lesjax.dynamics.barostat import Barostat, chain_energy
 from lesjax.dynamics.settings import Settings
 from lesjax.numerics import determinant
 from lesjax.properties.forces import EnergyFunction, energy_forces_stress
+from lesjax.units import BAR, BOLTZMANN, FEMTOSECOND
 
 
 @dataclass(frozen=True)
@@ -53,37 +54,39 @@ class Ensemble:
 
 def make_ensemble(
     settings: Settings,
-    n_atoms: int,
+    masses: Float[np.ndarray, " n"],
     force_virial: Callable[..., tuple[Array, Array]],
     *,
     pbc: Sequence[bool] = (True, True, True),
-    still_rotations: int = 0,
+    positions: Float[np.ndarray, "n 3"] | None = None,
 ) -> Ensemble:
     """Build the integrator.
 
     Args:
         settings: the run.
-        n_atoms: number of atoms.
+        masses: amu.
         force_virial: (positions, cell, **given) -> forces and virial -dU/dε; the cell of fixed-cell ensembles is in
             `given`, under the name `cell`.
         pbc: periodic directions, by which "nvt" chooses its thermostat.
-        still_rotations: number of rotations without motion at the start, which all but Langevin keep so.
+        positions: at the start, Å: with ``angular_momentum = "zero"`` their rotations, which all but Langevin keep at
+            rest, are no degrees of freedom.
     """
     name = settings.integrator(pbc)
-    dt = settings.timestep * ase.units.fs
-    conserving = name != "langevin" and n_atoms > 1
-    dof = 3 * n_atoms - (3 + still_rotations if conserving else 0)
-    kT = (settings.temperature or 0.0) * ase.units.kB
-    thermostat_time = settings.thermostat_time * ase.units.fs
+    dt = settings.timestep * FEMTOSECOND
+    conserving = name != "langevin" and len(masses) > 1
+    at_rest = positions if settings.angular_momentum == "zero" else None
+    dof = degrees_of_freedom(masses, at_rest) if conserving else 3 * len(masses)
+    kT = (settings.temperature or 0.0) * BOLTZMANN
+    thermostat_time = settings.thermostat_time * FEMTOSECOND
     if settings.constant_pressure:
         barostat = Barostat(
             force_virial=force_virial,
             dt=dt,
             temperature=kT,
-            pressure=settings.pressure * 1e-4 * ase.units.GPa,
+            pressure=settings.pressure * BAR,
             dof=dof,
             thermostat_time=thermostat_time,
-            barostat_time=settings.barostat_time * ase.units.fs,
+            barostat_time=settings.barostat_time * FEMTOSECOND,
             flexible=name == "npt-flexible",
         )
 
@@ -135,7 +138,39 @@ def forces_and_virial(
 
 def temperature_of(momentum: Float[Array, "n 3"], mass: Float[Array, "n 1"], dof: int) -> Float[Array, ""]:
     """Temperature, K."""
-    return jnp.sum(momentum**2 / mass) / (dof * ase.units.kB)
+    return jnp.sum(momentum**2 / mass) / (dof * BOLTZMANN)
+
+
+def degrees_of_freedom(masses: Float[np.ndarray, " n"], at_rest: Float[np.ndarray, "n 3"] | None) -> int:
+    """Return 3n, without the drift of several atoms, and without rotations at these positions where they are given."""
+    drift = 3 if len(masses) > 1 else 0
+    return 3 * len(masses) - drift - (0 if at_rest is None else count_rotations(masses, at_rest))
+
+
+def initial_momenta(settings: Settings, atoms: ase.Atoms, *, conserves_momentum: bool) -> Float[np.ndarray, "n 3"]:
+    """Momenta of the structure, without what the integrator keeps at rest, or drawn at random.
+
+    Raises:
+        ValueError: for a structure without velocities where the settings have no temperature.
+    """
+    momenta, masses = atoms.get_momenta(), atoms.get_masses()
+    at_rest = atoms.positions if settings.angular_momentum == "zero" else None
+    if np.any(momenta):
+        if conserves_momentum:  # its degrees of freedom do not count a drift
+            momenta = remove_drift(momenta, masses)
+        return momenta if at_rest is None else remove_rotation(momenta, masses, at_rest)
+    if settings.temperature is None:
+        raise ValueError("`temperature` is missing: the structure has no velocities to start with.")
+    if settings.temperature == 0:
+        return momenta
+    for name in sorted({"vel", "velo", "velocity", "velocities"} & set(atoms.arrays)):
+        warnings.warn(
+            f"Velocities are drawn at random: the unit of column {name!r} is not known. To start from it, write "
+            "`momenta` in ase's units, `atoms.set_velocities(...)`.",
+            stacklevel=2,
+        )
+    rng = np.random.default_rng(settings.seed)
+    return maxwell_boltzmann(masses, settings.temperature, rng, without_rotation=at_rest)
 
 
 def maxwell_boltzmann(
@@ -154,14 +189,12 @@ def maxwell_boltzmann(
         without_rotation: positions about which the angular momentum is to be zero, too, Å.
     """
     momenta = rng.normal(size=(len(masses), 3)) * np.sqrt(masses)[:, None]
-    dof = 3 * len(masses)
     if len(masses) > 1:
         momenta = remove_drift(momenta, masses)
-        dof -= 3
     if without_rotation is not None:
         momenta = remove_rotation(momenta, masses, without_rotation)
-        dof -= count_rotations(masses, without_rotation)
-    current = np.sum(momenta**2 / masses[:, None]) / (dof * ase.units.kB)
+    dof = degrees_of_freedom(masses, without_rotation)
+    current = np.sum(momenta**2 / masses[:, None]) / (dof * BOLTZMANN)
     return momenta * np.sqrt(temperature / current)
 
 

@@ -1,21 +1,16 @@
-"""What a simulation writes: settings, log, trajectory, checkpoint, plot; and its progress bar.
+"""What a simulation writes: settings, log, trajectory, checkpoint, plot; and its progress bar."""
 
-A checkpoint names how much of the log and of the trajectory belongs to it. A run that goes on cuts off what was written
-after it, and writes the same again.
-"""
-
-import csv
 import dataclasses
 import hashlib
-import json
+import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import ase
 import ase.io
-import ase.units
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,165 +18,190 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Array, Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
-from lesjax import io
+from lesjax import ewald, io
 from lesjax.dynamics.settings import Settings
-from lesjax.models.potential import Potential, Prediction
+from lesjax.models.potential import Potential, Prediction, variables
 from lesjax.models.storage import to_files
 from lesjax.neighbors.plan import NeighborPlan, complete_cell
-from lesjax.progress import progress_bar
-from lesjax.system import System, electronic_state
+from lesjax.neighbors.verlet import NeighborList
+from lesjax.runs import RunFolder, atomic_path, progress_bar, read_table
+from lesjax.system import System, electronic_info, electronic_state
 
 
-if TYPE_CHECKING:
-    from lesjax.dynamics.simulation import Simulation
+@dataclass
+class MDProgress:
+    """What the host keeps between blocks of steps; part of each checkpoint.
+
+    Attributes:
+        step: steps done.
+        energy_offset: energy that changes of the Ewald plan have taken from the conserved quantity, eV.
+        replanned: how often that happened.
+    """
+
+    step: int = 0
+    energy_offset: float = 0.0
+    replanned: int = 0
+
+
+class Restored(NamedTuple):
+    """State of a run at its last checkpoint.
+
+    Attributes:
+        state: of the integrator.
+        neighbor_list: of this state.
+        progress: how far the run is.
+        planned_cell: cell of the plan of the long-range sum; None where that does not depend on the cell.
+    """
+
+    state: Any
+    neighbor_list: NeighborList
+    progress: MDProgress
+    planned_cell: Float[np.ndarray, "3 3"] | None
+
+
+def run_folder(path: str | os.PathLike, settings: Settings) -> RunFolder:
+    """Return the folder of a simulation."""
+    growing = ["trajectory.xyz"] if settings.format == "xyz" else []  # ase's format is cut by frames
+    return RunFolder(path, description="settings.json", log="log.csv", growing=growing)
 
 
 class Output:
-    """Files of one run."""
+    """Files of one run.
+
+    Attributes:
+        folder: the folder.
+        trajectory: path of the trajectory.
+        reference_energy: sum of the energies of the elements, eV, which interaction energies lack.
+    """
 
     def __init__(
-        self, folder: pathlib.Path, settings: Settings, template: System, potential: Potential, start: ase.Atoms
+        self, folder: str | os.PathLike, settings: Settings, template: System, potential: Potential, start: ase.Atoms
     ) -> None:
-        self.folder, self.settings = folder, settings
-        self.trajectory = folder / f"trajectory.{settings.format}"
-        self.log_file = folder / "log.csv"
-        self.checkpoint_file = folder / "checkpoint.safetensors"
-        self.description = {
-            "settings": dataclasses.asdict(settings),
-            "structure": {
-                "numbers": np.asarray(template.atomic_numbers).tolist(),
-                "pbc": list(template.pbc),
-                "dtype": str(template.positions.dtype),
-            },
-            "cutoff": potential.cutoff,
-            "model": hashlib.sha256(b"".join(to_files(potential).values())).hexdigest(),
+        self.folder, self.settings, self.template = run_folder(folder, settings), settings, template
+        self.trajectory = self.folder.path / f"trajectory.{settings.format}"
+        self.masses, self.info = start.get_masses(), electronic_info(start)
+        self.reference_energy = potential.config.reference_energy(start.numbers)
+        self.run = dataclasses.asdict(settings) | {
+            "numbers": np.asarray(template.atomic_numbers).tolist(),
+            "pbc": list(template.pbc),
+            "dtype": str(template.positions.dtype),
+            "model": hashlib.sha256(b"".join(to_files(potential.config, variables(potential)).values())).hexdigest(),
             "start": digest(
                 [start.positions, start.cell.array, start.get_momenta(), start.get_masses(), electronic_state(start)]
             ),
         }
 
-    def resume(self, simulation: "Simulation") -> Any:
-        """Put `simulation` where the checkpoint in the folder is; None and an empty folder where there is none.
+    def resume(self, state: Any, neighbor_list: NeighborList) -> Restored | None:
+        """Return the run at the checkpoint in the folder; None and a folder without results where there is none.
+
+        Args:
+            state: one of the same structure.
+            neighbor_list: one of the same structure.
 
         Raises:
             ValueError: for another run in the folder, or a damaged checkpoint.
         """
-        from lesjax.dynamics.simulation import Progressed
-
-        there = self.folder / "settings.json"
-        if there.exists():
-            self.check_description(json.loads(there.read_text()))
-        if not self.checkpoint_file.exists():
-            for path in (self.log_file, self.trajectory):
-                path.unlink(missing_ok=True)
-            io.write_json(there, self.description)
+        folder, settings = self.folder, self.settings
+        folder.check(self.run, free={"steps"})
+        folder.remove_leftovers()
+        checkpoint = folder.read_checkpoint()
+        if checkpoint is None:
+            folder.rewind(None)
+            self.trajectory.unlink(missing_ok=True)
+            folder.write_description({"run": self.run})
             return None
-        try:
-            with safe_open(self.checkpoint_file, framework="numpy") as file:
-                kept = json.loads((file.metadata() or {})["host"])
-                arrays = [jnp.asarray(file.get_tensor(f"{i:03d}")) for i in range(kept["leaves"])]
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        host = checkpoint.host
+        plan: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in host["plan"].items()}
+        tree = jax.tree.structure((state, dataclasses.replace(neighbor_list, plan=NeighborPlan(**plan))))
+        arrays = [jnp.asarray(checkpoint.arrays[name]) for name in sorted(checkpoint.arrays)]
+        state, neighbor_list = jax.tree.unflatten(tree, arrays)
+        progress = MDProgress(**host["progress"])
+        if progress.step > settings.steps:
             raise ValueError(
-                f"The checkpoint {str(self.checkpoint_file)!r} is damaged: {error}. Delete it to start again."
-            ) from error
-        plan: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in kept["plan"].items()}
-        pairs = dataclasses.replace(simulation.pairs, plan=NeighborPlan(**plan))
-        tree = jax.tree.structure((simulation.state, pairs))
-        simulation.state, simulation.pairs = jax.tree.unflatten(tree, arrays)
-        solver = simulation.solver
-        if solver is not None and kept["planned_cell"] is not None:
-            cell = jnp.asarray(kept["planned_cell"], simulation.cell.dtype)
-            from lesjax.dynamics.adapter import plan_solver
-
-            simulation.solver = plan_solver(simulation.potential, simulation.template, simulation.state.position, cell)
-        host = Progressed(**kept["progressed"])
-        if host.step > self.settings.steps:
-            raise ValueError(
-                f"{str(self.folder)!r} holds a run of {host.step} steps already, more than `steps` = "
-                f"{self.settings.steps}. Raise `steps` to go on, or choose another folder."
+                f"{str(folder.path)!r} holds a run of {progress.step} steps already, more than `steps` = "
+                f"{settings.steps}. Raise `steps` to continue it, or choose another folder."
             )
-        io.write_json(there, self.description)
-        self.cut(host)
-        return host
+        folder.write_description({"run": self.run})
+        folder.rewind(checkpoint)
+        if settings.format == "traj":
+            self.cut_frames(host["frames"])
+        cell = host["planned_cell"]
+        return Restored(state, neighbor_list, progress, None if cell is None else np.asarray(cell))
 
-    def check_description(self, there: dict[str, Any]) -> None:
-        """Raise ValueError where the folder holds another run."""
-        different = self.settings.differences(there.get("settings", {}))
-        here = json.loads(json.dumps(self.description))
-        different += [key for key in ("structure", "cutoff") if here[key] != there.get(key)]
-        # an older version did not keep them
-        different += [key for key in ("model", "start") if here[key] != there.get(key, here[key])]
-        if different:
-            raise ValueError(
-                f"{str(self.folder)!r} holds a run with other settings ({', '.join(different[:4])}). Choose another "
-                "folder, or delete it."
-            )
-
-    def cut(self, host: Any) -> None:
-        """Drop what was written after the checkpoint.
+    def cut_frames(self, n_frames: int) -> None:
+        """Keep only the first frames of a trajectory in ase's format.
 
         Raises:
-            ValueError: for a log or trajectory that lacks what was written before.
+            ValueError: for a trajectory that lacks some of them.
         """
-        sizes = {self.log_file: host.log_size}
-        if self.settings.format == "xyz":
-            sizes[self.trajectory] = host.trajectory_size
-        for path, size in sizes.items():
-            if not path.exists() or path.stat().st_size < size:
-                raise self.incomplete(path)
-            with open(path, "rb+") as file:
-                file.truncate(size)
-        if self.settings.format == "xyz":
-            return
         if not self.trajectory.exists():
-            raise self.incomplete(self.trajectory)
+            raise self.folder.incomplete(self.trajectory)
         with TrajectoryReader(self.trajectory) as old:
-            if len(old) == host.trajectory_size:
+            if len(old) == n_frames:
                 return
-            if len(old) < host.trajectory_size:
-                raise self.incomplete(self.trajectory)
-            with io.atomic_path(self.trajectory) as temporary, TrajectoryWriter(temporary, "w") as new:
-                for i in range(host.trajectory_size):
+            if len(old) < n_frames:
+                raise self.folder.incomplete(self.trajectory)
+            with atomic_path(self.trajectory) as temporary, TrajectoryWriter(temporary, "w") as new:
+                for i in range(n_frames):
                     new.write(old[i])
 
-    def incomplete(self, path: pathlib.Path) -> ValueError:
-        """The error of a file that was cut or removed."""
-        return ValueError(
-            f"{str(path)!r} lacks what was written before the last checkpoint. Put it back, or delete "
-            f"{str(self.folder)!r} to start again."
-        )
-
-    def checkpoint(self, simulation: "Simulation") -> None:
+    def checkpoint(
+        self, state: Any, neighbor_list: NeighborList, progress: MDProgress, solver: ewald.Solver | None
+    ) -> None:
         """Write a checkpoint; an earlier one is replaced in one move."""
-        host = simulation.host
-        host.log_size = self.log_file.stat().st_size
-        if self.settings.format == "xyz":
-            host.trajectory_size = self.trajectory.stat().st_size
-        else:
-            with TrajectoryReader(self.trajectory) as written:
-                host.trajectory_size = len(written)
-        leaves = jax.device_get(jax.tree.leaves((simulation.state, simulation.pairs)))
-        planned = None if simulation.solver is None else simulation.solver.planned_cell
-        kept = {
-            "progressed": dataclasses.asdict(host),
-            "plan": dataclasses.asdict(simulation.pairs.plan),
+        planned = None if solver is None else solver.planned_cell
+        host: dict[str, Any] = {
+            "progress": dataclasses.asdict(progress),
+            "plan": dataclasses.asdict(neighbor_list.plan),
             "planned_cell": None if planned is None else np.asarray(planned, float).tolist(),
-            "leaves": len(leaves),
         }
-        arrays = {f"{i:03d}": np.asarray(leaf, order="C") for i, leaf in enumerate(leaves)}
-        with io.atomic_path(self.checkpoint_file) as temporary:
-            temporary.write_bytes(save(arrays, metadata={"host": json.dumps(kept)}))
+        if self.settings.format == "traj":
+            with TrajectoryReader(self.trajectory) as written:
+                host["frames"] = len(written)
+        leaves = jax.device_get(jax.tree.leaves((state, neighbor_list)))
+        self.folder.write_checkpoint({f"{i:03d}": np.asarray(x, order="C") for i, x in enumerate(leaves)}, host)
 
-    def log(self, row: dict[str, Any]) -> None:
-        """Append a line; the first one is preceded by the names."""
-        new = not self.log_file.exists()
-        with open(self.log_file, "a") as file:
-            if new:
-                file.write(",".join(row) + "\n")
-            file.write(",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values()) + "\n")
+    def log(self, progress: MDProgress, observed: dict[str, Any]) -> None:
+        """Append a line of what was observed, see `Motion.observe`, with the energies of the elements."""
+        values = {name: float(value) for name, value in jax.device_get(observed).items()}
+        row = {"step": progress.step, "time_fs": progress.step * self.settings.timestep}
+        row["temperature_K"] = values["temperature"]
+        row["potential_energy_eV"] = values["potential_energy"] + self.reference_energy
+        row["total_energy_eV"] = row["potential_energy_eV"] + values["kinetic_energy"]
+        if "extra_energy" in values:
+            row["conserved_energy_eV"] = row["total_energy_eV"] + values["extra_energy"] + progress.energy_offset
+        for name, unit in (("pressure", "bar"), ("volume", "A3")):
+            if name in values:
+                row[f"{name}_{unit}"] = values[name]
+        self.folder.append(row)
+
+    def frame(
+        self, step: int, position: Array, cell: Array, momentum: Array, prediction: Prediction, born: Array | None
+    ) -> ase.Atoms:
+        """Atoms with momenta, total charge and spin multiplicity of the start, and what the potential says of them."""
+        pbc = self.template.pbc
+        positions, cell_now, momenta = (np.asarray(x, float) for x in jax.device_get((position, cell, momentum)))
+        atoms = ase.Atoms(np.asarray(self.template.atomic_numbers), positions, cell=cell_now, pbc=pbc)
+        atoms.set_array("masses", self.masses)
+        atoms.set_momenta(momenta)
+        energy = float(prediction.energy) + self.reference_energy
+        forces = np.asarray(prediction.forces, float)
+        results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": forces}
+        if prediction.stress is not None:
+            results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress, float))
+        atoms.info |= self.info | {"step": step, "time_fs": step * self.settings.timestep}
+        if prediction.charges is not None:
+            charges = np.asarray(prediction.charges, float).sum(axis=1)
+            results["charges"] = charges
+            if self.settings.polarization:
+                dipoles = prediction.dipoles
+                dipole = None if dipoles is None else np.asarray(dipoles, float).sum(axis=(0, 1))
+                atoms.info |= polarization(charges, dipole, positions, cell_now, pbc)
+        if born is not None:
+            results["born_effective_charges"] = np.asarray(born, float)
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        return atoms
 
     def write(self, frame: ase.Atoms) -> None:
         """Append a frame to the trajectory."""
@@ -192,37 +212,20 @@ class Output:
                 file.write(frame)
 
     def finish(self, frame: ase.Atoms) -> None:
-        """The last frame and the plot."""
-        io.write(self.folder / "final.xyz", [as_columns(frame)])
-        save_plot(self.folder / "md.png", read_log(self.log_file))
+        """Write the last frame and the plot."""
+        io.write(self.folder.path / "final.xyz", [as_columns(frame)])
+        save_plot(self.folder.path / "md.png", read_table(self.folder.log))
 
+    @contextmanager
+    def progress_bar(self, done: int, quiet: bool | None) -> Iterator[Callable[[int, float, dict[str, Any]], None]]:
+        """Show a bar with temperature, energy, steps per second and time left; gives a function that moves it."""
+        with progress_bar("step", self.settings.steps, done, quiet) as show:
 
-def make_frame(simulation: "Simulation", prediction: Prediction, born: Array | None) -> ase.Atoms:
-    """Atoms with momenta, total charge and spin multiplicity as the start has them, and what the potential says."""
-    settings, template, state = simulation.settings, simulation.template, simulation.state
-    position, cell, momentum = (
-        np.asarray(x, float) for x in jax.device_get((state.position, simulation.current_cell, state.momentum))
-    )
-    atoms = ase.Atoms(np.asarray(template.atomic_numbers), position, cell=cell, pbc=template.pbc)
-    atoms.set_array("masses", simulation.masses)
-    atoms.set_momenta(momentum)
-    energy = float(simulation.potential.total_energy(prediction.energy, atoms.numbers))
-    results: dict[str, Any] = {"energy": energy, "free_energy": energy, "forces": np.asarray(prediction.forces, float)}
-    if prediction.stress is not None:
-        results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(prediction.stress, float))
-    atoms.info |= simulation.info
-    atoms.info["step"] = simulation.host.step
-    atoms.info["time_fs"] = simulation.host.step * settings.timestep
-    if prediction.charges is not None:
-        charges = np.asarray(prediction.charges, float).sum(axis=1)
-        results["charges"] = charges
-        if settings.polarization:
-            own = None if prediction.dipoles is None else np.asarray(prediction.dipoles, float).sum(axis=(0, 1))
-            atoms.info |= polarization(charges, own, position, cell, template.pbc)
-    if born is not None:
-        results["born_effective_charges"] = np.asarray(born, float)
-    atoms.calc = SinglePointCalculator(atoms, **results)
-    return atoms
+            def report(step: int, speed: float, observed: dict[str, Any]) -> None:
+                energy = float(observed["potential_energy"]) + self.reference_energy
+                show(step, f"{float(observed['temperature']):.0f} K, {energy:.6g} eV, {speed:.3g} steps/s")
+
+            yield report
 
 
 def digest(arrays: Sequence[Any]) -> str:
@@ -267,19 +270,6 @@ def polarization(
     return of_charges if dipole is None else of_charges | {"latent_dipole": dipole}
 
 
-def read_log(path: pathlib.Path) -> dict[str, Float[np.ndarray, " t"]]:
-    """Columns of a log.
-
-    Raises:
-        ValueError: for a file without a line.
-    """
-    with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
-    if not rows:
-        raise ValueError(f"{str(path)!r} has no line.")
-    return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-
-
 def save_plot(path: pathlib.Path, log: dict[str, Float[np.ndarray, " t"]]) -> None:
     """Temperature, potential and conserved energy over time, and the pressure where it is there."""
     from matplotlib.figure import Figure
@@ -294,20 +284,8 @@ def save_plot(path: pathlib.Path, log: dict[str, Float[np.ndarray, " t"]]) -> No
         axes.plot(1e-3 * log["time_fs"], values, color="#1f6f8b", linewidth=1)
         axes.set(xlabel="time (ps)", ylabel=label)
         axes.grid(alpha=0.3)
-    with io.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 
 
 MORE_PANELS = (("conserved_energy_eV", ""), ("pressure_bar", "pressure (bar)"), ("volume_A3", "volume (Å³)"))
-
-
-@contextmanager
-def progress(steps: int, done: int, quiet: bool | None) -> Iterator[Any]:
-    """Progress bar with temperature, energy, steps per second and time left."""
-    with progress_bar("step", steps, done, quiet) as show:
-
-        def report(step: int, speed: float, observed: dict[str, Any], reference: float) -> None:
-            energy = float(observed["potential_energy"]) + reference
-            show(step, f"{float(observed['temperature']):.0f} K, {energy:.6g} eV, {speed:.3g} steps/s")
-
-        yield report

@@ -1,6 +1,5 @@
 """What a simulation is asked to do, and whether a structure can be simulated so."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from lesjax.models.potential import Potential
 from lesjax.neighbors.host import neighbor_arrays
 from lesjax.neighbors.plan import DEFAULT_SKIN
 from lesjax.system import System
+from lesjax.validate import check, finite, flag, not_negative, one_of, optional, positive, whole
 
 
 # closer pairs are a mistake in the structure, Å
@@ -69,36 +69,36 @@ class Settings:
     skin: float = DEFAULT_SKIN
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what cannot be run."""
-        for field in dataclasses.fields(self):  # numbers of numpy, which JSON does not know
-            value = getattr(self, field.name)
-            if isinstance(value, np.generic):
-                object.__setattr__(self, field.name, value.item())
+        """Raise ValueError for settings that cannot be run."""
+        check(
+            self,
+            ensemble=one_of(*ENSEMBLES),
+            steps=whole(1),
+            timestep=positive,
+            temperature=optional(not_negative),
+            pressure=finite,
+            thermostat_time=positive,
+            barostat_time=positive,
+            seed=whole(0),
+            angular_momentum=one_of(*ANGULAR_MOMENTA),
+            log_every=whole(1),
+            frame_every=whole(1),
+            checkpoint_every=whole(1),
+            format=one_of(*FORMATS),
+            polarization=flag,
+            born_effective_charges=flag,
+            epsilon_infinity=positive,
+            skin=not_negative,
+        )
         if self.electric_field is not None:
             object.__setattr__(self, "electric_field", tuple(map(float, self.electric_field)))
             if len(self.electric_field) != 3 or not all(map(math.isfinite, self.electric_field)):
                 raise ValueError(f"`electric_field` must be three finite numbers, got {self.electric_field}.")
-        if self.ensemble not in ENSEMBLES:
-            raise ValueError(f"`ensemble` must be one of {', '.join(ENSEMBLES)}, got {self.ensemble!r}.")
-        for name, allowed in (("format", FORMATS), ("angular_momentum", ANGULAR_MOMENTA)):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
-        if self.temperature is None and self.ensemble != "nve":
-            raise ValueError(f"`temperature` is missing: ensemble {self.ensemble!r} needs one, in K.")
-        positive = ["timestep", "thermostat_time", "barostat_time", "epsilon_infinity"]
-        # an ensemble's temperature divides; velocities of zero are a legitimate start of "nve"
-        positive += ["temperature"] if self.ensemble != "nve" else []
-        for name in positive:
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be positive, got {value}.")
-        if self.temperature is not None and not 0 <= self.temperature < math.inf:
-            raise ValueError(f"`temperature` must not be negative, got {self.temperature}.")
-        for name in ("steps", "log_every", "frame_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not math.isfinite(self.pressure):
-            raise ValueError(f"`pressure` must be finite, in bar, got {self.pressure}.")
+        if self.ensemble != "nve":
+            if self.temperature is None:
+                raise ValueError(f"`temperature` is missing: ensemble {self.ensemble!r} needs one, in K.")
+            # a thermostat divides by it; velocities of zero are a legitimate start of "nve"
+            check(self, temperature=positive)
         if self.electric_field is not None and self.constant_pressure:
             raise ValueError("`electric_field` needs a fixed cell: use ensemble 'nve', 'nvt' or 'langevin' with it.")
 
@@ -116,15 +116,6 @@ class Settings:
         if self.ensemble != "nvt":
             return self.ensemble
         return "nose-hoover" if sum(pbc) >= 2 else "langevin"
-
-    def differences(self, other: dict) -> list[str]:
-        """Names of the settings in which a run that goes on differs; its length may."""
-        mine = dataclasses.asdict(self)
-        return [
-            name
-            for name, value in mine.items()
-            if name != "steps" and (list(value) if isinstance(value, tuple) else value) != other.get(name)
-        ]
 
 
 def check_structure(settings: Settings, potential: Potential, template: System, atoms: ase.Atoms) -> None:
@@ -152,6 +143,4 @@ def check_structure(settings: Settings, potential: Potential, template: System, 
         i, column = np.argwhere(real)[0]
         j, there = neighbors[i, column], shifts[i, column] @ atoms.cell.array
         distance = np.linalg.norm(atoms.positions[j] + there - atoms.positions[i])
-        raise ValueError(
-            f"The structure overlaps: atoms {i} and {j} are {distance:.2g} Å apart. Relax or correct it."
-        )
+        raise ValueError(f"The structure overlaps: atoms {i} and {j} are {distance:.2g} Å apart. Relax or correct it.")

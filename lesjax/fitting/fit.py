@@ -24,7 +24,7 @@ from jaxtyping import Array, PyTree
 
 from lesjax.fitting.observables import Observable
 from lesjax.fitting.targets import Loss, Reweighting, Target, check_coverage, make_evaluation, redraw, with_measured
-from lesjax.progress import progress_bar
+from lesjax.runs import progress_bar
 from lesjax.training.loop import DivergedError
 
 

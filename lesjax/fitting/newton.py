@@ -18,11 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from lesjax.numerics import determinant, matmul
+from lesjax.numerics import determinant, einsum, matmul
 from lesjax.properties.hessian import SOFT
-
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class MinimumError(RuntimeError):
@@ -60,7 +57,7 @@ class Solution(NamedTuple):
 def geometry(problem: Problem, x: Float[Array, " d"]) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
     """Positions and cell, Å, of the variables."""
     n, dtype = len(problem.positions), problem.positions.dtype
-    deform = jnp.eye(3, dtype=dtype) + jnp.tensordot(x[3 * n :], problem.strains, axes=1, precision=_HIGHEST)
+    deform = jnp.eye(3, dtype=dtype) + einsum("s,sab->ab", x[3 * n :], problem.strains)
     return matmul(problem.positions + x[: 3 * n].reshape(n, 3), deform), matmul(problem.cell, deform)
 
 
@@ -296,7 +293,7 @@ def _rigid_motions(problem: Problem, x: Float[Array, " d"]) -> Float[Array, "d m
     moved = problem.positions + x[: 3 * n].reshape(n, 3)
     centered = moved - jnp.mean(moved, axis=0, keepdims=True)
     shifts = jnp.broadcast_to(jnp.eye(3, dtype=dtype)[:, None, :], (3, n, 3))
-    turns = jnp.einsum("na,mab->mnb", centered, problem.rotations, precision=_HIGHEST)
+    turns = einsum("na,mab->mnb", centered, problem.rotations)
     motions = jnp.concatenate([shifts, turns]).reshape(-1, 3 * n)
     vectors, sizes, _ = jnp.linalg.svd(motions.T, full_matrices=False)
     vectors = jnp.where(sizes[None, :] > 1e-3 * sizes[0], vectors, 0.0)

@@ -80,7 +80,7 @@ def make_sampler(
 
         return forces_and_virial(energy_of, positions, cell, with_virial=settings.constant_pressure)
 
-    ensemble = make_ensemble(settings, len(masses), force_virial)
+    ensemble = make_ensemble(settings, np.asarray(masses), force_virial)
 
     @leniently
     @jax.jit

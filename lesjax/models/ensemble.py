@@ -14,9 +14,10 @@ from lesjax import ewald
 from lesjax.models import storage
 from lesjax.models.checks import check_solution, warn_if_charged
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Potential, Prediction, predict
-from lesjax.schema import differences, to_plain
+from lesjax.models.potential import Potential, Prediction, load, predict, variables
+from lesjax.schema import to_plain
 from lesjax.system import System
+from lesjax.validate import differences
 
 
 @jax.tree_util.register_dataclass
@@ -119,7 +120,8 @@ class Ensemble:
             raise ValueError(f"There is something else than an ensemble at {str(path)!r}. Choose another path.")
         contents = {}
         for i in range(len(self)):
-            contents |= {f"{i}/{name}": content for name, content in storage.to_files(self[i]).items()}
+            files = storage.to_files(self.config, variables(self[i]))
+            contents |= {f"{i}/{name}": content for name, content in files.items()}
         storage.replace_folder(path, contents)
 
 
@@ -147,7 +149,7 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
     if numbers != set(range(len(numbers))):
         raise ValueError(f"{str(path)!r} has the members {sorted(numbers)}: some are missing. Take another copy.")
     try:
-        return Ensemble.of([storage.load(path / str(i)) for i in range(len(numbers))])
+        return Ensemble.of([load(path / str(i)) for i in range(len(numbers))])
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
 

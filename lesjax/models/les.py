@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 
 from lesjax.models.config import ModelConfig
 from lesjax.models.long_range.charges import EquilibratedCharges
-from lesjax.models.long_range.heads import Heads, Sources
+from lesjax.models.long_range.heads import Heads
+from lesjax.models.long_range.sources import Sources
 from lesjax.models.readout import FeatureScale, Readout, read_out
 from lesjax.models.short_range import make_module
 from lesjax.system import System
@@ -34,7 +35,9 @@ class LesModel(nn.Module):
             dtype = jax.dtypes.canonicalize_dtype(float)
             self.signs = self.variable("signs", "channels", jnp.ones, (charges.n_channels,), dtype)
             if not isinstance(charges, EquilibratedCharges) and charges.has_heads:
-                self.heads = Heads(charges)
+                self.heads = Heads(
+                    charges.n_channels, charges.scale, charges.dipoles, charges.quadrupoles, charges.induction
+                )
 
     def __call__(self, system: System) -> tuple[Float[Array, " n"], Sources | None]:
         """Return the short-range energy of each atom (eV) and the sources of the sum, None without it.

@@ -13,11 +13,11 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lesjax import ewald, response
+from lesjax.models import storage
 from lesjax.models.checks import check_solution, check_system, warn_if_charged
 from lesjax.models.config import ModelConfig
 from lesjax.models.les import LesModel
-from lesjax.models.long_range.charges import LongRange
-from lesjax.models.long_range.heads import Sources
+from lesjax.models.long_range.sources import LongRange, Sources
 from lesjax.processes import check_process
 from lesjax.properties import born_effective_charges, dipole_moment, energy_forces_stress
 from lesjax.properties.polarization import check_volume
@@ -184,9 +184,7 @@ class Potential:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the potential to a folder: JSON for the configuration, safetensors for the parameters."""
-        from lesjax.models import storage
-
-        storage.save(self, path)
+        storage.save(self.config, variables(self), path)
 
     def core(self) -> "Potential":
         """The potential without reference energies: what compiled functions take.
@@ -213,6 +211,29 @@ class Potential:
             return prediction
         total = self.total_energy(prediction.energy, np.asarray(system.atomic_numbers))
         return dataclasses.replace(prediction, total_energy=total)
+
+
+def variables(potential: Potential) -> PyTree:
+    """Parameters and signs, as they are written to disk."""
+    return {"params": potential.params} | ({} if potential.signs is None else {"signs": potential.signs})
+
+
+def load(path: str | pathlib.Path) -> Potential:
+    """Read a potential that `Potential.save` wrote, in JAX's default floating-point type.
+
+    Raises:
+        FileNotFoundError: if `path` is no such folder.
+        ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
+    """
+    check_process()
+    config, arrays = storage.read(path)
+    description, parameters = (str(pathlib.Path(path) / name) for name in storage.FILES)
+    try:
+        like = jax.eval_shape(lambda: variables(Potential.create(config)))  # only shapes: nothing is compiled
+    except ValueError as error:
+        raise ValueError(f"{description!r} does not describe a model: {error}") from error
+    values = storage.unflatten(like, arrays, parameters)
+    return Potential(values["params"], values.get("signs"), config)
 
 
 def make_solver(config: ModelConfig, system: System) -> ewald.Solver | None:

@@ -13,18 +13,17 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save as to_bytes
 
-from lesjax.io import atomic_path
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Potential
-from lesjax.processes import check_process
+from lesjax.runs import atomic_path
 from lesjax.schema import build, to_plain
+from lesjax.validate import read_json
 
 
 FORMAT = 2
 FILES = ("config.json", "params.safetensors")
 
 
-def save(potential: Potential, path: str | os.PathLike) -> None:
+def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike) -> None:
     """Write a potential to the folder `path`; an earlier one there is replaced as a whole.
 
     Raises:
@@ -33,7 +32,7 @@ def save(potential: Potential, path: str | os.PathLike) -> None:
     path = pathlib.Path(path)
     # a path ending in dots has no name of its own to put a temporary folder beside
     path = path if path.name not in ("", "..") else path.resolve()
-    contents = to_files(potential)
+    contents = to_files(config, variables)
     if path.exists():
         # names with a dot may be what a killed process left
         if not path.is_dir() or {f.name for f in path.iterdir() if not f.name.startswith(".")} - set(FILES):
@@ -48,14 +47,10 @@ def save(potential: Potential, path: str | os.PathLike) -> None:
     replace_folder(path, contents)
 
 
-def to_files(potential: Potential) -> dict[str, bytes]:
-    """The files of a potential by their names."""
-    description = {"format": FORMAT, "config": to_plain(potential.config)}
-    return dict(zip(FILES, (_json(description), to_bytes(flatten(_variables(potential)))), strict=True))
-
-
-def _variables(potential: Potential) -> PyTree:
-    return {"params": potential.params} | ({} if potential.signs is None else {"signs": potential.signs})
+def to_files(config: ModelConfig, variables: PyTree) -> dict[str, bytes]:
+    """Return the files of a potential by their names."""
+    description = json.dumps({"format": FORMAT, "config": to_plain(config)}, indent=2) + "\n"
+    return dict(zip(FILES, (description.encode(), to_bytes(flatten(variables))), strict=True))
 
 
 def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
@@ -85,18 +80,13 @@ def is_ensemble(path: str | os.PathLike) -> bool:
     return all((path / "0" / name).is_file() for name in FILES) and not (path / FILES[0]).exists()
 
 
-def _json(data: dict) -> bytes:
-    return (json.dumps(data, indent=2) + "\n").encode()
-
-
-def load(path: str | os.PathLike) -> Potential:
-    """Read a potential that `save` wrote, in JAX's default floating-point type.
+def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """Read the configuration and the flat parameters of a potential that `save` wrote.
 
     Raises:
         FileNotFoundError: if `path` is no such folder.
         ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
     """
-    check_process()
     path = pathlib.Path(path)
     description, parameters = path / "config.json", path / "params.safetensors"
     missing = [file.name for file in (description, parameters) if not file.is_file()]
@@ -108,23 +98,21 @@ def load(path: str | os.PathLike) -> Potential:
     if missing:
         hint = f" That of this training is {str(path / 'model')!r}." if (path / "model").is_dir() else ""
         raise FileNotFoundError(f"{str(path)!r} is not a lesjax model: it has no {' and no '.join(missing)}.{hint}")
-    try:
-        data = json.loads(description.read_text())
-    except ValueError as error:
-        raise ValueError(f"{str(description)!r} is damaged: {error}") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError(f"{str(description)!r} is not of format {FORMAT}, which this version of lesjax reads.")
+    data = read_json(description, remedy="Take another copy of the model.")
+    version = data.get("format") if isinstance(data, dict) else None
+    if version != FORMAT:
+        raise ValueError(
+            f"{str(description)!r} is of format {version!r}, but this version of lesjax reads format {FORMAT}: load it "
+            "with the version that saved it, or train the model again."
+        )
     try:
         config = build(ModelConfig, data["config"])
-        like = jax.eval_shape(lambda: _variables(Potential.create(config)))  # only shapes: nothing is compiled
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{str(description)!r} does not describe a model: {error}") from error
     try:
-        arrays = load_file(parameters)
+        return config, load_file(parameters)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{str(parameters)!r} is damaged: {error}. Take another copy of the model.") from error
-    variables = unflatten(like, arrays, str(parameters))
-    return Potential(variables["params"], variables.get("signs"), config)
 
 
 def flatten(tree: PyTree) -> dict[str, np.ndarray]:

@@ -36,6 +36,7 @@ from jaxtyping import Array, Float
 
 from lesjax.numerics import determinant, einsum
 from lesjax.properties.polarization import check_volume
+from lesjax.runs import atomic_path
 from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 
 
@@ -181,13 +182,11 @@ def write_force_constants(path: str | os.PathLike, hessian: Float[Array | np.nda
     Raises:
         ValueError: for a Hessian that is not finite.
     """
-    from lesjax import io  # it imports ase
-
     values = np.asarray(hessian, float)
     if not np.all(np.isfinite(values)):
         raise ValueError("`hessian` is not finite: nothing is written.")
     n = len(values)
-    with io.atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(f"{n:4d} {n:4d}\n")
         for i, j in np.ndindex(n, n):
             file.write(f"{i + 1} {j + 1}\n")

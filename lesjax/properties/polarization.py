@@ -138,8 +138,8 @@ def born_effective_charges(
     def polarization(positions: Array) -> list[Array]:
         """For each axis P_a, or its real and imaginary part and the sum of the dipoles where it is periodic."""
         q, u = _real_moments(moments(positions), real, remove_mean)
-        fractional = _fractional(positions, reciprocal)
-        total = None if u is None else _fractional(jnp.sum(u, axis=0), reciprocal)
+        fractional = matmul(positions, reciprocal)
+        total = None if u is None else matmul(jnp.sum(u, axis=0), reciprocal)
         parts = []
         for a in axes:
             dipole = [] if total is None else [total[a]]
@@ -152,7 +152,7 @@ def born_effective_charges(
         return parts
 
     gradients = jax.jacrev(polarization)(positions)
-    fractional = _fractional(positions, reciprocal)
+    fractional = matmul(positions, reciprocal)
     rows = []
     for a, gradient in zip(axes, gradients, strict=True):
         turns = 2.0 * fractional[:, a, None]
@@ -198,9 +198,7 @@ def _check_neutral(charges: Float[Array, " n"]) -> None:
         )
 
 
-def field_forces(
-    born_charges: Float[Array, "n 3 3"], electric_field: Float[Array, "3"]
-) -> Float[Array, "n 3"]:
+def field_forces(born_charges: Float[Array, "n 3 3"], electric_field: Float[Array, "3"]) -> Float[Array, "n 3"]:
     r"""Forces of a homogeneous external field, :math:`F_{i \beta} = \sum_\alpha E_\alpha Z^*_{i, \alpha \beta}`, eV/Å.
 
     The sign is that of the force on a charge: positive charges are drawn along the field. Without periodic directions
@@ -216,11 +214,6 @@ def field_forces(
         electric_field: V/Å; in a periodic cell the macroscopic (average) field.
     """
     return einsum("a,nad->nd", electric_field, born_charges)
-
-
-def _fractional(vectors: Float[Array, "*n 3"], reciprocal: Float[Array, "3 a"]) -> Float[Array, "*n a"]:
-    # TF32, the default of some GPUs, would lose three digits of the phase
-    return matmul(vectors, reciprocal)
 
 
 def _real_moments(

@@ -23,9 +23,7 @@ from lesjax.properties.polarization import check_volume
 from lesjax.units import VACUUM_PERMITTIVITY
 
 
-def polarizability(
-    dipole: Callable[[Array], Array], electric_field: Float[Array, "3"]
-) -> Float[Array, "3 3"]:
+def polarizability(dipole: Callable[[Array], Array], electric_field: Float[Array, "3"]) -> Float[Array, "3 3"]:
     r"""Polarizability :math:`\partial M_a / \partial E_b` of a dipole moment that is a function of the field, e Å²/V.
 
     Args:

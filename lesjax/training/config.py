@@ -11,6 +11,7 @@ from typing import Any
 from lesjax.io import Keys
 from lesjax.models.config import ModelConfig
 from lesjax.schema import build
+from lesjax.validate import check, fraction, not_negative, one_of, optional, positive, whole
 
 
 SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
@@ -44,16 +45,11 @@ class DataConfig:
     epsilon_infinity: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.valid_fraction < 1:
-            raise ValueError(f"`valid_fraction` must lie in [0, 1), got {self.valid_fraction}.")
+        check(self, valid_fraction=fraction, max_frames=optional(whole(1)), epsilon_infinity=positive)
         if isinstance(self.reference_energies, str) and self.reference_energies not in ("fit", "none"):
             raise ValueError(f"`reference_energies` must be 'fit', 'none' or a table, got {self.reference_energies!r}.")
         if isinstance(self.pbc, str) and self.pbc != "file":
             raise ValueError(f"`pbc` must be 'file', true, false or three of them, got {self.pbc!r}.")
-        if self.max_frames is not None and self.max_frames < 1:
-            raise ValueError(f"`max_frames` must be at least 1, got {self.max_frames}.")
-        if not self.epsilon_infinity > 0:
-            raise ValueError(f"`epsilon_infinity` must be positive, got {self.epsilon_infinity}.")
 
 
 @dataclass(frozen=True)
@@ -100,14 +96,20 @@ class Phase:
     born_effective_charges_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.schedule not in ("constant", "cosine", "step", "plateau"):
-            raise ValueError(f"`schedule` must be constant, cosine, step or plateau, got {self.schedule!r}.")
-        for name in ("epochs", "learning_rate", "final_factor", "factor", "step_epochs", "patience"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        weights = [getattr(self, f.name) for f in fields(self) if f.name.endswith("_weight")]
-        if min(weights) < 0 or max(weights) == 0:
-            raise ValueError(f"The weights must not be negative and not all zero, got {weights}.")
+        weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
+        check(
+            self,
+            epochs=whole(1),
+            learning_rate=positive,
+            schedule=one_of("constant", "cosine", "step", "plateau"),
+            final_factor=positive,
+            factor=positive,
+            step_epochs=whole(1),
+            patience=whole(1),
+            **dict.fromkeys(weights, not_negative),
+        )
+        if not any(getattr(self, name) for name in weights):
+            raise ValueError(f"The weights are all zero: give one of {', '.join(f'`{name}`' for name in weights)}.")
 
 
 @dataclass(frozen=True)
@@ -147,22 +149,20 @@ class TrainingSection:
     ensemble: int | None = None
 
     def __post_init__(self) -> None:
-        if self.optimizer not in ("adam", "adamw"):
-            raise ValueError(f"`optimizer` must be adam or adamw, got {self.optimizer!r}.")
-        if self.feature_scale not in ("each", "all"):
-            raise ValueError(f"`feature_scale` must be each or all, got {self.feature_scale!r}.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"`seed` must lie from 0 to 2^32 - 1, got {self.seed}.")
-        for name in ("batch_size", "eval_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        for name in ("weight_decay", "clip", "checkpoint_seconds", "early_stop"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"`ema` must lie in [0, 1), got {self.ema}.")
-        if self.ensemble is not None and self.ensemble < 2:
-            raise ValueError(f"`ensemble` must be at least 2, got {self.ensemble}. Leave it out for a single model.")
+        check(
+            self,
+            seed=whole(0, 2**32 - 1),
+            batch_size=whole(1),
+            optimizer=one_of("adam", "adamw"),
+            weight_decay=not_negative,
+            clip=not_negative,
+            ema=fraction,
+            eval_every=whole(1),
+            checkpoint_seconds=not_negative,
+            early_stop=whole(0),
+            feature_scale=one_of("each", "all"),
+            ensemble=optional(whole(2)),
+        )
         if not self.phases:
             raise ValueError("`phases` is empty: give at least one.")
 

@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lesjax.io import exclusive
 from lesjax.models.ensemble import Ensemble
+from lesjax.runs import RunFolder
 from lesjax.training.config import Phase, RunConfig
-from lesjax.training.folder import check_folder, remove_leftovers, write_description
+from lesjax.training.folder import check_folder, run_folder, write_description
 from lesjax.training.loop import (
     Run,
     bar,
@@ -64,19 +64,19 @@ def train_ensemble(
     """
     if config.training.ensemble is None:
         raise ValueError("`training.ensemble` is missing: give the number of models, or use `train` for a single one.")
-    folder = pathlib.Path(config.output)
+    folder = run_folder(config.output)
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
-    with exclusive(folder):
+    with folder.locked():
         return _train_members(config, prepared, folder, quiet, together)
 
 
 def _train_members(
-    config: RunConfig, prepared: Prepared, folder: pathlib.Path, quiet: bool | None, together: bool | None
+    config: RunConfig, prepared: Prepared, folder: RunFolder, quiet: bool | None, together: bool | None
 ) -> Ensemble:
     """All members, then the ensemble of them."""
-    remove_leftovers(folder)
+    folder.remove_leftovers("model")
     write_description(config, prepared, folder)
     members = [member_config(config, i) for i in range(config.training.ensemble or 0)]
     runs = [start(member, prepared) for member in members]
@@ -86,13 +86,13 @@ def _train_members(
         run_all(runs, lambda _, record: report(epochs_of(runs), record))
     for run in runs:
         run.orient_models()
-    potentials = [load_best(run.folder) for run in runs]
+    potentials = [load_best(run.folder.path) for run in runs]
     if not labels_set_sign(config.training):
         weights = phase_weights(config.training.phases[-1])
         chosen = decisive(prepared.train, prepared.valid)
         potentials = align(potentials, chosen, evaluation(config.training), weights, config.training.batch_size)
     ensemble = Ensemble.of(potentials)
-    ensemble.save(folder / "model")
+    ensemble.save(folder.path / "model")
     return ensemble
 
 
@@ -105,7 +105,7 @@ def member_config(config: RunConfig, index: int) -> RunConfig:
 
 def epochs_of(runs: Sequence[Run]) -> int:
     """Epochs that all runs together have done."""
-    return sum(run.host.epoch for run in runs)
+    return sum(run.progress.epoch for run in runs)
 
 
 def _run_on_cores(runs: list[Run], report: Any) -> None:
@@ -137,8 +137,8 @@ def _run_together(runs: list[Run], report: Any) -> None:
     stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     unstack = jax.jit(lambda state: [jax.tree.map(itemgetter(i), state) for i in range(len(runs))])
     while active := [run for run in runs if run.phase is not None]:
-        place = min((run.host.phase, run.host.epoch_in_phase) for run in active)
-        now = [run for run in active if (run.host.phase, run.host.epoch_in_phase) == place]
+        place = min((run.progress.phase, run.progress.epoch_in_phase) for run in active)
+        now = [run for run in active if (run.progress.phase, run.progress.epoch_in_phase) == place]
         phase = now[0].phase
         assert phase is not None
         for run in now:
@@ -148,7 +148,7 @@ def _run_together(runs: list[Run], report: Any) -> None:
         state = stack([run.state for run in filled])
         losses = []
         for _ in range(now[0].stretch_epochs()):
-            rng = np.random.default_rng([runs[0].section.seed, now[0].host.phase, now[0].host.epoch_in_phase])
+            rng = np.random.default_rng([runs[0].section.seed, now[0].progress.phase, now[0].progress.epoch_in_phase])
             state, found = _epoch(lbfgs if phase.lbfgs else adam, state, filled, phase, rng)
             losses += found
             for run in now:

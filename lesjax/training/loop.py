@@ -6,7 +6,6 @@ and goes on exactly as an uninterrupted one.
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import time
@@ -20,21 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lesjax.io import exclusive
 from lesjax.models.checks import check_solution
-from lesjax.models.potential import Potential
-from lesjax.models.storage import load
-from lesjax.progress import progress_bar
-from lesjax.training.checkpoint import load_checkpoint, save_checkpoint
+from lesjax.models.potential import Potential, load
+from lesjax.models.storage import flatten, unflatten
+from lesjax.runs import RunFolder, progress_bar
 from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
-from lesjax.training.folder import (
-    check_folder,
-    read_log as read_log,
-    remove_leftovers,
-    truncate_log,
-    write_description,
-)
+from lesjax.training.folder import check_folder, run_folder, write_description
 from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.losses import RESPONSE, Weights, metric_name
 from lesjax.training.prepare import Prepared, prepare
@@ -47,7 +38,7 @@ class DivergedError(RuntimeError):
 
 
 @dataclasses.dataclass
-class Progressed:
+class TrainProgress:
     """What the host keeps between epochs; written into every checkpoint."""
 
     epoch: int = 0
@@ -84,15 +75,16 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
             f"`training.ensemble` = {config.training.ensemble} asks for several models: use `train_ensemble`, or leave "
             "it out for a single one."
         )
-    check_folder(config, pathlib.Path(config.output))
+    folder = run_folder(config.output)
+    check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
-    with exclusive(config.output):
+    with folder.locked():
         run = start(config, prepared)
-        with bar(sum(p.epochs for p in config.training.phases), run.host.epoch, quiet) as report:
+        with bar(sum(p.epochs for p in config.training.phases), run.progress.epoch, quiet) as report:
             run.run(report)
         run.orient_models()
-        return load_best(run.folder)
+        return load_best(folder.path)
 
 
 def load_best(folder: str | pathlib.Path) -> Potential:
@@ -106,19 +98,19 @@ def start(config: RunConfig, prepared: Prepared) -> "Run":
     Raises:
         ValueError: for a folder that holds another run.
     """
-    folder, section = pathlib.Path(config.output), config.training
+    folder, section = run_folder(config.output), config.training
     check_folder(config, folder)
-    remove_leftovers(folder)
+    folder.remove_leftovers("model", "model-last")
     write_description(config, prepared, folder)
     potential = scaled_potential(prepared.model, section.seed, prepared.train, section.feature_scale)
     state = initial_state(section, potential)
-    host = Progressed()
-    checkpoint = folder / "checkpoint.safetensors"
-    if checkpoint.exists():
-        state, kept = load_checkpoint(checkpoint, state)
-        host = Progressed(**kept)
-    truncate_log(folder / "log.jsonl", host.epoch)
-    return Run(section, prepared, folder, state, host)
+    progress = TrainProgress()
+    checkpoint = folder.read_checkpoint()
+    if checkpoint is not None:
+        state = unflatten(state, checkpoint.arrays, str(folder.checkpoint))
+        progress = TrainProgress(**checkpoint.host)
+    folder.rewind(checkpoint)
+    return Run(section, prepared, folder, state, progress)
 
 
 def evaluation(section: TrainingSection) -> Callable:
@@ -133,12 +125,12 @@ class Run:
         self,
         section: TrainingSection,
         prepared: Prepared,
-        folder: pathlib.Path,
+        folder: RunFolder,
         state: dict[str, PyTree],
-        host: Progressed,
+        progress: TrainProgress,
     ) -> None:
         self.section, self.prepared, self.folder = section, prepared, folder
-        self.state, self.host = state, host
+        self.state, self.progress = state, progress
         self.evaluation = evaluation(section)
         self.started: float | None = None
         self.saved_at = time.monotonic()
@@ -148,7 +140,7 @@ class Run:
     @property
     def phase(self) -> Phase | None:
         """The phase that is next, None at the end of the run."""
-        return self.section.phases[self.host.phase] if self.host.phase < len(self.section.phases) else None
+        return self.section.phases[self.progress.phase] if self.progress.phase < len(self.section.phases) else None
 
     def run(self, report: Any) -> None:
         """All that is left."""
@@ -172,28 +164,28 @@ class Run:
         phase = self.phase
         assert phase is not None
         if self.started is None:
-            self.started = time.monotonic() - self.host.seconds
-        if self.host.epoch_in_phase == 0 and phase_weights(phase).of_response():
+            self.started = time.monotonic() - self.progress.seconds
+        if self.progress.epoch_in_phase == 0 and phase_weights(phase).of_response():
             self.choose_sign(phase_weights(phase))
 
     def stretch_epochs(self) -> int:
         """Epochs up to the next evaluation."""
         assert self.phase is not None
-        every, done = self.section.eval_every, self.host.epoch_in_phase
+        every, done = self.section.eval_every, self.progress.epoch_in_phase
         return min(every - done % every, self.phase.epochs - done)
 
     def end_stretch(self, train_loss: float, report: Any) -> None:
         """Evaluate after epochs of this mean loss, write what is due, and go on to the next phase at the end of one."""
-        host, phase = self.host, self.phase
+        progress, phase = self.progress, self.phase
         assert phase is not None
         assert self.started is not None
-        host.seconds = time.monotonic() - self.started
+        progress.seconds = time.monotonic() - self.started
         stop = self.evaluate(phase, phase_weights(phase), train_loss, report)
-        if stop or host.epoch_in_phase == phase.epochs:
-            host.phase += 1
-            host.epoch_in_phase = 0
-            host.best_loss, host.evaluations_since_best = math.inf, 0  # another loss from here on
-            host.plateau_best, host.plateau_waited, host.plateau_factor = math.inf, 0, 1.0
+        if stop or progress.epoch_in_phase == phase.epochs:
+            progress.phase += 1
+            progress.epoch_in_phase = 0
+            progress.best_loss, progress.evaluations_since_best = math.inf, 0  # another loss from here on
+            progress.plateau_best, progress.plateau_waited, progress.plateau_factor = math.inf, 0, 1.0
             self.reset_lbfgs()  # the next phase has another loss and gradient
             self.checkpoint()
         elif time.monotonic() - self.saved_at > self.section.checkpoint_seconds:
@@ -218,17 +210,17 @@ class Run:
 
     def batches(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Those of the next epoch: (bucket, rows, mask of real rows)."""
-        rng = np.random.default_rng([self.section.seed, self.host.epoch])
+        rng = np.random.default_rng([self.section.seed, self.progress.epoch])
         return epoch_batches(self.prepared.train, self.section.batch_size, rng)
 
     def learning_rate(self, phase: Phase, fraction: float) -> float:
         """That after a fraction of the next epoch."""
-        return learning_rate(phase, self.host.epoch_in_phase + fraction, self.host.plateau_factor)
+        return learning_rate(phase, self.progress.epoch_in_phase + fraction, self.progress.plateau_factor)
 
     def epoch_done(self) -> None:
         """Count one."""
-        self.host.epoch += 1
-        self.host.epoch_in_phase += 1
+        self.progress.epoch += 1
+        self.progress.epoch_in_phase += 1
 
     def run_epoch(self, phase: Phase) -> list[jax.Array]:
         """Losses of the steps of one epoch."""
@@ -244,7 +236,7 @@ class Run:
 
     def evaluate(self, phase: Phase, weights: Weights, train_loss: float, report: Any) -> bool:
         """Log, keep the best model, and say whether the phase should end early."""
-        host = self.host
+        progress = self.progress
         potential = self.current()
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
         arguments = (potential.core(), valid, self.section.batch_size, weights)
@@ -253,38 +245,37 @@ class Run:
         except ValueError as error:
             self.save_best()
             raise DivergedError(
-                f"The model has no solution at epoch {host.epoch} (training loss {train_loss}): {error} If this came "
-                "with large steps, lower `learning_rate` or `clip`."
+                f"The model has no solution at epoch {progress.epoch} (training loss {train_loss}): {error} If this "
+                "came with large steps, lower `learning_rate` or `clip`."
             ) from error
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             self.save_best()
-            kept = [name for name in ("model", "checkpoint.safetensors") if (self.folder / name).exists()]
+            kept = [name for name in ("model", self.folder.checkpoint.name) if (self.folder.path / name).exists()]
             raise DivergedError(
-                f"The loss is not finite at epoch {host.epoch} (training {train_loss}, validation {valid_loss}). "
-                f"Kept from before in {str(self.folder)!r}: {' and '.join(kept) or 'nothing'}. "
+                f"The loss is not finite at epoch {progress.epoch} (training {train_loss}, validation {valid_loss}). "
+                f"Kept from before in {str(self.folder.path)!r}: {' and '.join(kept) or 'nothing'}. "
                 "Lower `learning_rate` or `clip`, or look for wrong labels."
             )
-        rate = learning_rate(phase, host.epoch_in_phase, host.plateau_factor)
-        record = {"epoch": host.epoch, "phase": host.phase, "learning_rate": rate, "train_loss": train_loss}
-        record |= {"valid_loss": valid_loss, **metrics, "seconds": round(host.seconds, 3)}
-        with open(self.folder / "log.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
-        report(host.epoch, record)
-        if valid_loss < host.best_loss:
-            host.best_loss, host.evaluations_since_best = valid_loss, 0
+        rate = learning_rate(phase, progress.epoch_in_phase, progress.plateau_factor)
+        record = {"epoch": progress.epoch, "phase": progress.phase, "learning_rate": rate, "train_loss": train_loss}
+        record |= {"valid_loss": valid_loss, **metrics, "seconds": round(progress.seconds, 3)}
+        self.folder.append(record)
+        report(progress.epoch, record)
+        if valid_loss < progress.best_loss:
+            progress.best_loss, progress.evaluations_since_best = valid_loss, 0
             self.best = potential
             self.best_saved = False
         else:
-            host.evaluations_since_best += 1
+            progress.evaluations_since_best += 1
         if phase.schedule == "plateau":
-            if valid_loss < host.plateau_best:
-                host.plateau_best, host.plateau_waited = valid_loss, 0
+            if valid_loss < progress.plateau_best:
+                progress.plateau_best, progress.plateau_waited = valid_loss, 0
             else:
-                host.plateau_waited += 1
-                if host.plateau_waited >= phase.patience:
-                    host.plateau_factor = max(phase.final_factor, host.plateau_factor * phase.factor)
-                    host.plateau_waited = 0
-        return 0 < self.section.early_stop <= host.evaluations_since_best
+                progress.plateau_waited += 1
+                if progress.plateau_waited >= phase.patience:
+                    progress.plateau_factor = max(phase.final_factor, progress.plateau_factor * phase.factor)
+                    progress.plateau_waited = 0
+        return 0 < self.section.early_stop <= progress.evaluations_since_best
 
     def current(self) -> Potential:
         """What is validated and saved: the running average if there is one."""
@@ -295,14 +286,14 @@ class Run:
     def checkpoint(self) -> None:
         """Write the models, then the checkpoint."""
         self.save_best()
-        self.current().save(self.folder / "model-last")
-        save_checkpoint(self.folder / "checkpoint.safetensors", self.state, dataclasses.asdict(self.host))
+        self.current().save(self.folder.path / "model-last")
+        self.folder.write_checkpoint(flatten(self.state), dataclasses.asdict(self.progress))
         self.saved_at = time.monotonic()
 
     def save_best(self) -> None:
         """Write the best model if it is not on disk yet."""
         if self.best is not None and not self.best_saved:
-            self.best.save(self.folder / "model")
+            self.best.save(self.folder.path / "model")
             self.best_saved = True
 
     def orient_models(self) -> None:
@@ -312,9 +303,9 @@ class Run:
         chosen = decisive(self.prepared.train, self.prepared.valid)
         arguments = (chosen, self.evaluation, phase_weights(self.section.phases[-1]), self.section.batch_size)
         for name in ("model", "model-last"):
-            oriented = orient(load(self.folder / name), *arguments)
+            oriented = orient(load(self.folder.path / name), *arguments)
             if oriented is not None:
-                oriented.save(self.folder / name)
+                oriented.save(self.folder.path / name)
 
 
 def labels_set_sign(section: TrainingSection) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesjax.io import atomic_path
+from lesjax.runs import atomic_path
 from lesjax.training.calibration import Calibration
 from lesjax.training.evaluate import Parity
 

@@ -73,12 +73,6 @@ def test_pressure_and_temperature_of_an_ideal_gas():
     assert pressure == pytest.approx(expected)
 
 
-def test_curves(tmp_path):
-    x = np.arange(3.0)
-    analysis.save_curves(tmp_path / "g.png", x, {"O-O": x, "O-H": 2 * x}, xlabel="r (Å)", ylabel="g")
-    assert (tmp_path / "g.png").read_bytes().startswith(b"\x89PNG")
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [

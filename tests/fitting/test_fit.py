@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from lesjax import fitting, units
-from lesjax.training.loop import DivergedError, read_log
+from lesjax.runs import read_log
+from lesjax.training.loop import DivergedError
 
 
 X64 = jax.config.jax_enable_x64

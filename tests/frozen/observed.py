@@ -11,8 +11,8 @@ import numpy as np
 from frozen.cases import atoms_of
 from lesjax import System, io
 from lesjax.dynamics import Settings, simulate
-from lesjax.dynamics.records import read_log
 from lesjax.models import Potential
+from lesjax.runs import read_table
 from lesjax.training.config import Phase, TrainingSection
 from lesjax.training.data import make_dataset
 from lesjax.training.initialize import initial_state
@@ -62,6 +62,6 @@ def md_states(
 ) -> dict[str, np.ndarray]:
     """The last frame and the log of a run."""
     final = simulate(potential, atoms, folder, dataclasses.replace(settings), quiet=True)
-    log = read_log(pathlib.Path(folder) / "log.csv")
+    log = read_table(pathlib.Path(folder) / "log.csv")
     columns = {name.removesuffix("_eV"): np.asarray(values) for name, values in log.items()}
     return {"positions": final.positions, "momenta": final.get_momenta(), "cell": final.cell.array, **columns}

@@ -24,6 +24,8 @@ from lesjax.schema import build, to_plain
         ({"n_bessel": 0}, r"`n_bessel` must be at least 1, got 0"),
         ({"n_radial": -1}, r"`n_radial` must be at least 1, got -1"),
         ({"n_embedding": 0}, r"`n_embedding` must be at least 1, got 0"),
+        ({"n_embedding": True}, r"`n_embedding` must be a whole number, got True"),
+        ({"cutoff": float("inf")}, r"`cutoff` must be positive, got inf"),
         ({"embedding_scale": 0.0}, r"`embedding_scale` must be positive, got 0\.0"),
         ({"elements": (1, 8, 1)}, r"`elements` must be different atomic numbers"),
         ({"elements": (0, 8)}, r"`elements` must be different atomic numbers"),

@@ -27,6 +27,7 @@ from lesjax.training import (
 from lesjax.training.calibration import Calibration, spearman
 from lesjax.training.config import Phase
 from lesjax.training.ensemble import member_config
+from lesjax.training.folder import run_folder
 from lesjax.training.orient import align, flip
 from lesjax.training.prepare import prepare
 from lesjax.training.step import make_evaluation
@@ -168,7 +169,7 @@ def test_mistakes(tmp_path):
         train_ensemble(make_config(tmp_path))
     config = make_config(tmp_path, phases=phases(1), ensemble=2)
     single = dataclasses.replace(config, training=dataclasses.replace(config.training, ensemble=None))
-    loop.write_description(single, prepare(single), Path(config.output))
+    loop.write_description(single, prepare(single), run_folder(config.output))
     (Path(config.output) / "model").mkdir()
     with pytest.raises(ValueError, match=r"holds a run with other settings \(training.ensemble\)"):
         train_ensemble(config)

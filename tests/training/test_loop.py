@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lesjax.io import exclusive
 from lesjax.models import load
 from lesjax.training import DivergedError, loop, train, train_ensemble
 from lesjax.training.config import Phase
-from lesjax.training.loop import learning_rate, phase_weights, read_log
+from lesjax.training.folder import run_folder
+from lesjax.training.loop import learning_rate, phase_weights
 from lesjax.training.prepare import prepare
 from toy import log_of, make_config, make_frame, make_frames, phases
 
@@ -218,7 +218,7 @@ class TestHostLogic:
         config = make_config(tmp_path)
         Path(config.output).mkdir()
         (Path(config.output) / "config.json").write_text(content)
-        with pytest.raises(ValueError, match=r"config\.json' is damaged .* Choose another `output`"):
+        with pytest.raises(ValueError, match=r"config\.json' is damaged: .* Choose another folder"):
             train(config)
 
     def test_truncated_checkpoint(self, tmp_path):
@@ -237,7 +237,7 @@ class TestHostLogic:
     def test_two_at_a_time_are_refused(self, run, tmp_path):
         config = make_config(tmp_path, ensemble=2 if run is train_ensemble else None)
         message = "Another process is working in"
-        with exclusive(config.output), pytest.raises(ValueError, match=message):
+        with run_folder(config.output).locked(), pytest.raises(ValueError, match=message):
             run(config)
         assert not Path(config.output).exists()
 
@@ -258,7 +258,7 @@ def test_other_data_are_refused(tmp_path):
     frames = make_frames(8)
     config = make_config(tmp_path, frames)
     folder = Path(config.output)
-    loop.write_description(config, prepare(config), folder)
+    loop.write_description(config, prepare(config), run_folder(folder))
     (folder / "model").mkdir()
     before = (folder / "config.json").read_bytes()
     frames[5].positions[0, 0] += 0.01
@@ -266,22 +266,6 @@ def test_other_data_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"run' holds a run on other data: the content of '.*train\.xyz' is not what"):
         train(config)
     assert (folder / "config.json").read_bytes() == before
-    # a folder of a version that did not know of it goes on
-    there = json.loads(before)
-    del there["fingerprint"]
-    (folder / "config.json").write_text(json.dumps(there))
-    loop.write_description(config, prepare(config), folder)
-    assert json.loads((folder / "config.json").read_text())["fingerprint"] != json.loads(before)["fingerprint"]
-
-
-def test_log_with_a_line_cut_off(tmp_path):
-    path = tmp_path / "log.jsonl"
-    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert read_log(path) == [{"epoch": 1}, {"epoch": 2}]
-    loop.truncate_log(path, 1)
-    assert path.read_text() == '{"epoch": 1}\n'
-    loop.truncate_log(tmp_path / "none.jsonl", 1)
-    assert not (tmp_path / "none.jsonl").exists()
 
 
 # --- divergence

@@ -14,6 +14,7 @@ from lesjax.system import System
 from lesjax.training import evaluate, loop
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import make_dataset
+from lesjax.training.folder import run_folder
 from lesjax.training.initialize import flip_charges, initial_state
 from lesjax.training.losses import Weights
 from lesjax.training.prepare import Prepared
@@ -179,7 +180,7 @@ def test_phase_starts_with_the_sign_of_the_labels(potential, tmp_path, sign):
     prepared = Prepared(CONFIG, dataset, None, frames, [])
     state = initial_state(config.training, potential.params)
     functions = loop.compile_functions(CONFIG, config.training)
-    run = loop.Run(config.training, prepared, tmp_path, functions, state, loop.Progressed())
+    run = loop.Run(config.training, prepared, run_folder(tmp_path), functions, state, loop.TrainProgress())
     run.choose_sign(Weights(0.0, 0.0, charges=1.0, dipole=1.0, quadrupole=1.0))
     bias = [s["params"]["params"]["charge_readout"]["output"]["kernel"] for s in (run.state, state)]
     np.testing.assert_array_equal(bias[0], sign * bias[1])

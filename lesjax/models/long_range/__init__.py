@@ -3,7 +3,7 @@
 from lesjax.models.long_range.charges import (
     EquilibratedCharges as EquilibratedCharges,
     FixedCharges as FixedCharges,
-    Induction as Induction,
     LatentCharges as LatentCharges,
 )
 from lesjax.models.long_range.config import LongRangeConfig as LongRangeConfig
+from lesjax.models.long_range.sources import Induction as Induction

@@ -6,7 +6,6 @@ is even in it wherever `sign_is_free` says so.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,53 +16,13 @@ from jaxtyping import Array, Bool, Float
 from lesjax import ewald, response
 from lesjax.ewald.multipoles import mask_atoms
 from lesjax.io import chemical_symbols
-from lesjax.models.long_range.heads import HARDNESS_SCALE, Sources
+from lesjax.models.long_range.heads import HARDNESS_SCALE
+from lesjax.models.long_range.sources import Induction, LongRange, Sources
 from lesjax.models.readout import FeatureScale, Readout
 from lesjax.models.short_range import ShortRangeConfig, make_module, species_index
 from lesjax.schema import Kinds, kinds
 from lesjax.system import System
 from lesjax.validate import check, one_of, positive, whole, widths
-
-
-class LongRange(NamedTuple):
-    """The long-range part of an energy and what it belongs to, named as in `Prediction`.
-
-    Attributes:
-        energy: eV.
-        charges: of each atom and channel, e, induced ones included.
-        dipoles: e Å, induced ones included; None without latent and induced dipoles.
-        quadrupoles: e Å²; None without.
-        induction: the induced part, with the flags of its solution.
-        equilibration: the solution for equilibrated charges, with its flag.
-    """
-
-    energy: Float[Array, ""]
-    charges: Float[Array, "n c"]
-    dipoles: Float[Array, "n c 3"] | None = None
-    quadrupoles: Float[Array, "n c 3 3"] | None = None
-    induction: response.Induction | None = None
-    equilibration: response.Equilibration | None = None
-
-
-@dataclass(frozen=True)
-class Induction:
-    """Charges and dipoles that answer to the potential and the field of the permanent multipoles.
-
-    Attributes:
-        kappa: each atom answers to the potential by a charge, κ (e/V, the inverse of a hardness) times it.
-        alpha: each atom answers to the field by a dipole, by its polarizability α: "none", "isotropic" or "tensor".
-        self_consistent: induced multipoles induce each other, too; otherwise only the permanent ones do, to second
-            order, as in the published code.
-    """
-
-    kappa: bool = False
-    alpha: str = "isotropic"
-    self_consistent: bool = False
-
-    def __post_init__(self) -> None:
-        check(self, alpha=one_of("none", "isotropic", "tensor"))
-        if not self.kappa and self.alpha == "none":
-            raise ValueError("`induction` needs `kappa` = true or an `alpha`, got false and 'none': leave it out.")
 
 
 class _Permanent:

@@ -8,54 +8,30 @@ linear in the invariant features B:
 The denominator, with the mean over k, keeps the size of H that of the gates, however large A is.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lesjax.ewald.multipoles import mask_atoms
+from lesjax.models.long_range.sources import Induction, Sources
 from lesjax.models.short_range import Features
 from lesjax.numerics import einsum
 
-
-if TYPE_CHECKING:
-    from lesjax.models.long_range.charges import FixedCharges, LatentCharges
 
 # Where the responses start, e/V and e Å²/V (0.7 Å³ of polarizability): far from a catastrophe at σ = 1 Å, and their
 # unit. Of equilibration: hardness and electronegativity, V/e and V per `charge_scale`.
 KAPPA_SCALE, ALPHA_SCALE, HARDNESS_SCALE = 0.02, 0.07, 10.0
 
 
-class Sources(NamedTuple):
-    """Permanent sources of n atoms in c channels, and how they respond; None for what a model does not have.
-
-    Zero for padded atoms.
-
-    Attributes:
-        charges: e.
-        dipoles: e Å.
-        quadrupoles: e Å², symmetric and without trace.
-        kappa: charge per potential, e/V.
-        alpha: polarizability, e Å²/V, one number or a tensor.
-        electronegativity: V; in place of the charges where these are equilibrated.
-        hardness: V/e; with it.
-    """
-
-    charges: Float[Array, "n c"] | None = None
-    dipoles: Float[Array, "n c 3"] | None = None
-    quadrupoles: Float[Array, "n c 3 3"] | None = None
-    kappa: Float[Array, "n c"] | None = None
-    alpha: Float[Array, "n c"] | Float[Array, "n c 3 3"] | None = None
-    electronegativity: Float[Array, " n"] | None = None
-    hardness: Float[Array, " n"] | None = None
-
-
 class Heads(nn.Module):
-    """Dipoles, quadrupoles and responses, as far as the configuration asks for them."""
+    """Dipoles, quadrupoles and responses, as far as they are asked for; fields as in `LatentCharges`."""
 
-    config: "LatentCharges | FixedCharges"
+    n_channels: int
+    scale: float
+    dipoles: bool
+    quadrupoles: bool
+    induction: Induction | None
 
     @nn.compact
     def __call__(
@@ -70,14 +46,14 @@ class Heads(nn.Module):
             mask: True for real atoms.
             signs: of each channel.
         """
-        c, induction = self.config, self.config.induction
+        induction = self.induction
         heads: dict[str, Array] = {}
-        if c.dipoles:
-            heads["dipoles"] = c.scale * signs[None, :, None] * self._gated("dipoles", invariants, features.vectors)
-        if c.quadrupoles:
+        if self.dipoles:
+            heads["dipoles"] = self.scale * signs[None, :, None] * self._gated("dipoles", invariants, features.vectors)
+        if self.quadrupoles:
             tensor = self._gated("quadrupoles", invariants, features.tensors)
             trace = jnp.trace(tensor, axis1=-2, axis2=-1)[..., None, None] / 3.0
-            heads["quadrupoles"] = c.scale * signs[None, :, None, None] * (tensor - trace * _identity(tensor))
+            heads["quadrupoles"] = self.scale * signs[None, :, None, None] * (tensor - trace * _identity(tensor))
         if induction is not None and induction.kappa:
             heads["kappa"] = KAPPA_SCALE * self._positive("kappa", invariants)
         if induction is not None and induction.alpha != "none":
@@ -89,7 +65,7 @@ class Heads(nn.Module):
         return sources._replace(**{name: mask_atoms(value, mask) for name, value in heads.items()})
 
     def _positive(self, name: str, invariants: Float[Array, "n f"]) -> Float[Array, "n c"]:
-        return jax.nn.softplus(self._dense(self.config.n_channels, name, invariants))
+        return jax.nn.softplus(self._dense(self.n_channels, name, invariants))
 
     def _dense(self, width: int, name: str, invariants: Float[Array, "n f"]) -> Float[Array, "n _"]:
         return nn.Dense(width, name=name, param_dtype=invariants.dtype, precision="highest")(invariants)
@@ -107,8 +83,8 @@ class Heads(nn.Module):
         n, n_gates = shapes.shape[:2]
         flat = shapes.reshape(n, n_gates, -1)
         flat = flat / jnp.sqrt(1.0 + jnp.mean(jnp.sum(flat * flat, axis=-1), axis=-1))[:, None, None]
-        gates = self._dense(self.config.n_channels * n_gates, name, invariants)
-        gates = gates.reshape(n, self.config.n_channels, n_gates)
+        gates = self._dense(self.n_channels * n_gates, name, invariants)
+        gates = gates.reshape(n, self.n_channels, n_gates)
         return (n_gates**-0.5 * einsum("nck,nkm->ncm", gates, flat)).reshape(n, -1, *shapes.shape[2:])
 
 

@@ -1,0 +1,184 @@
+"""Compiled functions of a simulation: forces, blocks of steps, and the numbers and predictions of a state.
+
+A block runs in one `lax.while_loop`. A step counts only when its result has passed: finite, no atom thrown far,
+neighbour list complete. Otherwise the block ends and returns the last good state.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ase
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lesjax import ewald
+from lesjax.dynamics.ensembles import Ensemble, forces_and_virial, leniently, make_ensemble, temperature_of
+from lesjax.dynamics.settings import Settings
+from lesjax.models.potential import Potential, Prediction, predict, predict_born_charges
+from lesjax.neighbors.verlet import NeighborList, crowded, renew, within_cutoff
+from lesjax.numerics import determinant
+from lesjax.properties import field_forces
+from lesjax.system import System
+from lesjax.units import BAR
+
+
+# No atom moves that far in a sensible step, Å
+MAX_MOVE = 0.7
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ForceField:
+    """Arguments of the force function other than positions and cell."""
+
+    potential: Potential
+    neighbor_list: NeighborList
+    solver: ewald.Solver | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Block:
+    """Result of some steps.
+
+    Attributes:
+        state: after the last good step.
+        neighbor_list: of this state, unless a flag is set.
+        done: number of good steps.
+        attempted: positions and cell that the last step led to, good or not.
+        unhealthy: the last step was not finite, or threw an atom far away.
+        observed: energies and the like of `state`.
+    """
+
+    state: Any
+    neighbor_list: NeighborList
+    done: Int[Array, ""]
+    attempted: tuple[Array, Array]
+    unhealthy: Bool[Array, ""]
+    observed: dict[str, Array]
+
+
+class compiled:
+    """A method that is compiled once for each object, and may mix dtypes as jax-md does."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        function = leniently(jax.jit(self.function.__get__(instance)))
+        instance.__dict__[self.name] = function  # found before this descriptor from now on
+        return function
+
+
+class Motion:
+    """Compiled functions of one run.
+
+    Attributes:
+        settings: the run.
+        template: elements, periodicity and dtype of the system.
+        integrator: of its ensemble.
+    """
+
+    def __init__(self, settings: Settings, template: System, start: ase.Atoms) -> None:
+        self.settings, self.template = settings, template
+        self.integrator: Ensemble = make_ensemble(
+            settings, start.get_masses(), self.force_virial, pbc=template.pbc, positions=start.positions
+        )
+
+    def energy(self, force_field: ForceField, positions: Array, cell: Array) -> Float[Array, ""]:
+        """Interaction energy, eV."""
+        system = within_cutoff(force_field.neighbor_list, self.template, positions, cell)
+        return force_field.potential.energy(system, force_field.solver)
+
+    @compiled
+    def born_effective_charges(self, force_field: ForceField, positions: Array, cell: Array) -> Float[Array, "n 3 3"]:
+        """Z* of a configuration, e."""
+        system = within_cutoff(force_field.neighbor_list, self.template, positions, cell)
+        potential, epsilon_infinity = force_field.potential, self.settings.epsilon_infinity
+        return predict_born_charges(potential, system, force_field.solver, epsilon_infinity)[0]
+
+    @compiled
+    def force_virial(
+        self, positions: Array, cell: Array, *, force_field: ForceField
+    ) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
+        """Forces, eV/Å, and virial -dU/dε, eV, of the potential and the external field."""
+        forces, virial = forces_and_virial(
+            lambda positions, cell: (self.energy(force_field, positions, cell), None),
+            positions,
+            cell,
+            with_virial=self.settings.constant_pressure,
+        )
+        if self.settings.electric_field is not None:
+            born = self.born_effective_charges(force_field, positions, cell)
+            forces += field_forces(born, jnp.asarray(self.settings.electric_field, forces.dtype))
+        return forces, virial
+
+    @compiled
+    def initialize(self, force_field: ForceField, positions: Array, cell: Array, masses: Array, momenta: Array) -> Any:
+        """State of the integrator at these positions and momenta."""
+        return self.integrator.initialize(positions, cell, masses, momenta, force_field=force_field)
+
+    @compiled
+    def run_block(self, force_field: ForceField, state: Any, cell: Array, steps: Array) -> Block:
+        """Run up to `steps` steps; fewer where a flag comes up."""
+        integrator = self.integrator
+        fixed = {} if self.settings.constant_pressure else {"cell": cell}
+
+        def good_so_far(carry: tuple) -> Array:
+            _, neighbor_list, done, _, unhealthy = carry
+            return (done < steps) & ~unhealthy & ~neighbor_list.overflow & ~neighbor_list.cell_too_small
+
+        def step(carry: tuple) -> tuple:
+            state, neighbor_list, done, _, _ = carry
+            new = integrator.step(
+                state, force_field=dataclasses.replace(force_field, neighbor_list=neighbor_list), **fixed
+            )
+            new_cell = integrator.cell(new, cell)
+            moved = jnp.max(jnp.abs(new.position - state.position))
+            # not `moved >= MAX_MOVE`: what is not finite is unhealthy, too
+            healthy = (moved < MAX_MOVE) & jnp.all(jnp.isfinite(new.force)) & jnp.all(jnp.isfinite(new_cell))
+            neighbor_list = renew(neighbor_list, new.position, new_cell)
+            good = healthy & ~neighbor_list.overflow & ~neighbor_list.cell_too_small
+            state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, state)
+            return state, neighbor_list, done + good.astype(done.dtype), (new.position, new_cell), ~healthy
+
+        attempted = (state.position, integrator.cell(state, cell))
+        start = (state, force_field.neighbor_list, jnp.zeros((), jnp.int32), attempted, jnp.zeros((), bool))
+        state, neighbor_list, done, attempted, unhealthy = jax.lax.while_loop(good_so_far, step, start)
+        observed = self.observe(dataclasses.replace(force_field, neighbor_list=neighbor_list), state, cell)
+        return Block(state, neighbor_list, done, attempted, unhealthy, observed)
+
+    def observe(self, force_field: ForceField, state: Any, cell: Array) -> dict[str, Array]:
+        """Numbers of a line of the log; the energy is the interaction energy."""
+        integrator = self.integrator
+        cell = integrator.cell(state, cell)
+        observed = {
+            "temperature": temperature_of(state.momentum, state.mass, integrator.dof),
+            "kinetic_energy": 0.5 * jnp.sum(state.momentum**2 / state.mass),
+            "potential_energy": self.energy(force_field, state.position, cell),
+        }
+        if integrator.extra_energy is not None:
+            observed["extra_energy"] = integrator.extra_energy(state)
+        if integrator.pressure is not None:
+            observed["pressure"] = integrator.pressure(state) / BAR
+        if self.settings.constant_pressure:
+            observed["volume"] = jnp.abs(determinant(cell))
+        return observed
+
+    @compiled
+    def predict(self, force_field: ForceField, positions: Array, cell: Array) -> Prediction:
+        """All that the potential says of a frame."""
+        system = within_cutoff(force_field.neighbor_list, self.template, positions, cell)
+        potential, with_stress = force_field.potential, all(self.template.pbc)
+        return predict(potential, system, force_field.solver, with_stress=with_stress)
+
+    @compiled
+    def crowded(self, neighbor_list: NeighborList, positions: Array, cell: Array) -> Bool[Array, ""]:
+        """Whether a list lacks room for the neighbours within the cutoff at these positions."""
+        return crowded(neighbor_list, positions, cell)
