@@ -217,9 +217,9 @@ print(f"root mean square error of all elements {np.sqrt(np.mean((born - exact) *
 # %% [markdown]
 # ## In lesjax
 #
-# The notebook has done by hand what lesjax does for any short-range model that is registered. Such a model gives features
-# and no energies: readouts, charges and their sign, dipoles, training, storage and dynamics come with it. In the file of
-# `lesjax train` it is `[model.short_range] kind = "descriptor"`. See *Extend lesjax* in the documentation.
+# The notebook has done by hand what lesjax does for any short-range model that is registered. Such a model gives
+# features and no energies: readouts, charges and their sign, dipoles, training, storage and dynamics come with it. In the
+# file of `lesjax train` it is `[model.short_range] kind = "descriptor"`. See *Extend lesjax* in the documentation.
 
 
 # %%

@@ -336,8 +336,8 @@ class Count(nn.Module):
     config: CountConfig
 
     def __call__(self, system):
-        neighbors = system.neighborhood()
-        species = (system.atomic_numbers[:, None] == np.array([self.config.elements], np.int32)).astype(system.cell.dtype)
+        neighbors, elements = system.neighborhood(), np.array([self.config.elements], np.int32)
+        species = (system.atomic_numbers[:, None] == elements).astype(neighbors.vectors.dtype)
         return Features((jnp.concatenate([species, neighbors.sum(neighbors.gather(species))], axis=1),))
 
 

@@ -29,7 +29,7 @@ from toy import CELL, FRACTIONAL, moved_potential
 X64 = jax.config.jax_enable_x64
 SHORT_RANGE = CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2)
 FIXED = FixedCharges(values=(("Na", 1.0), ("Cl", -0.6)))
-LATENT = LatentCharges(hidden=(4,), scale=0.5)
+LATENT = LatentCharges(hidden=(4,), scale=5.0)
 NET = 0.8  # of two Na and two Cl
 PERIODIC = (True, True, True)
 
