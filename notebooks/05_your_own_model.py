@@ -218,8 +218,8 @@ print(f"root mean square error of all elements {np.sqrt(np.mean((born - exact) *
 # ## In lesjax
 #
 # The notebook has done by hand what lesjax does for any short-range model that is registered. Such a model gives
-# features and no energies: readouts, charges and their sign, dipoles, training, storage and dynamics come with it. In the
-# file of `lesjax train` it is `[model.short_range] kind = "descriptor"`. See *Extend lesjax* in the documentation.
+# features and no energies: readouts, charges and their sign, dipoles, training, storage and dynamics come with it. In
+# the file of `lesjax train` it is `[model.short_range] kind = "descriptor"`. See *Extend lesjax* in the documentation.
 
 
 # %%

@@ -68,7 +68,8 @@ def test_quick_form_trains_evaluates_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
     results, figure = tmp_path / "results.json", tmp_path / "curves.png"
     arguments = ["learning_curves.py", "gas", "--quick", "--models", "les", "--sizes", "4"]
-    arguments += ["--set", "model.short_range.max_nu=1", "--work", str(tmp_path / "work"), "--json", str(results), "--plot", str(figure)]
+    arguments += ["--set", "model.short_range.max_nu=1", "--work", str(tmp_path / "work")]
+    arguments += ["--json", str(results), "--plot", str(figure)]
     monkeypatch.setattr(sys, "argv", arguments)
     curves.main()
     content = json.loads(results.read_text())
