@@ -29,6 +29,7 @@ from rich.table import Table
 
 from lesjax.dynamics import Settings
 from lesjax.dynamics.ensembles import count_rotations, forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
+from lesjax.properties import Frame
 from lesjax.units import BAR, BOLTZMANN
 
 
@@ -114,8 +115,8 @@ def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: o
     kT = case.temperature * BOLTZMANN
 
     def force_virial(positions: Array, cell: Array) -> tuple[Array, Array]:
-        energy_of = lambda x, h: (energy(x, h, periodic=periodic), None)  # noqa: E731
-        return forces_and_virial(energy_of, positions, cell, with_virial=periodic)
+        energy_of = lambda _, frame, __: energy(frame.positions, frame.cell, periodic=periodic)  # noqa: E731
+        return forces_and_virial(energy_of, None, Frame(positions, cell), with_virial=periodic)
 
     integrator = make_ensemble(settings, masses, force_virial, pbc=case.pbc, positions=case.positions)
     cell = jnp.asarray(case.cell)

@@ -67,8 +67,8 @@ def measure(n_atoms: int, accuracy: float, rounds: int) -> dict:
         )[1]
     engines = {}
     for name, solver in solvers.items():
-        assert solver.kmask is not None
-        plan = f"{'x'.join(map(str, solver.mesh))} order {solver.order}" if solver.mesh else str(solver.kmask.shape[1:])
+        mesh = isinstance(solver, ewald.MeshSolver)
+        plan = f"{'x'.join(map(str, solver.mesh))} order {solver.order}" if mesh else str(solver.k_shape)
         engines[name] = {"plan": plan, "ms": times[name], "first_call_s": first[name]}
         if "direct" in times:
             engines[name]["ratio"] = round(times[name] / times["direct"], 3)

@@ -30,18 +30,18 @@ HEIGHT, RANGE = 300.0, 0.28  # of the repulsion A exp(-r/ρ): eV, Å
 MASS = 20.0  # amu
 SYMBOLS = ["Na", "Cl"] * N_MOLECULES
 CELL = BOX * np.eye(3)
-SOLVER = jax.tree.map(jnp.asarray, ewald.make_solver(CELL, True, n_atoms=2 * N_MOLECULES, accuracy=1e-3))
+SOLVER = ewald.make_solver(CELL, True, n_atoms=2 * N_MOLECULES, accuracy=1e-3)
 SIGNS = np.tile([1.0, -1.0], N_MOLECULES)
 BONDED = np.kron(np.eye(N_MOLECULES, dtype=bool), np.ones((2, 2), bool))
 TRUE = 0.0  # logarithm of the charge scale
 
 
-def charges(log_scale: jax.Array, frame: Any) -> jax.Array:
+def charges(log_scale: jax.Array, frame: fitting.Frame, solver: Any) -> jax.Array:
     """Charges of the atoms, e."""
     return jnp.exp(log_scale) * jnp.asarray(CHARGE * SIGNS, frame.positions.dtype)
 
 
-def energy(log_scale: jax.Array, frame: Any) -> jax.Array:
+def energy(log_scale: jax.Array, frame: fitting.Frame, solver: Any) -> jax.Array:
     """Springs, repulsion of nearest images and Ewald sum, eV."""
     positions, cell = frame.positions, frame.cell
     vectors = positions[:, None] - positions[None]
@@ -50,12 +50,12 @@ def energy(log_scale: jax.Array, frame: Any) -> jax.Array:
     bonds = positions[1::2] - positions[::2]
     lengths = safe_norm(bonds, jnp.ones(N_MOLECULES, bool))
     springs = 0.5 * SPRING * jnp.sum((lengths - BOND) ** 2)
-    return springs + 0.5 * jnp.sum(repulsion) + ewald.energy(SOLVER, positions, cell, charges(log_scale, frame))
+    return springs + 0.5 * jnp.sum(repulsion) + ewald.energy(solver, positions, cell, charges(log_scale, frame, solver))
 
 
-def molecular_dipole(log_scale: jax.Array, frame: Any) -> jax.Array:
+def molecular_dipole(log_scale: jax.Array, frame: fitting.Frame, solver: Any) -> jax.Array:
     """Mean magnitude of the dipole moments of the molecules, e Å."""
-    q = charges(log_scale, frame)
+    q = charges(log_scale, frame, solver)
     bonds = frame.positions[1::2] - frame.positions[::2]
     return jnp.mean(jnp.abs(q[1::2]) * safe_norm(bonds, jnp.ones(N_MOLECULES, bool)))
 
@@ -81,7 +81,8 @@ def make_sampler(steps: int, equilibration: int, seed: int) -> fitting.Sampler:
         ensemble="langevin", steps=steps, timestep=2.0, temperature=TEMPERATURE, thermostat_time=200.0, frame_every=50,
         seed=seed,
     )  # fmt: skip
-    return fitting.make_sampler(energy, np.full(2 * N_MOLECULES, MASS), settings, equilibration=equilibration)
+    masses = np.full(2 * N_MOLECULES, MASS)
+    return fitting.make_sampler(energy, masses, settings, solver=SOLVER, equilibration=equilibration)
 
 
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, fitting.Target], int]:
@@ -90,7 +91,7 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, fitting.Target], i
     scale = jnp.asarray(TRUE, float)
     frames = sample(scale, 0, start_frame())
     trajectory = fitting.make_trajectory(
-        energy, scale, frames, temperature=TEMPERATURE, observables=OBSERVABLES, batch_size=64
+        energy, scale, frames, temperature=TEMPERATURE, observables=OBSERVABLES, solver=SOLVER, batch_size=64
     )
     targets = {}
     for name, observable in OBSERVABLES.items():
@@ -108,7 +109,12 @@ def run(names: list[str], scale: float, targets: dict[str, fitting.Target], argu
     sample = make_sampler(arguments.sample_steps, arguments.equilibration, seed=2)
     params = jnp.asarray(np.log(scale), float)
     first = fitting.make_trajectory(
-        energy, params, sample(params, 0, start_frame()), temperature=TEMPERATURE, observables=OBSERVABLES
+        energy,
+        params,
+        sample(params, 0, start_frame()),
+        temperature=TEMPERATURE,
+        observables=OBSERVABLES,
+        solver=SOLVER,
     )
     ensemble = fitting.Reweighting(
         energy, first, [targets[name] for name in names], sampler=sample, min_effective=0.5, batch_size=64
@@ -116,14 +122,14 @@ def run(names: list[str], scale: float, targets: dict[str, fitting.Target], argu
     # a short memory: the first gradients, far from the targets, are large
     rate = optax.cosine_decay_schedule(arguments.learning_rate, arguments.fit_steps)
     optimizer = optax.adam(rate, b1=0.8, b2=0.9)
-    found = fitting.fit(params, [ensemble], optimizer=optimizer, steps=arguments.fit_steps, quiet=True)
-    last = found.history[-1]
+    fitted = fitting.fit(params, [ensemble], optimizer=optimizer, steps=arguments.fit_steps, quiet=True)
+    last = fitted.history[-1]
     result = {
         "targets": names,
         "start": scale,
-        "found": float(jnp.exp(found.params)),
-        "error_percent": 100.0 * abs(float(jnp.exp(found.params)) - 1.0),
-        "first_loss": found.history[0]["loss"],
+        "found": float(jnp.exp(fitted.params)),
+        "error_percent": 100.0 * abs(float(jnp.exp(fitted.params)) - 1.0),
+        "first_loss": fitted.history[0]["loss"],
         "last_loss": last["loss"],
         "trajectories": 1 + last["draws"][0],
         "frames": len(first),

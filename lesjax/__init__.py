@@ -7,7 +7,7 @@ so on.
 import importlib
 from typing import TYPE_CHECKING
 
-from lesjax import ewald as ewald, units as units
+from lesjax import ewald as ewald, response as response, units as units
 from lesjax.system import System as System
 
 

@@ -1,13 +1,16 @@
 """Elementary functions that JAX lacks or evaluates slowly or inexactly.
 
 Division and square root with finite gradients at zero (the only home of the double `where`), sine and cosine of
-multiples of π, products of matrices to the rounding of their dtype, and determinant and inverse of 3 × 3 matrices.
+multiples of π, products of matrices to the rounding of their dtype, determinant and inverse of 3 × 3 matrices, and
+the check that a cell has a volume.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 
@@ -61,6 +64,22 @@ def inverse(matrix: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
     first, second, third = (matrix[..., i, :] for i in range(3))
     columns = jnp.stack([jnp.cross(second, third), jnp.cross(third, first), jnp.cross(first, second)], axis=-1)
     return columns / determinant(matrix)[..., None, None]
+
+
+def check_volume(cell: Float[Array, "3 3"]) -> None:
+    """Refuse a cell without volume; nothing where the cell is traced.
+
+    Raises:
+        ValueError: for lattice vectors that are zero, in a plane, or not finite.
+    """
+    if isinstance(cell, Tracer):
+        return
+    vectors = np.asarray(cell, float)
+    if not abs(np.linalg.det(vectors)) > 1e-6 * np.prod(np.linalg.norm(vectors, axis=1)):
+        raise ValueError(
+            f"`cell` has no volume, got {vectors.tolist()}. A periodic system needs three independent lattice vectors, "
+            "also a slab; set `pbc` to False for a molecule."
+        )
 
 
 @jax.custom_jvp

@@ -65,7 +65,6 @@ SIGMA, TEMPERATURE, PRESSURE = 0.8, 300.0, 1.0  # Å, K, bar
 edge = (WATER * 1.66054 / 0.95) ** (1.0 / 3.0)  # Å, for a start at 0.95 g/cm³
 cell = edge * np.eye(3)
 solver = ewald.make_solver(1.05 * cell, True, n_atoms=3 * n_molecules, sigma=SIGMA, accuracy=1e-2)
-solver = jax.tree.map(jnp.asarray, solver)
 images = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
 # the pair of an atom with itself in its own cell
 itself = np.eye(n_molecules, dtype=bool)[:, :, None] & np.all(images == 0, axis=1)
@@ -85,8 +84,8 @@ def lennard_jones(oxygens: jax.Array, cell: jax.Array) -> jax.Array:
     return pairs + beyond * n_molecules**2 / jnp.abs(jnp.linalg.det(cell))
 
 
-def energy(log_scale: jax.Array, frame: Any) -> jax.Array:
-    """Potential energy, eV, of a charge scale (its logarithm) and a frame."""
+def energy(log_scale: jax.Array, frame: fitting.Frame, solver: Any) -> jax.Array:
+    """Potential energy, eV, of a charge scale (its logarithm), a frame and the plan of the Ewald sum."""
     q = jnp.exp(log_scale) * jnp.asarray(CHARGES, frame.positions.dtype)
     molecules = frame.positions.reshape(n_molecules, 3, 3)
     first, second = molecules[:, 1] - molecules[:, 0], molecules[:, 2] - molecules[:, 0]
@@ -116,7 +115,7 @@ settings = Settings(
     barostat_time=500.0,
     frame_every=50,
 )
-sampler = fitting.make_sampler(energy, MASSES, settings, equilibration=100 if QUICK else 5000)
+sampler = fitting.make_sampler(energy, MASSES, settings, solver=solver, equilibration=100 if QUICK else 5000)
 
 rng = np.random.default_rng(0)
 corners = np.stack(np.meshgrid(*[[0, 1]] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -128,9 +127,8 @@ positions = (molecule @ rotations + (sites @ cell)[:, None]).reshape(-1, 3)
 start = fitting.Frame(jnp.asarray(positions, float), jnp.asarray(cell, float))
 
 log_scale = jnp.log(jnp.asarray(1.4))  # smeared charges must be larger than points to bind as well
-settle = fitting.make_sampler(
-    energy, MASSES, replace(settings, ensemble="langevin", timestep=1.0, steps=100 if QUICK else 4000, frame_every=50)
-)
+slow = replace(settings, ensemble="langevin", timestep=1.0, steps=100 if QUICK else 4000, frame_every=50)
+settle = fitting.make_sampler(energy, MASSES, slow, solver=solver)
 settled = jax.tree.map(lambda leaf: leaf[-1], settle(log_scale, 0, start))
 frames = sampler(log_scale, 0, settled)
 
@@ -143,7 +141,13 @@ frames = sampler(log_scale, 0, settled)
 # %%
 density = fitting.density([WATER])
 trajectory = fitting.make_trajectory(
-    energy, log_scale, frames, temperature=TEMPERATURE, pressure=PRESSURE, observables={"density": density}
+    energy,
+    log_scale,
+    frames,
+    solver=solver,
+    temperature=TEMPERATURE,
+    pressure=PRESSURE,
+    observables={"density": density},
 )
 target = fitting.Target("density", density, value=0.997, uncertainty=0.01)
 ensemble = fitting.Reweighting(energy, trajectory, [target], sampler=sampler, min_effective=0.4)
@@ -175,12 +179,12 @@ error = float(block_error(drawn, n_blocks=2 if QUICK else 8))
 
 def mean_density(log_scale: jax.Array) -> jax.Array:
     """Mean density, g/cm³, of the last trajectory under another charge scale."""
-    return fitting.averages(energy, log_scale, last.trajectory, {"density": density})[0]["density"]
+    return fitting.ensemble_averages(energy, log_scale, last.trajectory, {"density": density})[0]["density"]
 
 
-found, slope = jax.jit(jax.value_and_grad(mean_density))(result.params)
+mean, slope = jax.jit(jax.value_and_grad(mean_density))(result.params)
 scale = float(jnp.exp(result.params))
-print(f"density {float(found):.3f} ± {error:.3f} g/cm³, target 0.997")
+print(f"density {float(mean):.3f} ± {error:.3f} g/cm³, target 0.997")
 print(f"charge of oxygen {-0.82 * scale:.3f} ± {abs(error / float(slope)) * 0.82 * scale:.3f} e, in this small box")
 
 # %% [markdown]

@@ -14,12 +14,12 @@
 # A potential can't be better than the calculations that it was trained on. Density functionals miss lattice constants
 # by one or two per cent, and a potential inherits that. Here a small potential with a latent charge is trained on the
 # energies and forces of one "level of theory", and then corrected by one measured number, without forgetting its
-# data. The derivative of the lattice constant by all parameters is that of the minimum
+# data. The derivative of the lattice constant with respect to all parameters is that of the minimum
 # (`lesjax.fitting.relax`): no step of the minimization is differentiated.
 #
 # **What is invented here.** The theory is an exp-6 crystal of point charges that looks like NaCl, not a density
-# functional, and the "measured" lattice constant is 1.5 % below its own. With a `Potential`,
-# `fitting.potential_energy(potential, atoms)` takes the place of the function `model` below.
+# functional, and the "measured" lattice constant is 1.5 % below its own. With a trained potential,
+# `lesjax.Potential.energy` takes the place of the function `model` below, and the potential that of its parameters.
 
 # %%
 import itertools
@@ -43,7 +43,7 @@ CUTOFF = 5.0
 # %% [markdown]
 # ## Theory and model
 #
-# Both are functions of parameters, positions and cell. All pairs that could come within the cutoff are listed once, so
+# Both are functions of parameters, a crystal and the plan of its Ewald sum. All pairs that could come within the cutoff are listed once, so
 # that the energy is smooth. The theory has charges of ±1 e, the repulsion of Born and Mayer, and a dispersion. The
 # model has one latent charge and a flexible pair function for equal and for unequal ions: 17 parameters.
 
@@ -54,8 +54,9 @@ first, second, image = np.nonzero((np.linalg.norm(apart, axis=-1) > 1e-6) & (np.
 unlike = jnp.asarray(SIGNS[first] * SIGNS[second] < 0)
 
 
-def distances(positions, cell):
-    vectors = positions[second] - positions[first] + jnp.asarray(shifts[image], float) @ cell
+def distances(crystal):
+    apart = crystal.positions[second] - crystal.positions[first]
+    vectors = apart + jnp.asarray(shifts[image], float) @ crystal.cell
     return jnp.sqrt(jnp.sum(vectors**2, axis=1))
 
 
@@ -65,18 +66,19 @@ narrow = ewald.make_solver(cell, True, n_atoms=8, sigma=0.5, k_cutoff=8.0)
 wide = ewald.make_solver(cell, True, n_atoms=8, sigma=1.0, k_cutoff=4.0)
 
 
-def theory(_, positions, cell):
-    r = distances(positions, cell)
+def theory(_, crystal, solver):
+    r = distances(crystal)
     pairs = jnp.where(unlike, 1300.0 * jnp.exp(-r / 0.317), 0.0) - jnp.where(unlike, 10.0, 40.0) / r**6
-    return 0.5 * jnp.sum(pairs) + ewald.energy(narrow, positions, cell, SIGNS)
+    return 0.5 * jnp.sum(pairs) + ewald.energy(solver, crystal.positions, crystal.cell, SIGNS)
 
 
-def model(params, positions, cell):
-    r = distances(positions, cell)
+def model(params, crystal, solver):
+    r = distances(crystal)
     window = jnp.where(r < CUTOFF, 1.0 - (jnp.minimum(r, CUTOFF) / CUTOFF) ** 2, 0.0) ** 3
     basis = jnp.exp(-((r[:, None] - jnp.linspace(1.8, 4.6, 8)[None]) ** 2) / 0.5) * window[:, None]
     pairs = jnp.where(unlike, basis @ params["unlike"], basis @ params["like"])
-    return 0.5 * jnp.sum(pairs) + ewald.energy(wide, positions, cell, params["charge"] * SIGNS)
+    coulomb = ewald.energy(solver, crystal.positions, crystal.cell, params["charge"] * SIGNS)
+    return 0.5 * jnp.sum(pairs) + coulomb
 
 
 # %% [markdown]
@@ -90,20 +92,22 @@ rng = np.random.default_rng(0)
 frames = []
 for scale in np.linspace(0.96, 1.04, 24):
     frames.append((UNIT @ cell * scale + 0.12 * rng.normal(size=(8, 3)), scale * cell))
-positions, cells = (jnp.asarray(np.stack(x)) for x in zip(*frames, strict=True))
+crystals = fitting.Frame(*(jnp.asarray(np.stack(x)) for x in zip(*frames, strict=True)))
 
 
-def labels(energy_fn, params):
-    value = jax.vmap(jax.value_and_grad(energy_fn, 1), (None, 0, 0))
-    energies, gradients = value(params, positions, cells)
-    return jnp.concatenate([(energies - jnp.mean(energies)) / 8 / 0.002, -gradients.ravel() / 0.05])
+def labels(energy, params, solver):
+    def one(crystal):
+        return properties.energy_forces_stress(energy, params, crystal, solver=solver, with_stress=False)[:2]
+
+    energies, forces = jax.vmap(one)(crystals)
+    return jnp.concatenate([(energies - jnp.mean(energies)) / 8 / 0.002, forces.ravel() / 0.05])
 
 
 start = {"charge": jnp.asarray(0.8), "like": jnp.zeros(8), "unlike": jnp.zeros(8)}
 flat, unravel = ravel_pytree(start)
-target = jax.jit(labels, static_argnums=0)(theory, None)
-residuals = jax.jit(lambda flat: labels(model, unravel(flat)) - target)
-jacobian = jax.jit(jax.jacfwd(lambda flat: labels(model, unravel(flat)) - target))
+target = jax.jit(labels, static_argnums=0)(theory, None, narrow)
+residuals = jax.jit(lambda flat: labels(model, unravel(flat), wide) - target)
+jacobian = jax.jit(jax.jacfwd(lambda flat: labels(model, unravel(flat), wide) - target))
 
 
 def force_error(flat):
@@ -112,11 +116,11 @@ def force_error(flat):
 
 def gauss_newton(flat, rows=None, steps=5):
     """Least squares of the data, or of their forces and of more rows (residuals, derivatives), with a weak tether."""
-    kept = slice(0, None) if rows is None else slice(len(frames), None)
+    data = slice(0, None) if rows is None else slice(len(frames), None)
     for _ in range(steps):
         more, slopes = (jnp.zeros(0), jnp.zeros((0, 17))) if rows is None else rows(flat)
-        matrix = jnp.concatenate([jacobian(flat)[kept], slopes, 1e-2 * jnp.eye(17)])
-        right = jnp.concatenate([residuals(flat)[kept], more, 1e-2 * flat])
+        matrix = jnp.concatenate([jacobian(flat)[data], slopes, 1e-2 * jnp.eye(17)])
+        right = jnp.concatenate([residuals(flat)[data], more, 1e-2 * flat])
         flat = flat - jnp.linalg.lstsq(matrix, right)[0]
     return flat
 
@@ -133,19 +137,19 @@ print(f"forces: root mean square {jnp.std(forces):.2f} eV/Å, error of the model
 
 
 # %%
-perfect = jnp.asarray(UNIT @ cell)
+perfect = fitting.Frame(jnp.asarray(UNIT @ cell), jnp.asarray(cell))
 
 
 def relaxed(params):
-    return fitting.relax(model, params, perfect, cell, strain="isotropic")
+    return fitting.relax(model, params, perfect, solver=wide, strain="isotropic").system
 
 
 @jax.jit
-def response(params, positions, cell):
-    elastic = properties.elastic_constants(lambda r, h: model(params, r, h), positions, cell)
-    hessian = properties.hessian(lambda r: model(params, r, cell), positions)
+def response(params, crystal):
+    elastic = properties.elastic_constants(model, params, crystal, solver=wide)
+    hessian = properties.hessian(model, params, crystal, solver=wide)
     born = params["charge"] * SIGNS[:, None, None] * jnp.eye(3)[None]
-    field = properties.nonanalytic_vector(born, 1.0, cell, jnp.array([0.0, 0.0, 1.0]))
+    field = properties.nonanalytic_vector(born, 1.0, crystal.cell, jnp.array([0.0, 0.0, 1.0]))
     modes = properties.normal_modes(hessian, MASSES, nonanalytic=field)
     # how much of each mode is a motion of the two sublattices against each other: the optical modes at Γ
     optical = jnp.sum(jnp.sum(modes.vectors * SIGNS[None, :, None], axis=1) ** 2, axis=1)
@@ -155,7 +159,7 @@ def response(params, positions, cell):
 def describe(flat):
     params = unravel(flat)
     crystal = relaxed(params)
-    elastic, optical = response(params, crystal.positions, crystal.cell)
+    elastic, optical = response(params, crystal)
     bulk = (elastic[0, 0] + 2 * elastic[0, 1]) / 3 / GIGAPASCAL
     print(
         f"a = {crystal.cell[0, 0]:.4f} Å, B = {bulk:.1f} GPa, TO {jnp.min(optical):.0f} and LO {jnp.max(optical):.0f} "
@@ -202,8 +206,8 @@ describe(alone)
 
 # %%
 figure, axis = plt.subplots(figsize=(5, 3.5))
-chosen = [trained, *corrected.values()]
-axis.plot([float(lattice_constant(x)) for x in chosen], [1e3 * force_error(x) for x in chosen], "o-", label="with data")
+curve = [trained, *corrected.values()]
+axis.plot([float(lattice_constant(x)) for x in curve], [1e3 * force_error(x) for x in curve], "o-", label="with data")
 axis.plot(float(lattice_constant(alone)), 1e3 * force_error(alone), "s", label="without data")
 axis.axvline(measured, color="gray", ls=":", label="measured")
 axis.set(xlabel="lattice constant / Å", ylabel="force error / meV/Å")

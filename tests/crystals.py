@@ -26,7 +26,7 @@ def parameters(**changes):
 
 
 def make_energy(positions, cell, signs, *, cutoff=3.4, sigma=0.8, k_cutoff=4.0, power=6):
-    """(params, positions, cell) -> energy, eV, with the pairs and the k-grid of the given structure.
+    """Energy and solver, with the pairs and the k-grid of the given structure.
 
     Pairs within `cutoff` interact as Lennard-Jones ones, wherever they move: smooth. With power 0 the attraction is
     left out.
@@ -39,11 +39,12 @@ def make_energy(positions, cell, signs, *, cutoff=3.4, sigma=0.8, k_cutoff=4.0, 
     i, j, k = np.nonzero((distances < cutoff) & (distances > 1e-6))
     shifts = jnp.asarray(images[k], float)
 
-    def energy(params, positions, cell):
+    def energy(params, system, solver):
+        positions, cell = system.positions, system.cell
         vectors = positions[j] - positions[i] + shifts @ cell
         inverse = params["size"] ** 2 / jnp.sum(vectors * vectors, axis=1)
         pairs = inverse**6 - (inverse**3 if power else 0.0)
         charges = params["charge"] * signs
         return 2.0 * params["epsilon"] * jnp.sum(pairs) + ewald.energy(solver, positions, cell, charges)
 
-    return energy
+    return energy, solver

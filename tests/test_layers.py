@@ -77,7 +77,7 @@ def violations(path: str, source: str) -> list[str]:
     """Return what the imports of a module do against the rules.
 
     Args:
-        path: place of the module below lesjax/, as "ewald/direct.py".
+        path: place of the module below lesjax/, as "ewald/solvers/direct.py".
         source: its text.
     """
     parents = Path(path).parent.parts
@@ -201,10 +201,12 @@ def test_every_import_is_declared() -> None:
     [
         pytest.param("units.py", "import lesjax.ewald", id="to the right"),
         pytest.param("runs.py", "from lesjax import io", id="runs to the right"),
-        pytest.param("ewald/direct.py", "from lesjax.models.cace import Cace", id="from"),
-        pytest.param("ewald/direct.py", "from lesjax import models", id="submodule of the root"),
-        pytest.param("ewald/direct.py", "from ..models import cace", id="relative"),
-        pytest.param("ewald/direct.py", "from .. import models", id="relative, root"),
+        pytest.param("ewald/sums.py", "from lesjax import response", id="ewald to response"),
+        pytest.param("response/polarizability.py", "import lesjax.properties", id="response to properties"),
+        pytest.param("ewald/solvers/direct.py", "from lesjax.models.cace import Cace", id="from"),
+        pytest.param("ewald/solvers/direct.py", "from lesjax import models", id="submodule of the root"),
+        pytest.param("ewald/solvers/direct.py", "from ...models import cace", id="relative"),
+        pytest.param("ewald/solvers/direct.py", "from ... import models", id="relative, root"),
         pytest.param("ewald/__init__.py", "from ..models import cace", id="relative, package"),
         pytest.param("training/a/b.py", "from ...dynamics import x", id="relative, deep"),
         pytest.param("training/loop.py", "import lesjax.dynamics", id="side by side"),
@@ -215,7 +217,7 @@ def test_every_import_is_declared() -> None:
         pytest.param("training/loop.py", "import lesjax.datasets", id="to datasets"),
         pytest.param("fitting/fit.py", "def f():\n    import lesjax.cli", id="in a function"),
         pytest.param("surprise.py", "", id="unknown module"),
-        pytest.param("ewald/direct.py", "import numpy, flax", id="flax"),
+        pytest.param("ewald/solvers/direct.py", "import numpy, flax", id="flax"),
         pytest.param("properties/forces.py", "from flax import linen as nn", id="from flax"),
         pytest.param("models/cace.py", "import optax", id="optax"),
         pytest.param("neighbors.py", "from jax_md.partition import neighbor_list", id="jax_md"),
@@ -236,7 +238,8 @@ def test_forbidden_import_is_found(path: str, source: str) -> None:
     [
         ("__init__.py", "from lesjax.models import Potential as Potential"),
         ("system.py", "import jax, numpy\nfrom lesjax.neighbors import neighbor_list"),
-        ("ewald/mesh.py", "from lesjax.ewald.direct import energy\nfrom . import direct"),
+        ("ewald/solvers/mesh.py", "from lesjax.ewald.solvers.direct import energy\nfrom . import direct"),
+        ("properties/forces.py", "from lesjax.response import equilibrate\nfrom lesjax import ewald"),
         ("models/cace.py", "import flax.linen as nn\nfrom ..ewald import energy"),
         ("training/plots.py", "import optax, flax, matplotlib\nfrom lesjax.models import cace"),
         ("dynamics/calculator.py", "import ase, jax_md\nfrom lesjax import models, units"),

@@ -17,13 +17,11 @@ from jax_md import partition, space
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax import ewald
-from lesjax.ewald.slab import extent_and_height
-from lesjax.ewald.solver import MAX_STRETCH, MIN_STRETCH
 from lesjax.models.checks import check_system
 from lesjax.models.potential import Potential
 from lesjax.neighbors.plan import DEFAULT_SKIN, NeighborPlan
 from lesjax.neighbors.verlet import NeighborList, allocate, update, within_cutoff
-from lesjax.numerics import inverse, matmul
+from lesjax.numerics import matmul
 from lesjax.system import System
 
 
@@ -41,8 +39,8 @@ class Neighbors:
     Attributes:
         pairs: the neighbour list.
         solver: the plan of the long-range sum; None for a short-range model.
-        drifted: the cell has left the range of that plan (`Solver.still_valid`), or the atoms of a slab reach beyond
-            the height that it was planned for. It stays set.
+        drifted: the cell has left the range of that plan (`still_valid`), or the atoms of a slab reach beyond the
+            height that it was planned for (`fits`). It stays set.
         update_fn: what `update` calls; static.
     """
 
@@ -186,9 +184,11 @@ def energy_neighbor_list(
 
     def update_fn(position: Float[Array, "n 3"], neighbors: Neighbors, *, box: Box | None = None, **_: Any):
         positions, cell = cartesian(position, box)
-        drifted = neighbors.drifted | is_beyond(neighbors.solver, positions, cell)
-        if box is not None:
-            drifted |= has_drifted(neighbors.solver, cell)
+        drifted, solver = neighbors.drifted, neighbors.solver
+        if solver is not None:
+            drifted |= ~solver.fits(positions, cell)
+            if box is not None:
+                drifted |= ~solver.still_valid(cell)
         return dataclasses.replace(neighbors, pairs=update(neighbors.pairs, positions, cell), drifted=drifted)
 
     def energy_fn(
@@ -234,25 +234,6 @@ def energy(
 ) -> Float[Array, ""]:
     """Energy without the reference energies, eV: a pure function."""
     return potential.energy(within_cutoff(pairs, template, positions, cell), solver)
-
-
-def has_drifted(solver: ewald.Solver | None, cell: Float[Array, "3 3"]) -> Bool[Array, ""]:
-    """The opposite of `Solver.still_valid`, where the cell is traced."""
-    if solver is None or solver.planned_cell is None:
-        return jnp.zeros((), bool)
-    strained = matmul(inverse(jnp.asarray(solver.planned_cell, cell.dtype)), cell)
-    stretches = jnp.linalg.svd(strained, compute_uv=False)
-    return ~jnp.all((stretches <= MAX_STRETCH) & (stretches >= MIN_STRETCH))
-
-
-def is_beyond(
-    solver: ewald.Solver | None, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
-) -> Bool[Array, ""]:
-    """Whether atoms of a slab are further apart along the normal than planned (`Solver.check_atoms`), traced."""
-    if solver is None or solver.slab_axis is None:
-        return jnp.zeros((), bool)
-    extent, height = extent_and_height(jnp, positions, cell, solver.slab_axis, solver.period, solver.sigma)
-    return extent > height
 
 
 def _matrix(box: Any) -> Array:

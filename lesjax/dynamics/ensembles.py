@@ -17,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax_md import simulate
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from lesjax import ewald
 from lesjax.dynamics.barostat import Barostat, chain_energy
 from lesjax.dynamics.settings import Settings
 from lesjax.numerics import determinant
-from lesjax.properties.forces import EnergyFunction, energy_forces_stress
+from lesjax.properties.forces import Energy, energy_forces_stress
 from lesjax.units import BAR, BOLTZMANN, FEMTOSECOND
 
 
@@ -127,13 +128,13 @@ def make_ensemble(
 
 
 def forces_and_virial(
-    energy_fn: EnergyFunction, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], *, with_virial: bool
+    energy_fn: Energy, params: PyTree, system: Any, *, solver: ewald.Solver | None = None, with_virial: bool
 ) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
     """Forces, eV/Å, and the virial -dU/dε, eV, zero unless asked for."""
-    _, forces, stress, _ = energy_forces_stress(energy_fn, positions, cell, with_stress=with_virial)
+    _, forces, stress = energy_forces_stress(energy_fn, params, system, solver=solver, with_stress=with_virial)
     if stress is None:
         return forces, jnp.zeros((3, 3), forces.dtype)
-    return forces, -stress * jnp.abs(determinant(cell))
+    return forces, -stress * jnp.abs(determinant(jnp.asarray(system.cell)))
 
 
 def temperature_of(momentum: Float[Array, "n 3"], mass: Float[Array, "n 1"], dof: int) -> Float[Array, ""]:

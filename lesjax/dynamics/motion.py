@@ -108,10 +108,12 @@ class Motion:
         self, positions: Array, cell: Array, *, force_field: ForceField
     ) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
         """Forces, eV/Å, and virial -dU/dε, eV, of the potential and the external field."""
+        system = within_cutoff(force_field.neighbor_list, self.template, positions, cell)
         forces, virial = forces_and_virial(
-            lambda positions, cell: (self.energy(force_field, positions, cell), None),
-            positions,
-            cell,
+            Potential.energy,
+            force_field.potential,
+            system,
+            solver=force_field.solver,
             with_virial=self.settings.constant_pressure,
         )
         if self.settings.electric_field is not None:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lesjax.ewald.solver import Solver, make_solver
+from lesjax.ewald.solvers import OpenSolver
 from lesjax.ewald.sums import energy
 
 
@@ -43,12 +44,11 @@ def force_error(
     Raises:
         ValueError: if there are no forces, as in a perfect crystal: displace its atoms.
     """
-    if solver.method == "open":
+    if isinstance(solver, OpenSolver):
         return 0.0
-    pbc = [axis != solver.slab_axis for axis in range(3)]
     exact = make_solver(
-        np.asarray(cell), pbc, n_atoms=len(positions), sigma=float(solver.sigma), accuracy=_REFERENCE_ACCURACY,
-        method="direct",
+        np.asarray(cell), solver.interaction.periodic, n_atoms=len(positions), sigma=float(solver.sigma),
+        accuracy=_REFERENCE_ACCURACY, method="direct", interaction=solver.interaction,
     )  # fmt: skip
     arrays = [jnp.asarray(x) for x in (positions, cell, charges)]
     moments = {"dipoles": dipoles, "quadrupoles": quadrupoles}

@@ -1,17 +1,16 @@
-r"""Charges, dipoles and quadrupoles of Gaussian shape, independent of the engine that sums them.
+r"""Charges, dipoles and quadrupoles of Gaussian shape, independent of the solver that sums them.
 
 An atom's multipoles act on the phase of its position as a differential operator,
 
 .. math:: S(k) = \sum_i (q_i + u_i \cdot \nabla + \tfrac12 Q_i : \nabla \nabla) e^{i k \cdot r_i}
                = \sum_i (q_i + i k \cdot u_i - \tfrac12 k \cdot Q_i k) e^{i k \cdot r_i},
 
-so an engine that only knows charges has dipoles and quadrupoles by forward differentiation.
+so a solver that only knows charges has dipoles and quadrupoles by forward differentiation.
 
 Quadrupoles are meant without trace. A trace acts at contact only; its energy with its own atom stays in the
 periodic sum even without self-interaction, as in the published code.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lesjax.units import COULOMB
+from lesjax.ewald.interaction import Interaction
 
 
 class Multipoles(NamedTuple):
@@ -73,11 +72,11 @@ def multipole_structure_factor(
     positions: Float[Array, "n 3"],
     multipoles: Multipoles,
 ) -> Float[Array, "*k"]:
-    """Structure factor of one channel of multipoles, from an engine's function of positions and charges.
+    """Structure factor of one channel of multipoles, from a solver's function of positions and charges.
 
     Charges and dipoles together are one forward derivative of unit charges, at about twice the cost of the
-    charges. Quadrupoles are a sum of three second derivatives, which cost several times more: an engine that
-    can do better brings its own (`direct.structure_factor`).
+    charges. Quadrupoles are a sum of three second derivatives, which cost several times more: a solver that
+    can do better brings its own (`DirectSolver.factor`).
 
     Args:
         structure_factor: linear in the charges, differentiable forwards in the positions.
@@ -102,18 +101,44 @@ def multipole_structure_factor(
     return total
 
 
-def multipole_self_energy(multipoles: Multipoles, sigma: Float[Array, ""]) -> Float[Array, ""]:
+def check_order(interaction: Interaction, multipoles: Multipoles) -> None:
+    """Refuse multipoles that the interaction does not have.
+
+    Raises:
+        ValueError: then.
+    """
+    for order, name, values in ((1, "dipoles", multipoles.dipoles), (2, "quadrupoles", multipoles.quadrupoles)):
+        if values is not None and order > interaction.max_order:
+            raise ValueError(f"`{name}` are not part of the interaction {interaction}: leave them out.")
+
+
+def multipole_self_energy(
+    interaction: Interaction, multipoles: Multipoles, sigma: Float[Array, ""]
+) -> Float[Array, ""]:
     r"""Energy of each atom's multipoles with themselves, eV.
 
-    .. math:: \frac{1}{2 \varepsilon_0 \sigma (2 \pi)^{3/2}} \sum_i \left(
-              q_i^2 + \frac{u_i^2}{3 \sigma^2} + \frac{Q_i : Q_i}{10 \sigma^4} \right)
+    .. math:: \frac{C}{2} \sum_i \left( q_i^2 B_0(0) + u_i^2 B_1(0) + \tfrac12 Q_i : Q_i\, B_2(0) \right)
 
-    The integral of the energy's summand over all k, for quadrupoles without trace.
+    with B_l as in `Interaction.pair`; for `Coulomb` :math:`B_l(0) = \sqrt{2 / \pi}\, \sigma^{-2l-1} / (2l + 1)`. It is
+    the integral of the energy's summand over all k, for quadrupoles without trace.
     """
     charges, dipoles, quadrupoles = multipoles
-    total = jnp.sum(charges * charges)
+    values = interaction.at_origin(sigma, _order(multipoles))
+    total = values[0] * jnp.sum(charges * charges)
     if dipoles is not None:
-        total = total + jnp.sum(dipoles * dipoles) / (3.0 * sigma**2)
+        total = total + values[1] * jnp.sum(dipoles * dipoles)
     if quadrupoles is not None:
-        total = total + jnp.sum(quadrupoles * quadrupoles) / (10.0 * sigma**4)
-    return 2.0 * math.pi * COULOMB * total / (sigma * (2.0 * math.pi) ** 1.5)
+        total = total + 0.5 * values[2] * jnp.sum(quadrupoles * quadrupoles)
+    return 0.5 * interaction.constant * total
+
+
+def self_potential(interaction: Interaction, multipoles: Multipoles, sigma: Float[Array, ""]) -> Multipoles:
+    """Derivatives of `multipole_self_energy` with respect to charges, V, and dipoles, V/Å."""
+    charges, dipoles, _ = multipoles
+    values = interaction.at_origin(sigma, _order(multipoles))
+    of_dipoles = None if dipoles is None else interaction.constant * values[1] * dipoles
+    return Multipoles(interaction.constant * values[0] * charges, of_dipoles)
+
+
+def _order(multipoles: Multipoles) -> int:
+    return 2 if multipoles.quadrupoles is not None else 1 if multipoles.dipoles is not None else 0

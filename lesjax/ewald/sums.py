@@ -4,18 +4,127 @@ All are pure functions of arrays, differentiable to any order in positions, mult
 can be compiled and mapped. Units: eV, V and V/Å for charges in e and lengths in Å.
 """
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lesjax.ewald import open_boundary
-from lesjax.ewald.engine import make_engine
-from lesjax.ewald.multipoles import Multipoles, make_multipoles, mask_atoms, multipole_self_energy
+from lesjax.ewald.multipoles import (
+    Multipoles,
+    check_order,
+    make_multipoles,
+    mask_atoms,
+    multipole_self_energy,
+    self_potential,
+)
 from lesjax.ewald.solver import Solver
-from lesjax.numerics import determinant
-from lesjax.units import COULOMB
+from lesjax.ewald.solvers import OpenSolver
+from lesjax.ewald.solvers.periodic import Grid
+
+
+@dataclass(frozen=True)
+class Form:
+    """The energy as a quadratic form of the multipoles of atoms in their places, from `make_form`.
+
+    Attributes:
+        solver: the plan.
+        positions: Cartesian coordinates, Å.
+        grid: what depends on the cell; None for open boundaries.
+        atom_mask: True for real atoms; None if all are.
+        self_interaction: keep the energy of each Gaussian with itself.
+    """
+
+    solver: Solver
+    positions: Float[Array, "n 3"]
+    grid: Grid | None
+    atom_mask: Bool[Array, " n"] | None
+    self_interaction: bool
+
+    @property
+    def sigma(self) -> Float[Array, ""]:
+        """Smearing width in the dtype of the positions, Å."""
+        return jnp.asarray(self.solver.sigma, self.positions.dtype)
+
+    def energy(self, multipoles: Multipoles) -> Float[Array, ""]:
+        """Return the energy, eV, of multipoles with an axis of channels.
+
+        Raises:
+            ValueError: for multipoles that the interaction does not have.
+        """
+        check_order(self.solver.interaction, multipoles)
+        if isinstance(self.solver, OpenSolver):
+            total = self.solver.pairs(self.positions, multipoles, _pair_mask(self.positions, self.atom_mask))
+        else:
+            assert self.grid is not None
+            factors = [self.solver.factor(self.grid, self.positions, channel) for channel in _channels(multipoles)]
+            total = jnp.sum(jnp.stack([self.solver.square(self.grid, factor) for factor in factors]))
+        # the periodic sum contains each Gaussian's energy with itself, the sum over pairs does not
+        if self.self_interaction != isinstance(self.solver, OpenSolver):
+            return total
+        own = multipole_self_energy(self.solver.interaction, multipoles, self.sigma)
+        return total + own if self.self_interaction else total - own
+
+    def gradient(
+        self, multipoles: Multipoles, *, charges: bool = True, dipoles: bool = True
+    ) -> tuple[Float[Array, "n c"] | None, Float[Array, "n c 3"] | None]:
+        """Return the derivatives of `energy` with respect to charges, V, and dipoles, V/Å: potential and minus field.
+
+        By the bilinear form: the energy of charges at the atoms with the multipoles, and its slope there. `charges` and
+        `dipoles` say which of them is wanted; the other is None.
+
+        Raises:
+            ValueError: for multipoles that the interaction does not have.
+        """
+        check_order(self.solver.interaction, multipoles)
+        if isinstance(self.solver, OpenSolver) and charges and dipoles and multipoles.dipoles is not None:
+            # half of the work, as the kernels of dipoles are not slopes of those of charges
+            pair_mask = _pair_mask(self.positions, self.atom_mask)
+            potential, slope, _ = jax.grad(self.solver.pairs, 1)(self.positions, multipoles, pair_mask)
+        else:
+            probes = mask_atoms(jnp.ones_like(self.positions[:, 0]), self.atom_mask)
+            wanted = [i for i, of in enumerate((charges, dipoles)) if of]
+            slopes = [
+                jax.grad(self._with_charges(channel), wanted)(probes, self.positions)
+                for channel in _channels(multipoles)
+            ]
+            stacked = [jnp.stack(values, axis=1) for values in zip(*slopes, strict=True)]
+            potential, slope = stacked[0], stacked[-1]
+        own_potential, own_slope, _ = self_potential(self.solver.interaction, multipoles, self.sigma)
+        return (
+            self._with_own(mask_atoms(potential, self.atom_mask), own_potential) if charges else None,
+            # of its own multipoles only the dipole has a field at the centre of an atom
+            (slope if own_slope is None else self._with_own(slope, own_slope)) if dipoles else None,
+        )
+
+    def _with_charges(self, channel: Multipoles) -> Callable[[Array, Array], Array]:
+        """The energy of charges in any places with one channel of multipoles, eV."""
+        if isinstance(self.solver, OpenSolver):
+            solver, pair_mask = self.solver, _pair_mask(self.positions, self.atom_mask)
+            return lambda charges, at: solver.product(at, charges, self.positions, channel, pair_mask)
+        solver, grid = self.solver, self.grid
+        assert grid is not None
+        factor = solver.factor(grid, self.positions, channel)
+        return lambda charges, at: solver.product(grid, solver.factor(grid, at, Multipoles(charges)), factor)
+
+    def _with_own(self, values: Float[Array, "n ..."], own: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """As in `energy`: what an atom feels of itself is in the periodic form and not in the sum over pairs."""
+        if self.self_interaction != isinstance(self.solver, OpenSolver):
+            return values
+        return values + own if self.self_interaction else values - own
+
+
+def make_form(
+    solver: Solver,
+    positions: Float[Array, "n 3"],
+    cell: Float[Array, "3 3"],
+    atom_mask: Bool[Array, " n"] | None = None,
+    self_interaction: bool = False,
+) -> Form:
+    """Prepare what does not depend on the multipoles. Arguments as in `energy`."""
+    grid = None if isinstance(solver, OpenSolver) else solver.grid(jnp.asarray(cell))
+    return Form(solver, positions, grid, atom_mask, self_interaction)
 
 
 def energy(
@@ -28,7 +137,6 @@ def energy(
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
-    background: bool = False,
 ) -> Float[Array, ""]:
     r"""Energy of Gaussian multipoles, self-interaction removed, channels summed.
 
@@ -37,17 +145,13 @@ def energy(
               q_i^2 + \frac{u_i^2}{3 \sigma^2} + \frac{Q_i : Q_i}{10 \sigma^4} \right), \quad
               S(k) = \sum_i (q_i + i k \cdot u_i - \tfrac12 k \cdot Q_i k) e^{i k \cdot r_i}
 
-    for a periodic cell, and the sum over pairs of `open_boundary` without one. The self term holds for quadrupoles
+    for a periodic cell, and the sum over pairs of `lesjax.ewald.solvers.open` without one; this is `Coulomb`, another
+    interaction of the solver has other kernels (`lesjax.ewald.interaction`). The self term holds for quadrupoles
     without trace (see `multipoles`).
 
-    A net charge Q in three periodic directions: the term k = 0 is left out, as in the published code, which leaves
-    a part in the energy that depends on σ. `background` adds what belongs to a uniform background of charge -Q,
-
-    .. math:: -\frac{1}{2 \varepsilon_0 V} \frac{\sigma^2}{2} Q^2,
-
-    the finite part of the weight for k → 0. The energy is then that of point charges in the background wherever the
-    Gaussians do not overlap. Forces are the same with and without; the stress is not. A charged slab and a charged
-    cluster have no background; for the slab see `lesjax.ewald.slab`.
+    A net charge in three periodic directions: the term k = 0 is left out, as in the published code, which leaves a part
+    in the energy that depends on σ. ``Coulomb(background=True)``, given to `make_solver`, adds that of a uniform
+    background.
 
     Args:
         solver: from `make_solver`.
@@ -59,35 +163,21 @@ def energy(
             counts; none by default.
         atom_mask: True for real atoms. All real by default.
         self_interaction: keep the energy of each Gaussian with itself.
-        background: compensate a net charge by a uniform background; three periodic directions only.
 
     Returns:
         Energy, eV.
 
     Raises:
         ValueError: for charges or a mask that do not fit the positions, dipoles or quadrupoles whose shape does not
-            follow that of the charges; if `background` is asked for without three periodic directions.
+            follow that of the charges, or that the interaction of the solver does not have.
 
     References:
         Cheng, npj Comput. Mater. 11, 80 (2025), doi:10.1038/s41524-025-01577-7.
     """
     _check_shapes(positions, charges, atom_mask)
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
-    sigma = jnp.asarray(solver.sigma, positions.dtype)
-    neutralized = _background_energy(solver, cell, multipoles.charges) if background else 0.0
-    # the periodic sum contains each Gaussian's energy with itself, the sum over pairs does not
-    if solver.method == "open":
-        pair_mask = _pair_mask(positions, atom_mask)
-        total = open_boundary.pair_energy(positions, multipoles, sigma, pair_mask)
-        return total + multipole_self_energy(multipoles, sigma) if self_interaction else total
-    engine = make_engine(solver, cell, sigma)
-    channels = []
-    for c in range(multipoles.charges.shape[1]):
-        channel = jax.tree.map(lambda values, c=c: values[:, c], multipoles)
-        factor = engine.structure_factor(positions, channel)
-        channels.append(engine.quadratic_form(factor, factor))
-    total = jnp.sum(jnp.stack(channels)) + neutralized
-    return total if self_interaction else total - multipole_self_energy(multipoles, sigma)
+    form = make_form(solver, positions, cell, atom_mask, self_interaction)
+    return form.energy(multipoles)
 
 
 def self_energy(
@@ -98,16 +188,8 @@ def self_energy(
 ) -> Float[Array, ""]:
     """Energy of each Gaussian with itself, the second term of `energy`, eV."""
     multipoles = make_multipoles(charges, dipoles, quadrupoles, None)
-    return multipole_self_energy(multipoles, jnp.asarray(solver.sigma, charges.dtype))
-
-
-def _background_energy(solver: Solver, cell: Float[Array, "3 3"], charges: Float[Array, "n c"]) -> Float[Array, ""]:
-    if solver.method == "open" or solver.slab_axis is not None:
-        boundaries = "open boundaries" if solver.method == "open" else "a slab"
-        raise ValueError(f"`background` needs three periodic directions, got {boundaries}; leave it out.")
-    sigma = jnp.asarray(solver.sigma, charges.dtype)
-    net = jnp.sum(charges, axis=0)
-    return -math.pi * COULOMB * sigma**2 * jnp.sum(net * net) / jnp.abs(determinant(cell))
+    check_order(solver.interaction, multipoles)
+    return multipole_self_energy(solver.interaction, multipoles, jnp.asarray(solver.sigma, charges.dtype))
 
 
 def potential(
@@ -120,21 +202,18 @@ def potential(
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
-    background: bool = False,
 ) -> Float[Array, " n"] | Float[Array, "n c"]:
     """Electrostatic potential at the atoms, ∂E/∂q, in V. Arguments as in `energy`.
 
     Returns:
         One value per atom and channel, in the shape of `charges`; zero for padded atoms.
     """
-
-    def energy_of(charges: Array) -> Float[Array, ""]:
-        return energy(
-            solver, positions, cell, charges, dipoles=dipoles, quadrupoles=quadrupoles, atom_mask=atom_mask,
-            self_interaction=self_interaction, background=background,
-        )  # fmt: skip
-
-    return jax.grad(energy_of)(charges)
+    _check_shapes(positions, charges, atom_mask)
+    multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
+    form = make_form(solver, positions, cell, atom_mask, self_interaction)
+    values, _ = form.gradient(multipoles, dipoles=False)
+    assert values is not None
+    return values.reshape(charges.shape)
 
 
 def field(
@@ -158,27 +237,10 @@ def field(
     """
     _check_shapes(positions, charges, atom_mask)
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
-    sigma = jnp.asarray(solver.sigma, positions.dtype)
-    probes = mask_atoms(jnp.ones_like(positions[:, 0]), atom_mask)
-
-    def of_channel(channel: Multipoles) -> Float[Array, "n 3"]:
-        if solver.method == "open":
-            pair_mask = _pair_mask(positions, atom_mask)
-            return -jax.grad(open_boundary.charge_energy)(positions, probes, positions, channel, sigma, pair_mask)
-        engine = make_engine(solver, cell, sigma)
-        sources = engine.structure_factor(positions, channel)
-
-        def probe_energy(at: Float[Array, "n 3"]) -> Float[Array, ""]:
-            return 2.0 * engine.quadratic_form(engine.structure_factor(at, Multipoles(probes)), sources)
-
-        return -jax.grad(probe_energy)(positions)
-
-    result = jax.vmap(of_channel, in_axes=1, out_axes=1)(multipoles)
-    # as in the energy, of the dipoles alone: the other multipoles have no field at their own centre
-    if dipoles is not None and self_interaction == (solver.method == "open"):
-        own = -jax.grad(lambda u: multipole_self_energy(multipoles._replace(dipoles=u), sigma))(multipoles.dipoles)
-        result = result + own if self_interaction else result - own
-    return result[:, 0] if charges.ndim == 1 else result
+    form = make_form(solver, positions, cell, atom_mask, self_interaction)
+    _, slopes = form.gradient(multipoles, charges=False)
+    assert slopes is not None
+    return -slopes.reshape(*charges.shape, 3)
 
 
 def _check_shapes(positions: Array, charges: Array, atom_mask: Array | None) -> None:
@@ -195,3 +257,7 @@ def _check_shapes(positions: Array, charges: Array, atom_mask: Array | None) -> 
 def _pair_mask(positions: Float[Array, "n 3"], atom_mask: Bool[Array, " n"] | None) -> Bool[Array, "n n"]:
     real = jnp.ones(len(positions), bool) if atom_mask is None else atom_mask
     return real[:, None] & real[None, :] & ~jnp.eye(len(positions), dtype=bool)
+
+
+def _channels(multipoles: Multipoles) -> list[Multipoles]:
+    return [jax.tree.map(lambda x, c=c: x[:, c], multipoles) for c in range(multipoles.charges.shape[1])]

@@ -5,14 +5,15 @@ At a minimum x of E(x; p) the gradient vanishes for all p, so that
 .. math:: \frac{dx}{dp} = -\left( \frac{\partial^2 E}{\partial x^2} \right)^{-1}
           \frac{\partial^2 E}{\partial x\, \partial p}
 
-whatever way the minimum was found. p has the parameters, the pressure and the cell; with the cell free, x has the
+by whatever path the search reached it. p has the parameters, the pressure and the cell; with the cell free, x has the
 strain beside the positions, and a pressure P adds P V to the energy. Rigid translations, and the rotations of a
 molecule, are projected out: they have no derivative.
 """
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,19 +21,16 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from lesjax import ewald
-from lesjax.dynamics.adapter import allocate_pairs, energy, make_template, plan_solver
-from lesjax.fitting.newton import Problem, geometry, minimum, rooted
-from lesjax.io import Atoms
-from lesjax.models.checks import check_solution
+from lesjax.dynamics.adapter import allocate_pairs, plan_solver
+from lesjax.ewald import Solver
+from lesjax.fitting.newton import Problem, energy, find_minimum, geometry, rooted
+from lesjax.models.checks import check_solution, check_system
 from lesjax.models.potential import Potential, Solved, energy_parts
-from lesjax.neighbors.verlet import NeighborList, crowded, skin_used, within_cutoff
+from lesjax.neighbors.verlet import NeighborList, crowded, skin_used
+from lesjax.properties import Energy
 from lesjax.system import System
 from lesjax.units import BAR
 
-
-# (parameters, positions [n, 3], cell [3, 3]) -> energy, eV
-EnergyFunction = Callable[[PyTree, Array, Array], Array]
 
 STRAINS = {
     "none": np.zeros((0, 3, 3)),
@@ -50,215 +48,191 @@ class Relaxed:
     """A structure at its minimum. Positions, cell and energy have the derivatives of the minimum.
 
     Attributes:
-        positions: Å.
-        cell: lattice vectors as rows, Å; zeros for a molecule.
+        system: the structure, of the type of the first one; with a potential its neighbours are those at the minimum.
         energy: eV, without pressure times volume.
-        energy_fn: the energy function, with the plans that hold at the minimum.
+        solver: the plan of the long-range sum that holds at the minimum.
     """
 
-    positions: Float[Array, "n 3"]
-    cell: Float[Array, "3 3"]
+    system: Any
     energy: Float[Array, ""]
-    energy_fn: Callable[[PyTree, Array, Array], Array]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class PotentialEnergy:
-    """Energy of a `Potential` as a function of (parameters, positions, cell); made by `potential_energy`.
-
-    It has its neighbour list and the plan of its Ewald sum with it, and holds while the atoms and the cell stay within
-    their range. `relax` makes new ones on the way.
-
-    Attributes:
-        potential: the model, whose parameters are replaced by those of the call.
-        template: the system whose positions and cell change.
-        pairs: the neighbour list.
-        solver: the plan of the long-range sum; None for a short-range model.
-    """
-
-    potential: Potential
-    template: System
-    pairs: NeighborList
-    solver: ewald.Solver | None
-
-    def __call__(self, params: PyTree, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, ""]:
-        """Energy without the reference energies of the elements, eV."""
-        potential = dataclasses.replace(self.potential, params=params)
-        return energy(potential, self.template, self.pairs, self.solver, positions, cell)
-
-    def holds(self, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> bool:
-        """Whether neighbour list and plan are good for this geometry; host only."""
-        used, full = _used(self.pairs, positions, cell)
-        near = bool(used <= self.pairs.plan.skin) and not bool(full)
-        return near and (self.solver is None or self.solver.still_valid(cell))
-
-    def check_solved(self, params: PyTree, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> None:
-        """Check that induced or equilibrated charges were found in this geometry; host only.
-
-        Raises:
-            ValueError: for a polarization catastrophe or a solution that did not converge, with the way out.
-        """
-        long_range = self.potential.config.long_range
-        if long_range is not None and long_range.charges.responds:
-            check_solution(*_solved(self, params, positions, cell))
-
-    def renewed(self, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> "PotentialEnergy":
-        """This energy with plans for this geometry; host only."""
-        skin, old = self.pairs.plan.skin, self.pairs.plan
-        solver = self.solver
-        if solver is not None and not solver.still_valid(cell):
-            solver = plan_solver(self.potential, self.template, positions, cell)
-        if solver is not None:
-            solver.check_atoms(np.asarray(positions, float), np.asarray(cell, float))
-        pairs = allocate_pairs(self.potential, self.template, positions, cell, skin, old)
-        return dataclasses.replace(self, pairs=pairs, solver=solver)
-
-
-def potential_energy(
-    potential: Potential, atoms: Atoms, *, skin: float = 1.0, pbc: bool | tuple[bool, bool, bool] | None = None
-) -> PotentialEnergy:
-    """The energy of `potential` for the elements of `atoms`, for `relax`, Hessians and phonons; host only.
-
-    Args:
-        potential: the model; the parameters are an argument of the energy.
-        atoms: elements, cell and periodicity, and positions that the plans are made for.
-        skin: the neighbour list holds until atoms have come closer by this much, Å.
-        pbc: overrides the periodicity of `atoms`.
-
-    Raises:
-        ValueError: for elements that the model does not know, a total charge that it needs and `atoms` have not, or a
-            singular cell.
-    """
-    template = make_template(potential, atoms, pbc)
-    positions, cell = jnp.asarray(template.positions), jnp.asarray(template.cell)
-    pairs = allocate_pairs(potential, template, positions, cell, skin, None)
-    return PotentialEnergy(potential.core(), template, pairs, plan_solver(potential, template, positions, cell))
+    solver: Solver | None
 
 
 def relax(
-    energy_fn: EnergyFunction | PotentialEnergy,
+    energy_fn: Energy,
     params: PyTree,
-    positions: Float[Array | np.ndarray, "n 3"],
-    cell: Float[Array | np.ndarray, "3 3"] | None = None,
+    system: Any,
     *,
+    solver: Solver | None = None,
     strain: str = "none",
     pressure: ArrayLike = 0.0,
     tolerance: float | None = None,
     max_iterations: int = 100,
+    skin: float = 1.0,
 ) -> Relaxed:
-    """The minimum of an energy, with its derivatives by the parameters of the potential, pressure and cell.
+    """The minimum of an energy, with its derivatives with respect to parameters of the potential, pressure and cell.
 
     The minimum is searched on the host by Newton steps in a trust region, which only need products with the Hessian.
     It can be differentiated (`jax.grad`, `jax.jacrev`, `jax.jacfwd`, any order), but not be compiled: what is compiled
     is the energy, once for each `energy_fn`. Its result does not depend on where it starts, as long as it is the same
-    minimum, so that a fit may start each time from the last one. There is no derivative by `positions`, and one by
-    what of `cell` is not free: all of it with "none", its shape with "isotropic", its orientation with "full".
+    minimum, so that a fit may start each time from the last one. There is no derivative with respect to the first
+    positions, and one with respect to what of the cell is not free: all of it with "none", its shape with "isotropic",
+    its orientation with "full"; none with respect to the solver.
 
     Args:
-        energy_fn: (parameters, positions, cell) -> energy, eV, a pure and smooth function; or `potential_energy`. Keep
+        energy_fn: see `lesjax.properties.Energy`, a pure and smooth function; `Potential.energy` for a potential. Keep
             and hand over the same function, as a new one (a lambda in a loop) is compiled again.
-        params: parameters of the potential, a pytree.
-        positions: where to start, Å; their dtype is that of the result.
-        cell: lattice vectors as rows, Å; where to start if it is free. None or zeros for a molecule.
+        params: parameters of the energy. Where they are a `Potential`, neighbours and the plan of the long-range sum
+            are renewed on the way; other energies keep those that they are given.
+        system: where to start; the dtype of its positions is that of the result. Without periodic directions, or for a
+            `Frame` with a cell of zeros, it is a molecule that is free to rotate.
+        solver: plan of the long-range sum; made here for a `Potential` by default.
         strain: "none" for a fixed cell; "isotropic" for its volume; "full" for all six components of a symmetric strain
             of the first cell.
         pressure: external pressure, bar, with a free cell.
         tolerance: largest component of the gradient, eV/Å, that of the strain in the scale of displacements;
             1e-9 in double precision and 7e-4 in single precision by default.
         max_iterations: largest number of steps.
+        skin: of the neighbour list of a `Potential`, Å; see `lesjax.neighbors.verlet.allocate`.
 
     Returns:
         The relaxed structure.
 
     Raises:
-        ValueError: for a `strain` that is not known or has no cell, a pressure on a fixed cell, or a periodic potential
-            without a cell; for induced or equilibrated charges that have no solution at the minimum.
-        TypeError: inside `jit` or `vmap`.
+        ValueError: for a `strain` that is not known or has no cell, or a pressure on a fixed cell; for a system that
+            the potential cannot take; for induced or equilibrated charges that have no solution at the minimum.
+        TypeError: inside `jit` or `vmap`, or for a potential with a system without neighbours.
         MinimumError: where the minimum is not found, is a saddle point, or has a singular Hessian (a soft mode).
     """
     if strain not in STRAINS:
         raise ValueError(f"`strain` must be one of {', '.join(map(repr, STRAINS))}, got {strain!r}.")
-    known = jax.lax.stop_gradient((params, positions, cell, pressure))
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(known)):
+    arguments = jax.lax.stop_gradient((params, system, solver, pressure))
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(arguments)):
         raise TypeError(
             "`relax` searches on the host and needs values: call it outside of jit and vmap. It can be differentiated; "
             "compile what comes before and after it. A `Target` of a fit that is made with it needs `compiled=False`."
         )
-    values, start, box, _ = known
-    start = jnp.asarray(start)
-    dtype = start.dtype
-    if box is not None and not np.any(np.asarray(box)):  # as `Relaxed` has it for a molecule
-        box = cell = None
-    first = np.zeros((3, 3)) if box is None else np.asarray(box, float)
-    volume = abs(float(np.linalg.det(first)))
+    params_here, start, solver_here, pressure_here = arguments
+    start, solver_here = jax.tree.map(jnp.asarray, (start, solver_here))
+    dtype, cell = start.positions.dtype, np.asarray(start.cell, float)
+    periodic = any(start.pbc) if isinstance(start, System) else bool(np.any(cell))
+    volume = abs(float(np.linalg.det(cell))) if periodic else 0.0
     if strain != "none" and not volume > 0.0:
-        raise ValueError(f"`strain` = {strain!r} needs a cell with a volume, got {first.tolist()}.")
-    if strain == "none" and np.any(np.asarray(known[3]) != 0):
+        raise ValueError(f"`strain` = {strain!r} needs a periodic cell with a volume, got {cell.tolist()}.")
+    if strain == "none" and np.any(np.asarray(pressure_here) != 0):
         raise ValueError(f"`pressure` acts on a free cell: set `strain`, got {strain!r}.")
-    if isinstance(energy_fn, PotentialEnergy) and any(energy_fn.template.pbc) and not volume > 0.0:
-        raise ValueError(
-            f"`energy_fn` is periodic and needs a `cell` with a volume, got {first.tolist()}. For a molecule in a box, "
-            "make it with `potential_energy(..., pbc=False)`."
-        )
     # a strain has n times the curvature of an atom and the square of their distance
-    scale = len(start) ** 0.5 * (volume / len(start)) ** (1.0 / 3.0) if volume else 1.0
-    rotations = _GENERATORS if box is None else _GENERATORS[:0]
+    scale = len(start.positions) ** 0.5 * (volume / len(start.positions)) ** (1.0 / 3.0) if volume else 1.0
     problem = Problem(
-        energy_fn if isinstance(energy_fn, PotentialEnergy) else jax.tree_util.Partial(energy_fn),
+        jax.tree_util.Partial(energy_fn),
         start,
-        jnp.asarray(first, dtype),
+        solver_here,
+        None,
         jnp.asarray(STRAINS[strain] / scale, dtype),
-        jnp.asarray(rotations, dtype),
+        jnp.asarray(_GENERATORS[:0] if periodic else _GENERATORS, dtype),
     )
+    if isinstance(params, Potential):
+        params, params_here = params.core(), params_here.core()
+        problem = _with_plans(problem, params_here, skin)
+    renew = functools.partial(_renewed, params_here)
     pressure = BAR * jnp.asarray(pressure, dtype)
-    problem, x = minimum(
+    problem, x = find_minimum(
         problem,
-        values,
+        params_here,
         jax.lax.stop_gradient(pressure),
         tolerance=30.0 * float(jnp.finfo(dtype).eps) ** (2.0 / 3.0) if tolerance is None else tolerance,
         max_iterations=max_iterations,
-        renew=_renew,
+        renew=renew,
     )
-    if isinstance(problem.energy_fn, PotentialEnergy):
-        problem.energy_fn.check_solved(values, *geometry(problem, x))
+    relaxed = problem.system
+    if isinstance(params_here, Potential):
+        relaxed = _with_neighbors(problem, params_here, x)
+        _check_solved(params_here, relaxed, problem.solver)
     # the cell with its derivatives in place of its values
-    live = problem if cell is None else problem._replace(cell=jnp.asarray(cell, dtype))
-    relaxed, final, value = _at_root(live, params, pressure, x)
-    return Relaxed(relaxed, final, value, problem.energy_fn)
+    live = problem._replace(system=dataclasses.replace(start, cell=jnp.asarray(system.cell, dtype)))
+    positions, cell, value = _at_root(live, params, pressure, x)
+    return Relaxed(dataclasses.replace(relaxed, positions=positions, cell=cell), value, problem.solver)
 
 
 @jax.jit
 def _at_root(
     problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]
 ) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"], Float[Array, ""]]:
-    positions, cell = geometry(problem, rooted(problem, params, pressure, x))
-    return positions, cell, problem.energy_fn(params, positions, cell)
+    x = rooted(problem, params, pressure, x)
+    return *geometry(problem, x), energy(problem, params, x)
 
 
-def _renew(problem: Problem, x: Float[Array, " d"]) -> Problem:
-    if not isinstance(problem.energy_fn, PotentialEnergy):
+def _with_plans(problem: Problem, potential: Potential, skin: float) -> Problem:
+    """The problem with the neighbour list and the solver of a potential at its first structure; host only."""
+    system = problem.system
+    if not isinstance(system, System):
+        raise TypeError(
+            f"`system` must be a `lesjax.System` for a potential, which needs elements and neighbours, got a "
+            f"{type(system).__name__}: make it with `System.from_ase(atoms, cutoff=potential.cutoff)`."
+        )
+    check_system(potential.config, system)
+    positions, cell, solver = jnp.asarray(system.positions), jnp.asarray(system.cell), problem.solver
+    if solver is None:
+        solver = plan_solver(potential, system, positions, cell)
+    else:
+        solver.check_atoms(np.asarray(system.positions, float), np.asarray(system.cell, float))
+    neighbor_list = allocate_pairs(potential, system, positions, cell, skin, None)
+    return problem._replace(solver=solver, neighbor_list=neighbor_list)
+
+
+def _renewed(params: PyTree, problem: Problem, x: Float[Array, " d"]) -> Problem:
+    """The problem with plans that hold at `x`, the same one where they do; host only."""
+    if not isinstance(params, Potential):
         return problem
     positions, cell = geometry(problem, x)
-    if problem.energy_fn.holds(positions, cell):
+    solver, neighbor_list = problem.solver, problem.neighbor_list
+    assert neighbor_list is not None
+    used, is_crowded = _skin_used(neighbor_list, positions, cell)
+    valid = solver is None or solver.still_valid(cell)
+    if valid and bool(used <= neighbor_list.plan.skin) and not bool(is_crowded):
         return problem
-    return problem._replace(energy_fn=problem.energy_fn.renewed(positions, cell))
+    if not valid:
+        solver = plan_solver(params, problem.system, positions, cell)
+    if solver is not None:
+        solver.check_atoms(np.asarray(positions, float), np.asarray(cell, float))
+    plan = neighbor_list.plan
+    neighbor_list = allocate_pairs(params, problem.system, positions, cell, plan.skin, plan)
+    return problem._replace(solver=solver, neighbor_list=neighbor_list)
+
+
+def _with_neighbors(problem: Problem, potential: Potential, x: Float[Array, " d"]) -> System:
+    """The system at `x` with its neighbours within the cutoff; host only.
+
+    Rows have the width of the neighbour list, so that functions compiled for it serve at the next minimum.
+    """
+    first = problem.system
+    assert problem.neighbor_list is not None
+    positions, cell = (np.asarray(array) for array in geometry(problem, x))
+    system = System.from_arrays(positions, cell, first.atomic_numbers, first.pbc, cutoff=potential.cutoff)
+    system = system.pad_to(len(positions), max(system.shape[1], problem.neighbor_list.plan.capacity))
+    neighbors = {name: getattr(system, name) for name in ("neighbors", "cell_shifts", "neighbor_mask")}
+    return dataclasses.replace(first, positions=positions, cell=cell, **jax.tree.map(jnp.asarray, neighbors))
+
+
+def _check_solved(potential: Potential, system: System, solver: Solver | None) -> None:
+    """Raise ValueError for induced or equilibrated charges without a solution; host only."""
+    long_range = potential.config.long_range
+    if long_range is not None and long_range.charges.responds:
+        check_solution(*_solved(potential, system, solver))
 
 
 @jax.jit
-def _solved(
-    energy_fn: PotentialEnergy, params: PyTree, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
-) -> Solved:
-    system = within_cutoff(energy_fn.pairs, energy_fn.template, positions, cell)
-    potential = dataclasses.replace(energy_fn.potential, params=params)
-    long_range = energy_parts(potential, system, energy_fn.solver)[2]
+def _solved(potential: Potential, system: System, solver: Solver | None) -> Solved:
+    long_range = energy_parts(potential, system, solver)[2]
     assert long_range is not None
     return long_range.induction, long_range.equilibration
 
 
 @jax.jit
-def _used(pairs: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> tuple[Array, Array]:
-    return skin_used(pairs, positions, cell), crowded(pairs, positions, cell)
+def _skin_used(
+    neighbor_list: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
+) -> tuple[Array, Array]:
+    return skin_used(neighbor_list, positions, cell), crowded(neighbor_list, positions, cell)
 
 
 # rotations about the axes: r -> r G

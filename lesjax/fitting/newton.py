@@ -11,15 +11,20 @@ Source: Steihaug, SIAM J. Numer. Anal. 20, 626 (1983); Nocedal, Wright, Numerica
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
+from lesjax.ewald import Solver
+from lesjax.neighbors.verlet import NeighborList, within_cutoff
 from lesjax.numerics import determinant, einsum, matmul
+from lesjax.properties import Energy
 from lesjax.properties.hessian import SOFT
+from lesjax.response.linear import Solved, conjugate_gradients, irregular
 
 
 class MinimumError(RuntimeError):
@@ -30,45 +35,47 @@ class Problem(NamedTuple):
     """An energy and its variables.
 
     Attributes:
-        energy_fn: (parameters, positions, cell) -> energy, eV; a pytree.
-        positions: the first positions r0, Å.
-        cell: the first cell h0, lattice vectors as rows, Å.
+        energy_fn: see `lesjax.properties.Energy`; a pytree.
+        system: the first structure, r0 and h0.
+        solver: plan of the long-range sum.
+        neighbor_list: where it is given, the neighbours of the system come from it.
         strains: symmetric matrices of the free components of the strain, [k, 3, 3], scaled.
         rotations: generators of the rotations that are free, [0, 3, 3] or [3, 3, 3].
     """
 
-    energy_fn: Callable[..., Array]
-    positions: Float[Array, "n 3"]
-    cell: Float[Array, "3 3"]
+    energy_fn: Energy
+    system: Any
+    solver: Solver | None
+    neighbor_list: NeighborList | None
     strains: Float[Array, "k 3 3"]
     rotations: Float[Array, "m 3 3"]
 
 
-class Solution(NamedTuple):
-    """What conjugate gradients end with: the step, its image, and what they saw on the way."""
-
-    step: Float[Array, " d"]
-    image: Float[Array, " d"]
-    converged: Bool[Array, ""]
-    lowest: Float[Array, ""]
-    highest: Float[Array, ""]
-
-
 def geometry(problem: Problem, x: Float[Array, " d"]) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
     """Positions and cell, Å, of the variables."""
-    n, dtype = len(problem.positions), problem.positions.dtype
+    positions, cell = problem.system.positions, problem.system.cell
+    n, dtype = len(positions), positions.dtype
     deform = jnp.eye(3, dtype=dtype) + einsum("s,sab->ab", x[3 * n :], problem.strains)
-    return matmul(problem.positions + x[: 3 * n].reshape(n, 3), deform), matmul(problem.cell, deform)
+    return matmul(positions + x[: 3 * n].reshape(n, 3), deform), matmul(cell, deform)
+
+
+def energy(problem: Problem, params: PyTree, x: Float[Array, " d"]) -> Float[Array, ""]:
+    """Energy at the variables, eV."""
+    positions, cell = geometry(problem, x)
+    if problem.neighbor_list is None:
+        system = replace(problem.system, positions=positions, cell=cell)
+    else:
+        system = within_cutoff(problem.neighbor_list, problem.system, positions, cell)
+    return problem.energy_fn(params, system, problem.solver)
 
 
 def enthalpy(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, ""]:
     """Energy, plus pressure times volume where the cell is free, eV."""
-    positions, cell = geometry(problem, x)
-    energy = problem.energy_fn(params, positions, cell)
-    return energy + pressure * jnp.abs(determinant(cell)) if len(problem.strains) else energy
+    value = energy(problem, params, x)
+    return value + pressure * jnp.abs(determinant(geometry(problem, x)[1])) if len(problem.strains) else value
 
 
-def minimum(
+def find_minimum(
     problem: Problem,
     params: PyTree,
     pressure: Float[Array, ""],
@@ -85,14 +92,14 @@ def minimum(
         pressure: eV/Å³.
         tolerance: largest component of the gradient, eV/Å.
         max_iterations: largest number of steps.
-        renew: (problem, variables) -> the problem with an energy function that holds there.
+        renew: (problem, variables) -> the problem with plans that hold there.
 
     Raises:
         MinimumError: if it was not found, or if the Hessian is not positive definite there.
     """
-    dtype = problem.positions.dtype
+    dtype = problem.system.positions.dtype
     rounding = float(jnp.finfo(dtype).eps)
-    n = len(problem.positions)
+    n = len(problem.system.positions)
     radius, largest = 0.1 * n**0.5, 0.3 * n**0.5
     x = jnp.zeros(3 * n + len(problem.strains), dtype)
     problem = renew(problem, x)
@@ -102,14 +109,12 @@ def minimum(
         if force <= tolerance:
             break
         accuracy = min(0.1, float(jnp.linalg.norm(gradient)) ** 0.5)
-        found = _solve(
-            problem, params, pressure, x, -gradient, jnp.asarray(accuracy, dtype), jnp.asarray(radius, dtype)
-        )
+        step = _solve(problem, params, pressure, x, -gradient, jnp.asarray(accuracy, dtype), jnp.asarray(radius, dtype))
         # by how much the quadratic model falls
-        predicted = float(-jnp.sum(found.step * gradient) - 0.5 * jnp.sum(found.step * found.image))
+        predicted = float(-jnp.sum(step.x * gradient) - 0.5 * jnp.sum(step.x * step.image))
         if not np.isfinite(predicted):
-            raise MinimumError("The second derivatives of the energy are not finite: is it smooth at `positions`?")
-        trial = x + found.step
+            raise MinimumError("The second derivatives of the energy are not finite: is it smooth at this structure?")
+        trial = x + step.x
         trial_problem = renew(problem, trial)
         if trial_problem is not problem and renew(trial_problem, x) is trial_problem:
             # two plans differ by more than a small step does
@@ -131,7 +136,7 @@ def minimum(
                 f"{force:.2g} eV/Å at the energy {float(value):.6g} eV. Raise `tolerance`, or use float64 "
                 "(JAX_ENABLE_X64=1); where these values are huge, the energy falls without limit."
             )
-        length = float(jnp.linalg.norm(found.step))
+        length = float(jnp.linalg.norm(step.x))
         if gain > 0.75 and length > 0.9 * radius:
             radius = min(2.0 * radius, largest)
         elif not gain > 0.25:  # so that an energy that is not finite counts as a failure
@@ -153,12 +158,12 @@ def minimum(
 def _checked_force(gradient: Float[Array, " d"]) -> float:
     force = float(jnp.max(jnp.abs(gradient)))
     if not np.isfinite(force):
-        raise MinimumError("The energy or its gradient is not finite: check `positions`, `cell` and `params`.")
+        raise MinimumError("The energy or its gradient is not finite: check `system` and `params`.")
     return force
 
 
 def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The variables `x` of the minimum, with the derivatives of the minimum by parameters, pressure and first cell.
+    """The variables `x` of the minimum, with the derivatives of the minimum by parameters, pressure and cell.
 
     The gradient vanishes for all of them, so that :math:`dx = -H^{-1} d(\\nabla E)`, solved by conjugate gradients.
     """
@@ -171,7 +176,7 @@ def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Floa
             return image - matmul(null, matmul(null.T, image)) + rigid
 
         def conjugate(matvec: Callable[[Array], Array], right: Array) -> Array:
-            return conjugate_gradients(matvec, right, tolerance=_exact(right)).step
+            return _conjugate_gradients(matvec, right, tolerance=_exact(right)).x
 
         projected = right - matmul(null, matmul(null.T, right))
         return jax.lax.custom_linear_solve(filled, projected, conjugate, symmetric=True)
@@ -180,57 +185,6 @@ def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Floa
         return jax.grad(enthalpy, argnums=3)(problem, params, pressure, x)
 
     return jax.lax.custom_root(gradient, jax.lax.stop_gradient(x), lambda _, x: x, solve)
-
-
-def conjugate_gradients(
-    matvec: Callable[[Array], Array],
-    right: Float[Array, " d"],
-    *,
-    tolerance: float | Float[Array, ""],
-    radius: Float[Array, ""] | None = None,
-) -> Solution:
-    """Solve A x = b with a symmetric A, at most to `radius` and as long as A is positive.
-
-    Args:
-        matvec: x -> A x.
-        right: b.
-        tolerance: of the residual, relative to b.
-        radius: where the way reaches this length, or meets a negative curvature, it ends there; without one, a negative
-            curvature ends it where it is.
-    """
-    target = tolerance * jnp.linalg.norm(right)
-    limit = 6 * len(right) + 20
-
-    def unfinished(state: tuple[Any, ...]) -> Array:
-        _, _, _, residual, _, _, stopped, count = state
-        return (jnp.linalg.norm(residual) > target) & ~stopped & (count < limit)
-
-    def iterate(state: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, image, direction, residual, lowest, highest, _, count = state
-        product = matvec(direction)
-        squared, work = jnp.sum(direction * direction), jnp.sum(direction * product)
-        curvature = work / squared
-        positive = work > 0
-        norm = jnp.sum(residual * residual)
-        length = jnp.where(positive, norm / jnp.where(positive, work, 1.0), 0.0)
-        stopped = ~positive
-        if radius is not None:
-            ahead = x + length * direction
-            stopped = stopped | (jnp.sum(ahead * ahead) >= radius * radius)
-            along = jnp.sum(x * direction)
-            room = jnp.maximum(along * along + squared * (radius * radius - jnp.sum(x * x)), 0.0)
-            length = jnp.where(stopped, (jnp.sqrt(room) - along) / squared, length)
-        x, image = x + length * direction, image + length * product
-        residual = residual - length * product
-        direction = residual + jnp.sum(residual * residual) / norm * direction
-        seen = (jnp.minimum(lowest, curvature), jnp.maximum(highest, curvature))
-        return x, image, direction, residual, *seen, stopped, count + 1
-
-    zero = jnp.zeros_like(right)
-    infinite = jnp.asarray(jnp.inf, right.dtype)
-    state = (zero, zero, right, right, infinite, -infinite, jnp.asarray(False), jnp.asarray(0, jnp.int32))
-    x, image, _, residual, lowest, highest, stopped, _ = jax.lax.while_loop(unfinished, iterate, state)
-    return Solution(x, image, ~stopped & (jnp.linalg.norm(residual) <= target), lowest, highest)
 
 
 @jax.jit
@@ -249,7 +203,7 @@ def _solve(
     right: Float[Array, " d"],
     tolerance: Float[Array, ""],
     radius: Float[Array, ""],
-) -> Solution:
+) -> Solved:
     """`conjugate_gradients` with the Hessian, without rigid motions."""
     null = _rigid_motions(problem, x)
     gradient = jax.grad(enthalpy, argnums=3)
@@ -259,38 +213,51 @@ def _solve(
         return image - matmul(null, matmul(null.T, image))
 
     projected = right - matmul(null, matmul(null.T, right))
-    return conjugate_gradients(matvec, projected, tolerance=tolerance, radius=radius)
+    return _conjugate_gradients(matvec, projected, tolerance=tolerance, radius=radius)
+
+
+def _conjugate_gradients(
+    matvec: Callable[[Array], Array],
+    right: Float[Array, " d"],
+    *,
+    tolerance: float | Float[Array, ""],
+    radius: Float[Array, ""] | None = None,
+) -> Solved:
+    """Until the residual is `tolerance` times the right-hand side."""
+    target = tolerance**2 * jnp.sum(right * right)
+    limit = 6 * len(right) + 20
+    multiply = lambda x, _: matvec(x)  # noqa: E731
+    return conjugate_gradients(multiply, right, target=target, max_iterations=limit, radius=radius)
 
 
 def _check(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> None:
     """Refuse a stationary point whose Hessian, without rigid motions, is not positive definite."""
     if len(problem.strains) == 0 and x.size <= 3:  # one atom in a fixed cell
         return
-    # a vector without pattern, so that the solution meets all modes
-    vector = jnp.cos(1.0 + 5.0**0.5 * jnp.arange(x.size).astype(x.dtype) ** 1.5)
     limits = (jnp.asarray(value, x.dtype) for value in (_exact(x), jnp.inf))
-    found = _solve(problem, params, pressure, x, vector, *limits)
-    lowest, highest = float(found.lowest), float(found.highest)
-    if found.converged:
-        lowest = min(lowest, float(jnp.sum(found.step * found.image) / jnp.sum(found.step * found.step)))
+    step = _solve(problem, params, pressure, x, irregular(x), *limits)
+    lowest, highest = float(step.lowest), float(step.highest)
+    if step.converged:
+        lowest = min(lowest, float(jnp.sum(step.x * step.image) / jnp.sum(step.x * step.x)))
     soft = SOFT * float(jnp.finfo(x.dtype).eps) ** 0.5
     if lowest < -soft * highest or highest <= 0.0:
         raise MinimumError(
             f"The forces vanish, but the energy falls in some direction (curvature {lowest:.3g} eV/Å²): this is a "
-            "saddle point, often one of a symmetric start. Displace `positions` at random and relax again."
+            "saddle point, often one of a symmetric start. Displace the atoms at random and relax again."
         )
-    if not found.converged or lowest <= soft * highest:
+    if not step.converged or lowest <= soft * highest:
         raise MinimumError(
             f"The Hessian is singular: a soft mode or a free part (curvature {lowest:.3g} of at most {highest:.3g} "
-            "eV/Å²). The minimum has no derivatives there. Leave out `cell` for a molecule, so that rotations are "
-            "free; remove atoms that interact with nothing; or choose another `strain`."
+            "eV/Å²). The minimum has no derivatives there. Make a molecule with `pbc=False`, or as a `Frame` with a "
+            "cell of zeros, so that its rotations are free; remove atoms that interact with nothing; or choose another "
+            "`strain`."
         )
 
 
 def _rigid_motions(problem: Problem, x: Float[Array, " d"]) -> Float[Array, "d m"]:
     """Orthonormal translations and free rotations as columns; those that a linear molecule has not are zero."""
-    n, dtype = len(problem.positions), x.dtype
-    moved = problem.positions + x[: 3 * n].reshape(n, 3)
+    n, dtype = len(problem.system.positions), x.dtype
+    moved = problem.system.positions + x[: 3 * n].reshape(n, 3)
     centered = moved - jnp.mean(moved, axis=0, keepdims=True)
     shifts = jnp.broadcast_to(jnp.eye(3, dtype=dtype)[:, None, :], (3, n, 3))
     turns = einsum("na,mab->mnb", centered, problem.rotations)

@@ -1,25 +1,31 @@
-"""Observables of frames, for averages over an ensemble (`averages`) or of one structure (`Observable.at`).
+"""Observables of frames, for averages over an ensemble (`ensemble_averages`) or of one structure (`Observable.at`).
 
-An observable is a function of parameters and one frame, and a rule that makes the property of the values of all frames
-and their weights. Where parameters do not change it, its values are computed once for each trajectory.
+An observable is a function of parameters, one frame and a solver, as energies are, and a rule that makes the property
+of the values of all frames and their weights. Where parameters do not change it, its values are computed once for each
+trajectory.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from lesjax import properties
 from lesjax.dynamics import analysis
+from lesjax.ewald import Solver
 from lesjax.io import Atoms
 from lesjax.numerics import determinant
-from lesjax.properties import born_effective_charges, dipole_moment, energy_forces_stress
+from lesjax.properties import Energy
 from lesjax.properties.dielectric import dipole_fluctuation
 from lesjax.units import AMU_PER_A3, BAR, BOLTZMANN
+
+
+# (parameters, one frame, solver) -> charges, e, [n] or [n, c]
+Charges = Callable[[PyTree, Any, Solver | None], Array]
 
 
 def mean(weights: Float[Array, " t"], values: Float[Array, "t ..."]) -> Float[Array, "..."]:
@@ -29,10 +35,10 @@ def mean(weights: Float[Array, " t"], values: Float[Array, "t ..."]) -> Float[Ar
 
 @dataclass(frozen=True)
 class Observable:
-    """What can be measured in a frame.
+    """A quantity that has a value in each frame.
 
     Attributes:
-        function: (params, frame) -> values, a pure function; for a fixed observable a function on the host,
+        function: (params, frame, solver) -> values, a pure function; for a fixed observable a function on the host,
             stacked frames -> values of each.
         fixed: the values of a frame depend on no parameter.
         reduce: (weights [t], values [t, ...]) -> property; the weighted mean by default.
@@ -42,7 +48,7 @@ class Observable:
     fixed: bool = False
     reduce: Callable[[Array, Array], Array] = mean
 
-    def at(self, frame: PyTree) -> Callable[[PyTree], Array]:
+    def at(self, frame: PyTree, *, solver: Solver | None = None) -> Callable[[PyTree], Array]:
         """The observable of one structure as a function of the parameters.
 
         Raises:
@@ -56,11 +62,7 @@ class Observable:
                 "This observable is a property of many frames, such as a fluctuation, and has no value in one: put it "
                 "into a `Reweighting`."
             )
-        return partial(_swapped, self.function, frame)
-
-
-def _swapped(function: Callable[..., Array], frame: PyTree, params: PyTree) -> Array:
-    return function(params, frame)
+        return lambda params: self.function(params, frame, solver)
 
 
 def density(masses: Float[np.ndarray, " n"] | Sequence[float]) -> Observable:
@@ -78,7 +80,7 @@ def radial_distribution(
 ) -> Observable:
     """Radial distribution function of two elements in bins, see `lesjax.dynamics.analysis.radial_distribution`.
 
-    Histograms have no derivative: parameters act on it through the weights alone, which is exact.
+    Histograms have no derivative: parameters act on it through the weights only, which is exact.
 
     Args:
         symbols: of the atoms in a frame, as ase takes them.
@@ -99,55 +101,55 @@ def radial_distribution(
     return Observable(function, fixed=True)
 
 
-def pressure(energy_fn: Callable[[Any, Any], Array], temperature: float) -> Observable:
+def pressure(energy_fn: Energy, temperature: float) -> Observable:
     r"""Pressure from the virial, bar.
 
     .. math:: p = \frac{n k_B T}{V} - \tfrac13 \operatorname{tr} \text{stress}
 
     Args:
-        energy_fn: potential energy, eV, of parameters and one frame.
+        energy_fn: see `lesjax.properties.Energy`.
         temperature: K.
     """
 
-    def function(params: PyTree, frame: Any) -> Float[Array, ""]:
-        def energy_of(positions: Array, cell: Array) -> tuple[Array, None]:
-            return energy_fn(params, replace(frame, positions=positions, cell=cell)), None
-
-        positions, cell = jnp.asarray(frame.positions), jnp.asarray(frame.cell)
-        _, _, stress, _ = energy_forces_stress(energy_of, positions, cell, with_stress=True)
+    def function(params: PyTree, frame: Any, solver: Solver | None) -> Float[Array, ""]:
+        _, _, stress = properties.energy_forces_stress(energy_fn, params, frame, solver=solver, with_stress=True)
         assert stress is not None
-        ideal = len(positions) * BOLTZMANN * temperature / jnp.abs(determinant(cell))
+        ideal = len(frame.positions) * BOLTZMANN * temperature / jnp.abs(determinant(jnp.asarray(frame.cell)))
         return (ideal - jnp.trace(stress) / 3.0) / BAR
 
     return Observable(function)
 
 
-def dipole(charges_fn: Callable[[Any, Any], Array]) -> Observable:
+def dipole_moment(charges_fn: Charges) -> Observable:
     """Dipole moment, e Å, [3], of a molecule or of a cell whose molecules are not broken.
 
     Args:
-        charges_fn: charges, e, [n] or [n, c], of parameters and one frame.
+        charges_fn: charges, e, [n] or [n, c], of parameters, one frame and a solver.
     """
-    return Observable(lambda params, frame: dipole_moment(jnp.asarray(frame.positions), charges_fn(params, frame)))
+
+    def function(params: PyTree, frame: Any, solver: Solver | None) -> Float[Array, "3"]:
+        charges = charges_fn(params, frame, solver)
+        return jnp.asarray(properties.dipole_moment(jnp.asarray(frame.positions), charges))
+
+    return Observable(function)
 
 
-def dielectric_constant(
-    charges_fn: Callable[[Any, Any], Array], temperature: float, *, epsilon_infinity: float = 1.0
-) -> Observable:
+def dielectric_constant(charges_fn: Charges, temperature: float, *, epsilon_infinity: float = 1.0) -> Observable:
     """Static dielectric constant from the fluctuation of the dipole moment, see `lesjax.properties.dielectric`.
 
     For molecules without net charge that the cell does not break. At constant pressure the mean volume is taken.
 
     Args:
-        charges_fn: latent charges, e, [n] or [n, c], of parameters and one frame; their dipole moment times the root of
-            `epsilon_infinity` is that of the system.
+        charges_fn: latent charges, e, [n] or [n, c], of parameters, one frame and a solver; their dipole moment times
+            the root of `epsilon_infinity` is that of the system.
         temperature: K.
         epsilon_infinity: electronic dielectric constant; one for the charges of a force field.
     """
 
-    def function(params: PyTree, frame: Any) -> Float[Array, "4"]:
-        moment = dipole_moment(jnp.asarray(frame.positions), charges_fn(params, frame))
-        moment = math.sqrt(epsilon_infinity) * moment
+    moment_of = dipole_moment(charges_fn).function
+
+    def function(params: PyTree, frame: Any, solver: Solver | None) -> Float[Array, "4"]:
+        moment = math.sqrt(epsilon_infinity) * moment_of(params, frame, solver)
         return jnp.append(moment, jnp.abs(determinant(jnp.asarray(frame.cell))))
 
     def reduce(weights: Float[Array, " t"], values: Float[Array, "t 4"]) -> Float[Array, ""]:
@@ -157,22 +159,22 @@ def dielectric_constant(
     return Observable(function, reduce=reduce)
 
 
-def born_charges(
-    charges_fn: Callable[[Any, Any], Array], pbc: tuple[bool, bool, bool], *, epsilon_infinity: float = 1.0
+def born_effective_charges(
+    charges_fn: Charges, pbc: tuple[bool, bool, bool], *, epsilon_infinity: float = 1.0
 ) -> Observable:
     """Born effective charges, e, [atom, polarization, displacement], of latent charges.
 
     Args:
-        charges_fn: latent charges, e, [n] or [n, c], of parameters and one frame.
+        charges_fn: latent charges, e, [n] or [n, c], of parameters, one frame and a solver.
         pbc: which directions are periodic.
         epsilon_infinity: electronic dielectric constant; the charges are multiplied by its root.
     """
 
-    def function(params: PyTree, frame: Any) -> Float[Array, "n 3 3"]:
+    def function(params: PyTree, frame: Any, solver: Solver | None) -> Float[Array, "n 3 3"]:
         def moments(positions: Array) -> Array:
-            return charges_fn(params, replace(frame, positions=positions))
+            return charges_fn(params, replace(frame, positions=positions), solver)
 
         positions, cell = jnp.asarray(frame.positions), jnp.asarray(frame.cell)
-        return born_effective_charges(moments, positions, cell, pbc, epsilon_infinity=epsilon_infinity)
+        return properties.born_effective_charges(moments, positions, cell, pbc, epsilon_infinity=epsilon_infinity)
 
     return Observable(function)

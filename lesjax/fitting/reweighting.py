@@ -20,9 +20,8 @@ Source: Thaler, Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-2
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,49 +29,34 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from lesjax.ewald import Solver
 from lesjax.fitting.observables import Observable
 from lesjax.numerics import determinant
+from lesjax.properties import Energy
 from lesjax.properties.series import check_positive
 from lesjax.units import BAR, BOLTZMANN
 
 
-# (parameters, one frame) -> energy, eV
-Energy = Callable[[Any, Any], Array]
 BATCH_SIZE = 16
 
 
 class ReweightingError(RuntimeError):
-    """The frames of a trajectory say nothing any more of the ensemble of other parameters."""
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Frame:
-    """Positions and cell, for energies that need no more; stacked frames have a leading axis ``t``.
-
-    A stacked `lesjax.System` serves as well, and so does any dataclass with these two names: `dataclasses.replace` must
-    work on it.
-
-    Attributes:
-        positions: Cartesian coordinates, Å; molecules not broken by the cell where dipoles are asked for.
-        cell: lattice vectors as rows, Å; zeros without one.
-    """
-
-    positions: Float[Array | np.ndarray, "*t n 3"]
-    cell: Float[Array | np.ndarray, "*t 3 3"]
+    """The frames of a trajectory no longer represent the ensemble of other parameters."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Trajectory:
-    """Frames with what the reweighting needs of the ensemble that they were drawn from; made by `make_trajectory`.
+    """Frames, and the ensemble that they were drawn from; made by `make_trajectory`.
 
     Attributes:
-        frames: stacked frames, any pytree with `positions` and `cell`.
+        frames: stacked frames: `lesjax.properties.Frame`, `lesjax.System`, or another dataclass that is a pytree with
+            `positions` and `cell`.
         energies: of the parameters that they were drawn with, eV.
         temperature: K.
         pressure: bar; None for a constant volume.
         measured: values of the observables that no parameter changes, by name.
+        solver: plan of the long-range sum for the energies of all frames.
     """
 
     frames: PyTree
@@ -80,6 +64,7 @@ class Trajectory:
     temperature: Float[Array, ""]
     pressure: Float[Array, ""] | None
     measured: Mapping[str, Float[Array, "t ..."]] = dataclasses.field(default_factory=dict)
+    solver: Solver | None = None
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -93,18 +78,20 @@ def make_trajectory(
     temperature: float,
     pressure: float | None = None,
     observables: Mapping[str, Observable] | None = None,
+    solver: Solver | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Trajectory:
     """Energies of the frames, and the values of those observables that no parameter changes.
 
     Args:
-        energy_fn: potential energy, eV, of parameters and one frame; a pure function.
+        energy_fn: see `lesjax.properties.Energy`; `Potential.energy` for a potential.
         params: the parameters that the frames were drawn with.
         frames: stacked frames, equilibrated, and far enough apart to be nearly independent: the effective sample size
             counts frames.
         temperature: K.
         pressure: bar, of frames at constant pressure; None for those of a constant volume.
         observables: what will be asked for.
+        solver: plan of the long-range sum, for all frames: at constant pressure that of the largest volume.
         batch_size: frames whose energies are computed at once.
 
     Raises:
@@ -113,7 +100,8 @@ def make_trajectory(
     """
     check_positive("temperature", temperature)
     n_frames = count_frames(frames)
-    energies = frame_energies(energy_fn, params, frames, batch_size)
+    solver = jax.tree.map(jnp.asarray, solver)
+    energies = frame_energies(energy_fn, params, frames, solver, batch_size)
     finite = np.isfinite(np.asarray(energies))
     if not finite.all():
         raise ValueError(
@@ -130,6 +118,7 @@ def make_trajectory(
         jnp.asarray(temperature, dtype),
         None if pressure is None else jnp.asarray(pressure, dtype),
         measured,
+        solver,
     )
 
 
@@ -166,19 +155,21 @@ def measure(name: str, observable: Observable, frames: PyTree) -> Float[Array, "
     return jnp.asarray(values, frames.positions.dtype)
 
 
-def frame_energies(energy_fn: Energy, params: PyTree, frames: PyTree, batch_size: int) -> Float[Array, " t"]:
+def frame_energies(
+    energy_fn: Energy, params: PyTree, frames: PyTree, solver: Solver | None = None, batch_size: int = BATCH_SIZE
+) -> Float[Array, " t"]:
     """Energies of stacked frames, eV."""
-    return _map_frames(energy_fn, params, jax.tree.map(jnp.asarray, frames), batch_size)
+    return _map_frames(energy_fn, params, jax.tree.map(jnp.asarray, frames), solver, batch_size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
-def _map_frames(function: Callable[[Any, Any], Array], params: PyTree, frames: PyTree, batch_size: int) -> Array:
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _map_frames(function: Energy, params: PyTree, frames: PyTree, solver: Solver | None, batch_size: int) -> Array:
     """A function of each frame; the backward pass computes it again, so that memory is that of one batch."""
-    one = jax.checkpoint(lambda frame: function(params, frame))
+    one = jax.checkpoint(lambda frame: function(params, frame, solver))
     return jax.lax.map(one, frames, batch_size=batch_size)
 
 
-def weights(
+def boltzmann_weights(
     energies: Float[Array, " t"],
     trajectory: Trajectory,
     *,
@@ -234,7 +225,7 @@ def effective_fraction(weights: Float[Array, " t"]) -> Float[Array, ""]:
     return jnp.exp(-jnp.sum(weights * logs)) / len(weights)
 
 
-def averages(
+def ensemble_averages(
     energy_fn: Energy,
     params: PyTree,
     trajectory: Trajectory,
@@ -258,15 +249,15 @@ def averages(
         batch_size: frames that are computed at once.
 
     Raises:
-        ValueError: as `weights`; for a fixed observable that the trajectory was not made with, if it is traced.
+        ValueError: as `boltzmann_weights`; for a traced trajectory that was made without a fixed observable.
     """
-    energies = frame_energies(energy_fn, params, trajectory.frames, batch_size)
-    found = weights(energies, trajectory, temperature=temperature, pressure=pressure)
+    energies = frame_energies(energy_fn, params, trajectory.frames, trajectory.solver, batch_size)
+    weights = boltzmann_weights(energies, trajectory, temperature=temperature, pressure=pressure)
     result = {}
     for name, observable in observables.items():
         values = observable_values(name, observable, params, trajectory, batch_size)
-        result[name] = observable.reduce(found, values)
-    return result, found
+        result[name] = observable.reduce(weights, values)
+    return result, weights
 
 
 def observable_values(
@@ -274,7 +265,7 @@ def observable_values(
 ) -> Float[Array, "t ..."]:
     """Values of an observable in each frame."""
     if not observable.fixed:
-        return _map_frames(observable.function, params, trajectory.frames, batch_size)
+        return _map_frames(observable.function, params, trajectory.frames, trajectory.solver, batch_size)
     if name in trajectory.measured:
         return trajectory.measured[name]
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(trajectory.frames)):

@@ -13,8 +13,10 @@ from jaxtyping import Array, Float, PyTree
 from lesjax import io
 from lesjax.dynamics import Settings, simulate
 from lesjax.dynamics.ensembles import forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
+from lesjax.ewald import Solver
 from lesjax.models.potential import Potential
 from lesjax.neighbors.batching import stack
+from lesjax.properties import Energy
 from lesjax.system import System
 
 
@@ -24,7 +26,7 @@ WIDTH = 8  # numbers of neighbours are rounded up to its multiples, so that draw
 
 
 def number_of_frames(settings: Settings, equilibration: int) -> int:
-    """Of a draw.
+    """Number of frames of a draw.
 
     Raises:
         ValueError: if no frame is left, for an ensemble without temperature, or an external field.
@@ -49,10 +51,11 @@ def number_of_frames(settings: Settings, equilibration: int) -> int:
 
 
 def make_sampler(
-    energy_fn: Callable[[Any, Any], Array],
+    energy_fn: Energy,
     masses: Float[np.ndarray, " n"],
     settings: Settings,
     *,
+    solver: Solver | None = None,
     equilibration: int = 0,
 ) -> Sampler:
     """A sampler for any energy that needs no neighbour list: one compiled run of molecular dynamics.
@@ -60,41 +63,41 @@ def make_sampler(
     Each draw starts at the structure that it is handed, with new momenta and random numbers.
 
     Args:
-        energy_fn: potential energy, eV, of parameters and one frame.
+        energy_fn: see `lesjax.properties.Energy`.
         masses: of the atoms, amu.
         settings: ensemble, length (`steps`), interval of frames (`frame_every`) and so on; what concerns files plays no
             part. "nvt" is the Nosé-Hoover chain: take "langevin" for a cluster, whose rotation a chain does not
             thermalize.
+        solver: plan of the long-range sum, at constant pressure that of the largest volume.
         equilibration: steps before the first frame, part of `steps`.
 
     Raises:
         ValueError: if no frame is left, for an ensemble without temperature, or an electric field.
     """
     n_frames = number_of_frames(settings, equilibration)
+    solver = jax.tree.map(jnp.asarray, solver)
     temperature = settings.temperature
     assert temperature is not None
 
-    def force_virial(positions: Array, cell: Array, *, params: PyTree, frame: Any) -> tuple[Array, Array]:
-        def energy_of(positions: Array, cell: Array) -> tuple[Array, None]:
-            return energy_fn(params, dataclasses.replace(frame, positions=positions, cell=cell)), None
-
-        return forces_and_virial(energy_of, positions, cell, with_virial=settings.constant_pressure)
+    def force_virial(positions: Array, cell: Array, *, params: PyTree, frame: Any, solver: Solver | None):
+        moved = dataclasses.replace(frame, positions=positions, cell=cell)
+        return forces_and_virial(energy_fn, params, moved, solver=solver, with_virial=settings.constant_pressure)
 
     ensemble = make_ensemble(settings, np.asarray(masses), force_virial)
 
     @leniently
     @jax.jit
-    def run(params: PyTree, frame: Any, momenta: Array, key: Array) -> tuple[Array, Array]:
+    def run(params: PyTree, frame: Any, solver: Solver | None, momenta: Array, key: Array) -> tuple[Array, Array]:
         positions, cell = jnp.asarray(frame.positions), jnp.asarray(frame.cell)
-        given = {"params": params, "frame": frame}
+        arguments = {"params": params, "frame": frame, "solver": solver}
         fixed = {} if settings.constant_pressure else {"cell": cell}
         mass = jnp.asarray(masses, positions.dtype)
-        state = ensemble.initialize(positions, cell, mass, momenta, **given)
+        state = ensemble.initialize(positions, cell, mass, momenta, **arguments)
         if ensemble.random:
             state = dataclasses.replace(state, rng=key)
 
         def advance(state: Any, steps: int) -> Any:
-            return jax.lax.fori_loop(0, steps, lambda _, state: ensemble.step(state, **given, **fixed), state)
+            return jax.lax.fori_loop(0, steps, lambda _, state: ensemble.step(state, **arguments, **fixed), state)
 
         def draw(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
             state = advance(state, settings.frame_every)
@@ -107,7 +110,7 @@ def make_sampler(
         start = jax.tree.map(jnp.asarray, start)
         momenta = jnp.asarray(maxwell_boltzmann(np.asarray(masses), temperature, rng), start.positions.dtype)
         key = jax.random.PRNGKey(int(rng.integers(2**31)))
-        positions, cells = run(params, start, momenta, key)
+        positions, cells = run(params, start, solver, momenta, key)
         repeated = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n_frames, *leaf.shape)), start)
         return dataclasses.replace(repeated, positions=positions, cell=cells)
 
@@ -119,8 +122,8 @@ def potential_sampler(
 ) -> Sampler:
     """A sampler for a `Potential`: a run of `lesjax.dynamics.simulate` for each draw, with its files.
 
-    The energy that goes with it is ``lambda potential, system: potential.energy(system, solver)`` with
-    ``solver = potential.make_solver(system)`` of one frame, of the largest volume at constant pressure.
+    The energy that goes with it is ``Potential.energy``, with ``solver = potential.make_solver(system)`` of one frame,
+    of the largest volume at constant pressure.
 
     Args:
         atoms: elements, masses and periodicity; positions and cell come from the structure that a draw starts from.

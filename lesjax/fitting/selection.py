@@ -18,8 +18,7 @@ from lesjax.system import electronic_state
 from lesjax.training.config import RunConfig
 from lesjax.training.data import Batch, epoch_batches, make_dataset, take
 from lesjax.training.ensemble import train_ensemble
-from lesjax.training.prepare import LABELS
-from lesjax.training.step import predict_batch
+from lesjax.training.losses import predict_batch
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def force_spreads(
         ValueError: for structures that the models cannot take, or whose induced or equilibrated charges have no
             solution.
     """
-    empty = [_without_labels(len(atoms)) for atoms in frames]
+    empty = [io.Labels.missing(len(atoms)) for atoms in frames]
     dataset = make_dataset(ensemble.config, frames, empty, pbc)
     result: list[np.ndarray] = [np.empty(0)] * len(frames)
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
@@ -78,12 +77,6 @@ def force_spreads(
     return result
 
 
-def _without_labels(n: int) -> io.Labels:
-    shapes = {"energy": (), "forces": (n, 3), "stress": (3, 3), "charges": (n,), "dipole": (3,), "quadrupole": (3, 3)}
-    shapes["born_effective_charges"] = (n, 3, 3)
-    return io.Labels(**{name: np.full(shape, np.nan) for name, shape in shapes.items()})
-
-
 @jax.jit
 def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> tuple[Array, Solved]:
     """Spread of the force components, and each member's induction and equilibration, [m, b, ...]."""
@@ -92,12 +85,12 @@ def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> tupl
     def one(potential: Potential) -> Prediction:
         return predict_batch(potential, batch, with_stress=False)
 
-    found = summarize(jax.vmap(one)(ensemble.stacked))
-    return found.spread.forces, (found.members.induction, found.members.equilibration)
+    prediction = summarize(jax.vmap(one)(ensemble.stacked))
+    return prediction.spread.forces, (prediction.members.induction, prediction.members.equilibration)
 
 
-def select(largest: np.ndarray, n: int, *, minimum: float = 0.0) -> list[int]:
-    """Numbers of the `n` structures of largest spread, fewer where it does not exceed `minimum`, eV/Å.
+def select_structures(largest: np.ndarray, n: int, *, minimum: float = 0.0) -> list[int]:
+    """Indices of the `n` structures of largest spread, fewer where it does not exceed `minimum`, eV/Å.
 
     Raises:
         ValueError: for a spread that is not finite, or an `n` below one.
@@ -121,12 +114,12 @@ def active_learning(
     minimum: float = 0.0,
     quiet: bool | None = None,
 ) -> list[Round]:
-    """Train an ensemble, sample with it, label what it is least sure of, and train again.
+    """Train an ensemble, sample with it, label the structures that it is least sure of, and train again.
 
     Each round has a folder ``round-0``, ``round-1``, … in `config.output` with its ``train.xyz``, all that training
     writes, ``labelled.xyz`` and, for `Settings`, the simulation ``md``. A last training follows the last round.
 
-    The same call goes on where one was stopped; structures that are in ``labelled.xyz`` are not labelled again. For
+    The same call resumes where one was stopped; structures that are in ``labelled.xyz`` are not labelled again. For
     other data or labels choose another `output`.
 
     Args:
@@ -137,7 +130,7 @@ def active_learning(
         n_new: structures that each round adds at most.
         sample: settings of a simulation with the first member, from a structure of the training set that is drawn by
             the seed of the training, without its velocities; or a function of the ensemble, the structures trained on,
-            and a folder of its own, that gives structures to choose from, the same ones where a call goes on. A
+            and a folder of its own, that gives structures to choose from, the same ones where a call resumes. A
             simulation that breaks down is kept up to there.
         minimum: smallest spread of the force on an atom, eV/Å, of structures that are worth a label. The loop ends
             where no structure has more.
@@ -183,10 +176,10 @@ def active_learning(
                 "where it breaks down: lower `frame_every` or `timestep`, or begin with more data."
             )
         largest = np.array([spread.max() for spread in force_spreads(ensemble, candidates, pbc=pbc)])
-        chosen = select(largest, n_new, minimum=minimum)
-        labelled = _label_all(label, [candidates[i] for i in chosen], folder / "labelled.xyz", config)
+        selected = select_structures(largest, n_new, minimum=minimum)
+        labelled = _label_all(label, [candidates[i] for i in selected], folder / "labelled.xyz", config)
         result.append(Round(ensemble, n_train, largest, labelled))
-        if not chosen:
+        if not selected:
             break
         frames = frames + labelled
     return result
@@ -220,17 +213,17 @@ def sample_trajectory(
 
 
 def _label_all(
-    label: Callable[[io.Atoms], io.Atoms], chosen: Sequence[io.Atoms], path: pathlib.Path, config: RunConfig
+    label: Callable[[io.Atoms], io.Atoms], structures: Sequence[io.Atoms], path: pathlib.Path, config: RunConfig
 ) -> list[io.Atoms]:
     """The structures with labels: those in the file `path` where it has them; each new one is kept there at once."""
-    kept = io.read(path) if path.exists() else []
+    on_disk = io.read(path) if path.exists() else []
     result = []
-    for atoms in chosen:
-        labelled = next((other for other in kept if _same_structure(atoms, other)), None)
+    for atoms in structures:
+        labelled = next((other for other in on_disk if _same_structure(atoms, other)), None)
         if labelled is None:
             labelled = _labelled(label, atoms, config)
-            kept.append(labelled)
-            io.write(path, kept)
+            on_disk.append(labelled)
+            io.write(path, on_disk)
         result.append(labelled)
     return result
 
@@ -254,17 +247,18 @@ def _labelled(label: Callable[[io.Atoms], io.Atoms], atoms: io.Atoms, config: Ru
         ValueError: where one is missing.
     """
     bare = atoms.copy()
-    for place in (bare.info, bare.arrays):
-        for name in {name for kind in LABELS for name in getattr(config.data.keys, kind)} & set(place):
-            del place[name]
+    names = {name for kind in io.Labels.shapes(0) for name in getattr(config.data.keys, kind)}
+    for values in (bare.info, bare.arrays):
+        for name in names & set(values):
+            del values[name]
     result = label(bare)
     if result is None or len(result) != len(atoms):
         raise ValueError("`label` must return the structure that it was given, with labels.")
     result = io.frozen(result)  # all structures may share one calculator
-    found = io.labels(result, config.data.keys)
+    labels = io.labels(result, config.data.keys)
     for kind in ("energy", "forces"):
-        weighed = any(getattr(phase, f"{kind}_weight") > 0 for phase in config.training.phases)
-        if weighed and not np.all(np.isfinite(getattr(found, kind))):
-            names = ", ".join(getattr(config.data.keys, kind))
-            raise ValueError(f"`label` gave no finite {kind}: looked for {names}. Set it in `info` or `arrays`.")
+        weighed = any(phase.weights.get(kind, 0.0) > 0 for phase in config.training.phases)
+        if weighed and not np.all(np.isfinite(getattr(labels, kind))):
+            expected = ", ".join(getattr(config.data.keys, kind))
+            raise ValueError(f"`label` gave no finite {kind}: looked for {expected}. Set it in `info` or `arrays`.")
     return result

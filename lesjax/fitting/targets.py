@@ -12,19 +12,19 @@ from jaxtyping import Array, ArrayLike, Float
 from lesjax.fitting.observables import Observable, mean
 from lesjax.fitting.reweighting import (
     BATCH_SIZE,
-    Energy,
     ReweightingError,
     Trajectory,
-    averages,
     effective_fraction,
+    ensemble_averages,
     make_trajectory,
     measure,
 )
 from lesjax.fitting.sampling import Sampler
 from lesjax.models.potential import Potential
+from lesjax.properties import Energy
 from lesjax.training.data import Dataset, epoch_batches, take
-from lesjax.training.losses import Weights, loss_of_sums
-from lesjax.training.step import batch_square_sums
+from lesjax.training.losses import Sums, batch_sums, loss_of_sums
+from lesjax.training.terms import Weights, check_weights
 
 
 Loss = Callable[[Any], Array]
@@ -62,7 +62,7 @@ class Reweighting:
     """Targets that are averages over one ensemble, with the trajectory that they are computed from.
 
     Attributes:
-        energy_fn: potential energy, eV, of parameters and one frame; a pure function.
+        energy_fn: see `lesjax.properties.Energy`; `Potential.energy` for a potential.
         trajectory: frames of the ensemble, see `make_trajectory`.
         targets: averages.
         sampler: draws new frames where the old ones represent the ensemble no more, see `Sampler`; without one, that is
@@ -97,26 +97,27 @@ class Reweighting:
 
     @property
     def observables(self) -> dict[str, Observable]:
-        """Those of the targets, by name."""
+        """Observables of the targets, by name."""
         return {t.name: cast(Observable, t.observable) for t in self.targets}
 
 
-def target_loss(target: Target, found: Float[Array, "..."]) -> Float[Array, ""]:
+def target_loss(target: Target, prediction: Float[Array, "..."]) -> Float[Array, ""]:
     """Mean over the entries of the squared deviation in units of the uncertainty.
 
     Raises:
         ValueError: for a value of another shape than the observable's.
     """
-    value, uncertainty = (jnp.asarray(np.asarray(x), found.dtype) for x in (target.value, target.uncertainty))
-    check_shape(target, found.shape)
-    return jnp.mean(jnp.square((found - value) / jnp.broadcast_to(uncertainty, found.shape)))
+    dtype, shape = prediction.dtype, prediction.shape
+    value, uncertainty = (jnp.asarray(np.asarray(x), dtype) for x in (target.value, target.uncertainty))
+    check_shape(target, shape)
+    return jnp.mean(jnp.square((prediction - value) / jnp.broadcast_to(uncertainty, shape)))
 
 
-def check_shape(target: Target, found: tuple[int, ...]) -> None:
+def check_shape(target: Target, predicted: tuple[int, ...]) -> None:
     """Raise ValueError for a value of another shape than the observable's."""
     shape = np.shape(target.value)
-    if shape != found:
-        raise ValueError(f"Target {target.name!r}: `value` has shape {shape}, the observable gives {found}.")
+    if shape != predicted:
+        raise ValueError(f"Target {target.name!r}: `value` has shape {shape}, the observable gives {predicted}.")
 
 
 def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Callable[[Potential], Float[Array, ""]]:
@@ -127,31 +128,31 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
 
     Args:
         dataset: from `lesjax.training.data.make_dataset`.
-        weights: factors of the terms, see `lesjax.training.losses.Weights`; multiply them all to weigh data against
-            targets.
+        weights: factors of the terms by the names of the labels, as in `lesjax.training.config.Phase`; multiply them
+            all to weigh data against targets.
         batch_size: structures that are computed at once, which bounds the memory and does not change the value.
     """
     if len(dataset) == 0:
         raise ValueError("`dataset` is empty.")
+    check_weights(weights)
     stacked: dict[int, tuple[Array, Array]] = {}
     batches = epoch_batches(dataset, batch_size, None)
     for bucket in range(len(dataset.buckets)):
-        own = [(rows, mask) for b, rows, mask in batches if b == bucket]
-        stacked[bucket] = (jnp.asarray(np.stack([r for r, _ in own])), jnp.asarray(np.stack([m for _, m in own])))
+        rows = np.stack([rows for b, rows, _ in batches if b == bucket])
+        masks = np.stack([mask for b, _, mask in batches if b == bucket])
+        stacked[bucket] = (jnp.asarray(rows), jnp.asarray(masks))
 
     def loss(potential: Potential) -> Float[Array, ""]:
-        sums: dict[str, tuple[Array, Array]] = {}
-        for bucket, chosen in stacked.items():
+        totals: dict[str, Sums] = {}
+        for bucket, all_rows in stacked.items():
 
-            def one(chosen: tuple[Array, Array], bucket: int = bucket) -> dict[str, tuple[Array, Array]]:
-                batch = take(dataset.buckets[bucket], *chosen)
-                return batch_square_sums(potential, batch, weights)
+            def one(rows: tuple[Array, Array], bucket: int = bucket) -> dict[str, Sums]:
+                return batch_sums(potential, take(dataset.buckets[bucket], *rows), weights.keys())
 
-            for name, values in jax.lax.map(jax.checkpoint(one), chosen).items():
-                squares, count = (jnp.sum(value) for value in values)
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = before[0] + squares, before[1] + count
-        return loss_of_sums(sums, weights)
+            for name, values in jax.lax.map(jax.checkpoint(one), all_rows).items():
+                total = jax.tree.map(jnp.sum, values)
+                totals[name] = jax.tree.map(jnp.add, totals[name], total) if name in totals else total
+        return jnp.asarray(loss_of_sums(totals, weights), float)
 
     return loss
 
@@ -159,24 +160,25 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
 def make_loss(
     reweightings: Sequence[Reweighting], targets: Sequence[Target], losses: Mapping[str, Loss]
 ) -> Callable[[Any, Sequence[Trajectory]], tuple[Array, tuple[dict[str, Array], dict[str, Array], list[Array]]]]:
-    """The total loss, a pure function (params, trajectories) -> loss, (terms, what was found, effective fractions)."""
+    """The total loss, a pure function (params, trajectories) -> loss, (terms, predictions, effective fractions)."""
 
     def loss(params: Any, trajectories: Sequence[Trajectory]):
         terms: dict[str, Array] = {}
-        found: dict[str, Array] = {}
+        predictions: dict[str, Array] = {}
         effective = []
         for reweighting, trajectory in zip(reweightings, trajectories, strict=True):
             energy_fn, size = reweighting.energy_fn, reweighting.batch_size
-            values, weights = averages(energy_fn, params, trajectory, reweighting.observables, batch_size=size)
-            found |= values
+            observables = reweighting.observables
+            values, weights = ensemble_averages(energy_fn, params, trajectory, observables, batch_size=size)
+            predictions |= values
             terms |= {target.name: target_loss(target, values[target.name]) for target in reweighting.targets}
             effective.append(effective_fraction(weights))
         for target in targets:
             assert not isinstance(target.observable, Observable)
-            found[target.name] = target.observable(params)
-            terms[target.name] = target_loss(target, found[target.name])
+            predictions[target.name] = target.observable(params)
+            terms[target.name] = target_loss(target, predictions[target.name])
         terms |= {name: function(params) for name, function in losses.items()}
-        return jnp.sum(jnp.stack(list(terms.values()))), (terms, found, effective)
+        return jnp.sum(jnp.stack(list(terms.values()))), (terms, predictions, effective)
 
     return loss
 
@@ -199,16 +201,16 @@ def make_evaluation(
         return compiled
 
     def evaluate(params: Any, trajectories: Sequence[Trajectory]) -> tuple[tuple[Array, Any], Any]:
-        (loss, (terms, found, effective)), gradient = compiled(params, trajectories)
-        (more, (more_terms, more_found, _)), more_gradient = on_host(params, ())
-        aux = terms | more_terms, found | more_found, effective
+        (loss, (terms, predictions, effective)), gradient = compiled(params, trajectories)
+        (more, (more_terms, more_predictions, _)), more_gradient = on_host(params, ())
+        aux = terms | more_terms, predictions | more_predictions, effective
         return (loss + more, aux), jax.tree.map(jnp.add, gradient, more_gradient)
 
     return evaluate
 
 
 def with_measured(reweighting: Reweighting) -> Reweighting:
-    """With the fixed observables of its targets measured in the trajectory, which they need be once."""
+    """A copy with the fixed observables of its targets measured in the trajectory, which they need be once."""
     trajectory, observables = reweighting.trajectory, reweighting.observables
     absent = {
         name: measure(name, observable, trajectory.frames)
@@ -273,6 +275,7 @@ def redraw(reweighting: Reweighting, params: Any, number: int, effective: float,
         temperature=float(old.temperature),
         pressure=None if old.pressure is None else float(old.pressure),
         observables=reweighting.observables,
+        solver=old.solver,
         batch_size=reweighting.batch_size,
     )
     return replace(reweighting, trajectory=trajectory)

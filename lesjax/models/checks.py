@@ -57,7 +57,7 @@ def check_state(config: ModelConfig, total_charge: ArrayLike, spin_multiplicity:
             )
 
 
-def check_solution(induction: response.Induction | None, equilibration: response.Equilibration | None) -> None:
+def check_solution(induction: response.InducedMultipoles | None, equilibration: response.Equilibration | None) -> None:
     """Do nothing if induced or equilibrated charges were found, or while they are traced.
 
     Raises:

@@ -17,10 +17,11 @@ from lesjax.models import storage
 from lesjax.models.checks import check_solution, check_system, warn_if_charged
 from lesjax.models.config import ModelConfig
 from lesjax.models.les import LesModel
+from lesjax.models.long_range.plan import make_solver
 from lesjax.models.long_range.sources import LongRange, Sources
+from lesjax.numerics import check_volume
 from lesjax.processes import check_process
 from lesjax.properties import born_effective_charges, dipole_moment, energy_forces_stress
-from lesjax.properties.polarization import check_volume
 from lesjax.system import System
 
 
@@ -58,7 +59,7 @@ class Prediction:
     dipoles: Float[Array, "*b n c 3"] | None = None
     quadrupoles: Float[Array, "*b n c 3 3"] | None = None
     dipole_moment: Float[Array, "*b 3"] | None = None
-    induction: response.Induction | None = None
+    induction: response.InducedMultipoles | None = None
     equilibration: response.Equilibration | None = None
 
 
@@ -111,10 +112,13 @@ class Potential:
         Raises:
             ValueError: for a cell that cannot be summed, or a slab whose atoms reach over more than its height.
         """
-        return make_solver(self.config, system)
+        return make_solver(self.config.long_range, system)
 
     def energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
         """Energy of interaction, eV: a pure function of the potential and the system.
+
+        `Potential.energy` itself is an `Energy` whose parameters are a potential, for `lesjax.properties` and
+        `lesjax.fitting`.
 
         It is without the reference energies of the elements, which float32 has no digits for; see `total_energy`.
 
@@ -236,25 +240,6 @@ def load(path: str | pathlib.Path) -> Potential:
     return Potential(values["params"], values.get("signs"), config)
 
 
-def make_solver(config: ModelConfig, system: System) -> ewald.Solver | None:
-    """Plan the long-range sum of a model; host only. Plans are kept for cells seen before."""
-    if config.long_range is None:
-        return None
-    cell, mask = np.asarray(system.cell, np.float64), np.asarray(system.atom_mask)
-    key = cell.tobytes() if any(system.pbc) else b""
-    solver = _planned(config.long_range, key, system.pbc, int(np.sum(mask)))
-    if solver.slab_axis is not None:
-        solver.check_atoms(np.asarray(system.positions, np.float64)[mask], cell)
-    return solver
-
-
-@functools.lru_cache(maxsize=64)
-def _planned(long_range, cell: bytes, pbc: tuple[bool, bool, bool], n_atoms: int) -> ewald.Solver:
-    array = np.frombuffer(cell).reshape(3, 3) if cell else np.zeros((3, 3))
-    settings = {"sigma": long_range.sigma, "k_cutoff": long_range.k_cutoff, "accuracy": long_range.accuracy}
-    return ewald.make_solver(array, pbc, n_atoms=n_atoms, **settings)
-
-
 def energy_parts(
     potential: Potential, system: System, solver: ewald.Solver | None
 ) -> tuple[Float[Array, ""], Float[Array, ""], LongRange | None]:
@@ -273,28 +258,28 @@ def apply(potential: Potential, system: System) -> tuple[Float[Array, " n"], Sou
     """Short-range energies of the atoms, eV, and the sources of the long-range part."""
     variables = {"params": potential.params}
     if potential.signs is not None:
-        variables["signs"] = {"channels": potential.signs}
+        variables["signs"] = {"channels": jax.lax.stop_gradient(potential.signs)}
     return cast(tuple[Array, Sources | None], LesModel(potential.config).apply(variables, system))
 
 
 def predict(potential: Potential, system: System, solver: ewald.Solver | None, *, with_stress: bool) -> Prediction:
     """All outputs for one system as a pure function; map it over stacked systems with `jax.vmap`."""
 
-    def energy_fn(positions: Array, cell: Array) -> tuple[Array, tuple[Array, LongRange | None]]:
-        moved = dataclasses.replace(system, positions=positions, cell=cell)
-        energy, short_range, long_range = energy_parts(potential, moved, solver)
+    def energy_fn(
+        potential: Potential, system: System, solver: ewald.Solver | None
+    ) -> tuple[Array, tuple[Array, LongRange | None]]:
+        energy, short_range, long_range = energy_parts(potential, system, solver)
         return energy, (short_range, long_range)
 
-    positions = jnp.asarray(system.positions)
-    energy, forces, stress, (short_range, long_range) = energy_forces_stress(
-        energy_fn, positions, jnp.asarray(system.cell), with_stress=with_stress
+    (energy, (short_range, long_range)), forces, stress = energy_forces_stress(
+        energy_fn, potential, system, solver=solver, with_stress=with_stress, has_aux=True
     )
     prediction = Prediction(energy, None, short_range, None, forces, stress)
     if long_range is None:
         return prediction
     moment = None
     if not any(system.pbc):
-        moment = jnp.asarray(dipole_moment(positions, long_range.charges, dipoles=long_range.dipoles))
+        moment = jnp.asarray(dipole_moment(system.positions, long_range.charges, dipoles=long_range.dipoles))
     return dataclasses.replace(
         prediction,
         long_range_energy=long_range.energy,
@@ -313,7 +298,7 @@ def _predict(potential: Potential, system: System, solver: ewald.Solver | None) 
 
 
 # solutions for induced and for equilibrated charges
-Solved = tuple[response.Induction | None, response.Equilibration | None]
+Solved = tuple[response.InducedMultipoles | None, response.Equilibration | None]
 
 
 def predict_born_charges(

@@ -4,7 +4,11 @@ from lesjax.properties.dielectric import (
     DielectricConstant as DielectricConstant,
     static_dielectric_constant as static_dielectric_constant,
 )
-from lesjax.properties.forces import energy_forces_stress as energy_forces_stress
+from lesjax.properties.forces import (
+    Energy as Energy,
+    Frame as Frame,
+    energy_forces_stress as energy_forces_stress,
+)
 from lesjax.properties.hessian import (
     elastic_constants as elastic_constants,
     hessian as hessian,
@@ -24,11 +28,6 @@ from lesjax.properties.polarization import (
     field_forces as field_forces,
     quadrupole_moment as quadrupole_moment,
     traceless as traceless,
-)
-from lesjax.properties.response import (
-    epsilon_infinity as epsilon_infinity,
-    induced_polarizability as induced_polarizability,
-    polarizability as polarizability,
 )
 from lesjax.properties.series import block_error as block_error
 from lesjax.properties.spectra import (

@@ -1,4 +1,4 @@
-r"""Forces and stress as gradients of an energy.
+r"""The one signature of energies, and forces and stress as gradients of an energy.
 
 With the strain ε acting as r' = r (1 + ε), cell' = cell (1 + ε), the chain rule gives
 
@@ -10,26 +10,67 @@ with ASE's sign: positive when the system pulls its cell together.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from lesjax.ewald import Solver
 from lesjax.numerics import determinant, matmul
 
 
-# (positions [n, 3], cell [3, 3]) -> (energy, anything else worth keeping)
-EnergyFunction = Callable[[Array, Array], tuple[Array, PyTree]]
+# (parameters, system, solver) -> interaction energy, eV: a pure function. The system is a `lesjax.System`, a `Frame`,
+# or another dataclass with `positions` and `cell`, which derivatives replace; the solver is the plan of a long-range
+# sum or None. `lesjax.Potential.energy` is one, with a potential as its parameters.
+Energy = Callable[[PyTree, Any, Solver | None], Array]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Frame:
+    """Positions and cell, for energies that need no more; stacked frames have a leading axis ``t``.
+
+    Attributes:
+        positions: Cartesian coordinates, Å; molecules not broken by the cell where dipoles are asked for.
+        cell: lattice vectors as rows, Å; zeros without one.
+    """
+
+    positions: Float[Array | np.ndarray, "*t n 3"]
+    cell: Float[Array | np.ndarray, "*t 3 3"]
 
 
 def energy_forces_stress(
-    energy_fn: EnergyFunction, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"], *, with_stress: bool
-) -> tuple[Float[Array, ""], Float[Array, "n 3"], Float[Array, "3 3"] | None, PyTree]:
-    """Energy (eV), forces (eV/Å), stress (eV/Å³, None unless asked for) and the energy function's extras."""
+    energy_fn: Energy | Callable[..., tuple[Array, PyTree]],
+    params: PyTree,
+    system: Any,
+    *,
+    solver: Solver | None = None,
+    with_stress: bool,
+    has_aux: bool = False,
+) -> tuple[Any, Float[Array, "n 3"], Float[Array, "3 3"] | None]:
+    """Energy (eV), forces (eV/Å) and stress (eV/Å³, None unless asked for).
+
+    Args:
+        energy_fn: see `Energy`.
+        params: its parameters.
+        system: one structure.
+        solver: plan of the long-range sum, for energies that have one.
+        with_stress: whether the stress is computed; static.
+        has_aux: `energy_fn` returns a pair of the energy and anything else worth keeping, and so does this function in
+            the place of the energy; static.
+    """
+
+    def energy_of(positions: Array, cell: Array) -> Any:
+        return energy_fn(params, replace(system, positions=positions, cell=cell), solver)
+
+    positions, cell = jnp.asarray(system.positions), jnp.asarray(system.cell)
     if not with_stress:
-        (energy, extras), gradient = jax.value_and_grad(energy_fn, has_aux=True)(positions, cell)
-        return energy, -gradient, None, extras
-    (energy, extras), (gradient, cell_gradient) = jax.value_and_grad(energy_fn, (0, 1), has_aux=True)(positions, cell)
+        value, gradient = jax.value_and_grad(energy_of, has_aux=has_aux)(positions, cell)
+        return value, -gradient, None
+    value, (gradient, cell_gradient) = jax.value_and_grad(energy_of, (0, 1), has_aux=has_aux)(positions, cell)
     strain_gradient = matmul(positions.T, gradient) + matmul(cell.T, cell_gradient)
     stress = 0.5 * (strain_gradient + strain_gradient.T) / jnp.abs(determinant(cell))
-    return energy, -gradient, stress, extras
+    return value, -gradient, stress

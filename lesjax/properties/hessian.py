@@ -1,18 +1,23 @@
 r"""Second derivatives of an energy: Hessian, its products with vectors, and elastic constants.
 
-The energy is a function of positions, or of positions and cell, with the parameters of the potential inside: what is
-computed here can be differentiated by them. All functions are pure; compile them, since they take many derivatives.
+The energy is a function of parameters, system and solver (`Energy`): results can be differentiated with respect to the
+parameters. All functions are pure; compile them, since they take many derivatives, and give the solver where the energy
+has a long-range sum.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
+from lesjax.ewald import Solver
 from lesjax.numerics import determinant, matmul
+from lesjax.properties.forces import Energy
 
 
 # smallest eigenvalue of a Hessian that counts as stable, relative to the largest one, in units of the root of the
@@ -20,31 +25,43 @@ from lesjax.numerics import determinant, matmul
 SOFT = 1.0
 
 
+def energy_gradient(
+    energy_fn: Energy, params: PyTree, system: Any, solver: Solver | None
+) -> Callable[[Float[Array, "n 3"]], Float[Array, "n 3"]]:
+    """The gradient of an energy, eV/Å, as a function of the positions."""
+    return jax.grad(lambda positions: energy_fn(params, replace(system, positions=positions), solver))
+
+
 def hessian_vector_product(
-    energy_fn: Callable[[Array], Array], positions: Float[Array, "n 3"], vector: Float[Array, "n 3"]
+    energy_fn: Energy, params: PyTree, system: Any, vector: Float[Array, "n 3"], *, solver: Solver | None = None
 ) -> Float[Array, "n 3"]:
     r"""Product :math:`\sum_{j \beta} \partial^2 E / \partial r_{i \alpha} \partial r_{j \beta}\, v_{j \beta}`, eV/Å.
 
     No matrix is made: it costs about as much as two evaluations of the forces.
 
     Args:
-        energy_fn: positions -> energy, eV.
-        positions: Cartesian coordinates, Å.
+        energy_fn: see `Energy`.
+        params: its parameters.
+        system: one structure.
         vector: displacement, Å.
+        solver: plan of the long-range sum.
     """
-    return jax.jvp(jax.grad(energy_fn), (positions,), (vector,))[1]
+    gradient = energy_gradient(energy_fn, params, system, solver)
+    return jax.jvp(gradient, (jnp.asarray(system.positions),), (vector,))[1]
 
 
 def hessian(
-    energy_fn: Callable[[Array], Array], positions: Float[Array, "n 3"], *, batch_size: int | None = None
+    energy_fn: Energy, params: PyTree, system: Any, *, solver: Solver | None = None, batch_size: int | None = None
 ) -> Float[Array, "n 3 n 3"]:
     r"""Hessian :math:`\partial^2 E / \partial r_{i \alpha} \partial r_{j \beta}` (force constants), eV/Å², symmetrized.
 
     In a periodic cell j stands for the atom with all its images, as phonons at Γ need it.
 
     Args:
-        energy_fn: positions -> energy, eV.
-        positions: Cartesian coordinates, Å.
+        energy_fn: see `Energy`.
+        params: its parameters.
+        system: one structure.
+        solver: plan of the long-range sum.
         batch_size: how many of the 3 n products are computed at once; all by default, which needs the memory of 3 n
             evaluations of the forces.
 
@@ -53,11 +70,11 @@ def hessian(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}. Leave it out for all at once.")
-    n = len(positions)
-    units = jnp.eye(3 * n, dtype=positions.dtype).reshape(3 * n, n, 3)
+    n = len(system.positions)
+    units = jnp.eye(3 * n, dtype=system.positions.dtype).reshape(3 * n, n, 3)
 
     def column(unit: Array) -> Array:
-        return hessian_vector_product(energy_fn, positions, unit)
+        return hessian_vector_product(energy_fn, params, system, unit, solver=solver)
 
     columns = jax.vmap(column)(units) if batch_size is None else jax.lax.map(column, units, batch_size=batch_size)
     matrix = columns.reshape(3 * n, 3 * n)
@@ -65,7 +82,7 @@ def hessian(
 
 
 def elastic_constants(
-    energy_fn: Callable[[Array, Array], Array], positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
+    energy_fn: Energy, params: PyTree, system: Any, *, solver: Solver | None = None
 ) -> Float[Array, "6 6"]:
     r"""Elastic constants with the atoms relaxed in the strained cell, eV/Å³, in Voigt order xx, yy, zz, yz, xz, xy.
 
@@ -77,9 +94,10 @@ def elastic_constants(
     `lesjax.units.GIGAPASCAL` for GPa. Uniform displacements are left out of the inverse. The Hessian is dense.
 
     Args:
-        energy_fn: positions, cell -> energy, eV; periodic in three directions.
-        positions: where the forces vanish (see `lesjax.fitting.relax`), Å.
-        cell: lattice vectors as rows, Å.
+        energy_fn: see `Energy`; periodic in three directions.
+        params: its parameters.
+        system: a structure in which the forces vanish, see `lesjax.fitting.relax`.
+        solver: plan of the long-range sum.
 
     Raises:
         ValueError: for a cell that is not stable against displacements of its atoms (where it has values).
@@ -87,6 +105,7 @@ def elastic_constants(
     References:
         Born, Huang, Dynamical Theory of Crystal Lattices (1954), § 11; Wallace, Thermodynamics of Crystals (1972).
     """
+    positions, cell = jnp.asarray(system.positions), jnp.asarray(system.cell)
     n, dtype = len(positions), positions.dtype
     one = jnp.eye(3, dtype=dtype)
 
@@ -96,7 +115,8 @@ def elastic_constants(
         eta = jnp.stack([jnp.stack(row) for row in rows])
         # the root to second order, which is all that counts
         deform = one + eta - 0.5 * matmul(eta, eta)
-        return energy_fn(matmul(positions + x[: 3 * n].reshape(n, 3), deform), matmul(cell, deform))
+        moved = matmul(positions + x[: 3 * n].reshape(n, 3), deform)
+        return energy_fn(params, replace(system, positions=moved, cell=matmul(cell, deform)), solver)
 
     x = jnp.zeros(3 * n + 6, dtype)
     units = jnp.eye(3 * n + 6, dtype=dtype)

@@ -25,17 +25,18 @@ Source: Born, Huang, Dynamical Theory of Crystal Lattices (1954); Gonze, Lee, Ph
 
 import math
 import os
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from lesjax.numerics import determinant, einsum
-from lesjax.properties.polarization import check_volume
+from lesjax.ewald import Solver
+from lesjax.numerics import check_volume, determinant, einsum
+from lesjax.properties.forces import Energy
+from lesjax.properties.hessian import energy_gradient
 from lesjax.runs import atomic_path
 from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 
@@ -90,11 +91,13 @@ def normal_modes(
 
 
 def mode_frequencies(
-    energy_fn: Callable[[Array], Array],
-    positions: Float[Array, "n 3"],
+    energy_fn: Energy,
+    params: PyTree,
+    system: Any,
     masses: Float[Array | np.ndarray, " m"],
     vectors: Float[Array, "k n 3"],
     *,
+    solver: Solver | None = None,
     nonanalytic: Float[Array, "n 3"] | None = None,
 ) -> Float[Array, " k"]:
     """Frequencies of known modes by one Hessian-vector product each, cm⁻¹: no Hessian, for fits and large systems.
@@ -103,17 +106,20 @@ def mode_frequencies(
     root of their mean ω².
 
     Args:
-        energy_fn: positions -> energy, eV.
-        positions: Cartesian coordinates, Å.
+        energy_fn: see `lesjax.properties.Energy`.
+        params: its parameters.
+        system: one structure.
         masses: one for each atom, amu.
         vectors: orthonormal eigenvectors, from `normal_modes` with the current or recent parameters.
+        solver: plan of the long-range sum.
         nonanalytic: from `nonanalytic_vector`.
 
     Raises:
         ValueError: for masses that are not positive (where they have values).
     """
+    positions = jnp.asarray(system.positions)
     _check_masses(masses, len(positions))
-    gradient = jax.grad(energy_fn)
+    gradient = energy_gradient(energy_fn, params, system, solver)
     displacements = _inverse_roots(masses, positions.dtype)[None, :, None] * jax.lax.stop_gradient(vectors)
 
     def square(displacement: Array) -> Array:
@@ -154,9 +160,9 @@ def nonanalytic_vector(
     q = q / jnp.sqrt(jnp.sum(q * q))
     epsilon = jnp.asarray(epsilon_infinity).astype(dtype)
     screening = epsilon if epsilon.ndim == 0 else einsum("a,ab,b->", q, epsilon, q)
-    known = jax.lax.stop_gradient(screening)
-    if not isinstance(known, Tracer) and not float(known) > 0.0:
-        raise ValueError(f"`epsilon_infinity` must be positive along `direction`, got {float(known)}.")
+    value = jax.lax.stop_gradient(screening)
+    if not isinstance(value, Tracer) and not float(value) > 0.0:
+        raise ValueError(f"`epsilon_infinity` must be positive along `direction`, got {float(value)}.")
     volume = jnp.abs(determinant(cell))
     along = einsum("g,nga->na", q, born_charges)
     return jnp.sqrt(4.0 * math.pi * COULOMB / (volume * screening)) * along

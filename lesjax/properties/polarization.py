@@ -18,6 +18,7 @@ Source: Zhong et al., arXiv:2504.05169 (2025); King, Kim, Zhong, Cheng, Nat. Com
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from lesjax.numerics import cospi, einsum, inverse, matmul, sinpi
+from lesjax.numerics import check_volume, cospi, einsum, inverse, matmul, sinpi
 
 
 # positions [n, 3] -> charges [n] or [n, c], or charges and dipoles [n, 3] or [n, c, 3]
@@ -34,13 +35,13 @@ Pbc = tuple[bool, bool, bool]
 
 
 def dipole_moment(
-    positions: Float[Array, "n 3"],
-    charges: Float[Array, " n"] | Float[Array, "n c"],
+    positions: Float[Array | np.ndarray, "n 3"],
+    charges: Float[Array | np.ndarray, " n"] | Float[Array | np.ndarray, "n c"],
     *,
-    dipoles: Float[Array, "n 3"] | Float[Array, "n c 3"] | None = None,
-    origin: Float[Array, "3"] | None = None,
-) -> Float[Array, "3"]:
-    r"""Dipole moment :math:`\sum_i q_i (r_i - r_0) + u_i` of a molecule, channels summed, e Å.
+    dipoles: Float[Array | np.ndarray, "n 3"] | Float[Array | np.ndarray, "n c 3"] | None = None,
+    origin: Float[Array | np.ndarray, "3"] | None = None,
+) -> Float[Array | np.ndarray, "3"]:
+    r"""Dipole moment :math:`\sum_i q_i (r_i - r_0) + u_i` of a molecule, channels summed, e Å; in numpy or jax.
 
     Args:
         positions: Cartesian coordinates, Å; unwrapped.
@@ -50,8 +51,8 @@ def dipole_moment(
     """
     q = _summed(charges, 1)
     moved = positions if origin is None else positions - origin[None, :]
-    total = jnp.sum(q[:, None] * moved, axis=0)
-    return total if dipoles is None else total + jnp.sum(_summed(dipoles, 2), axis=0)
+    total = (q[:, None] * moved).sum(axis=0)
+    return total if dipoles is None else total + _summed(dipoles, 2).sum(axis=0)
 
 
 def quadrupole_moment(
@@ -169,22 +170,6 @@ def born_effective_charges(
     return einsum("ap,and->npd", lattice, along)
 
 
-def check_volume(cell: Float[Array, "3 3"]) -> None:
-    """Refuse a cell without volume; nothing where the cell is traced.
-
-    Raises:
-        ValueError: for lattice vectors that are zero, in a plane, or not finite.
-    """
-    if isinstance(cell, Tracer):
-        return
-    vectors = np.asarray(cell, float)
-    if not abs(np.linalg.det(vectors)) > 1e-6 * np.prod(np.linalg.norm(vectors, axis=1)):
-        raise ValueError(
-            f"`cell` has no volume, got {vectors.tolist()}. A periodic system needs three independent lattice vectors, "
-            "also a slab; set `pbc` to False for a molecule."
-        )
-
-
 def _check_neutral(charges: Float[Array, " n"]) -> None:
     """Refuse a net charge. Nothing where it is traced."""
     if isinstance(charges, Tracer):
@@ -226,6 +211,6 @@ def _real_moments(
     return q, None if dipoles is None else jnp.where(real[:, None], _summed(dipoles, 2), 0.0)
 
 
-def _summed(values: Float[Array, "n ..."], ndim: int) -> Float[Array, "n ..."]:
-    """Sum over the channels, if there are any."""
-    return values if values.ndim == ndim else jnp.sum(values, axis=1)
+def _summed(values: Any, ndim: int) -> Any:
+    """Sum over the channels, if there are any, of an array of numpy or jax."""
+    return values if values.ndim == ndim else values.sum(axis=1)

@@ -40,7 +40,7 @@ def block_error(
     """
     blocks = split_blocks("series", series, n_blocks, 1)
     others = jnp.asarray([[c for c in range(n_blocks) if c != b] for b in range(n_blocks)])
-    left_out = jax.lax.map(lambda kept: statistic(blocks[kept].reshape(-1, *blocks.shape[2:])), others)
+    left_out = jax.lax.map(lambda indices: statistic(blocks[indices].reshape(-1, *blocks.shape[2:])), others)
     deviations = left_out - jnp.mean(left_out, axis=0, keepdims=True)
     return jnp.sqrt((n_blocks - 1) / n_blocks * jnp.sum(deviations * deviations, axis=0))
 

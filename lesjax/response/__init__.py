@@ -1,9 +1,18 @@
-from lesjax.ewald import (
+"""How charges and dipoles answer to potential and field."""
+
+from lesjax.response.equilibration import (
     Equilibration as Equilibration,
-    Induction as Induction,
     check_equilibration as check_equilibration,
-    check_induction as check_induction,
     equilibrate as equilibrate,
+)
+from lesjax.response.induction import (
+    InducedMultipoles as InducedMultipoles,
+    check_induction as check_induction,
     one_shot_induction as one_shot_induction,
     self_consistent_induction as self_consistent_induction,
+)
+from lesjax.response.polarizability import (
+    epsilon_infinity as epsilon_infinity,
+    induced_polarizability as induced_polarizability,
+    polarizability as polarizability,
 )

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from lesjax import ewald, io
 from lesjax.models.checks import check_state
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import make_solver
+from lesjax.models.long_range.plan import make_solver, plan_bucket
 from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
 from lesjax.properties import traceless
 from lesjax.system import System, electronic_state
@@ -102,17 +102,14 @@ def make_dataset(
     """
     dtype = jax.dtypes.canonicalize_dtype(float)
     systems: list[System] = []
-    solvers = []
-    for i, atoms in enumerate(frames):
-        index = i if indices is None else indices[i]
+    places = list(range(len(frames))) if indices is None else list(indices)
+    for index, atoms in zip(places, frames, strict=True):
         check_elements(config, atoms, index)
         check_electronic_state(config, atoms, index)
         try:
-            system = System.from_ase(atoms, cutoff=config.short_range.cutoff, pbc=pbc)
-            solvers.append(make_solver(config, system))
+            systems.append(System.from_ase(atoms, cutoff=config.short_range.cutoff, pbc=pbc))
         except ValueError as error:
             raise ValueError(f"Structure {index}: {error}") from error
-        systems.append(system)
     buckets, members = [], []
     for directions in sorted({system.pbc for system in systems}):
         group = [i for i, system in enumerate(systems) if system.pbc == directions]
@@ -128,10 +125,10 @@ def make_dataset(
                 quadrupole = traceless(labels[i].quadrupole)
                 label = dataclasses.replace(labels[i], energy=energy, quadrupole=quadrupole).pad_to(shape[0])
                 padded_labels.append(jax.tree.map(lambda x: x.astype(dtype), label))
-            has_sum = config.long_range is not None
+            solvers = plan_solvers(config, [systems[i] for i in own], [places[i] for i in own])
             batch = Batch(
                 system=stack([systems[i].pad_to(*shape) for i in own]),
-                solver=ewald.stack_solvers([s for i in own if (s := solvers[i]) is not None]) if has_sum else None,
+                solver=None if solvers is None else ewald.stack_solvers(solvers),
                 labels=stack(padded_labels),
                 epsilon_infinity=np.full(len(own), epsilon_infinity, dtype),
                 origins=np.array([frames[i].get_center_of_mass() for i in own], dtype),
@@ -140,6 +137,25 @@ def make_dataset(
             buckets.append(jax.tree.map(jnp.asarray, batch))
             members.append(np.array(own))
     return Dataset(buckets=tuple(buckets), members=tuple(members))
+
+
+def plan_solvers(
+    config: ModelConfig, systems: Sequence[System], indices: Sequence[int]
+) -> list[ewald.Solver] | None:
+    """Plan the sums of one bucket; host only.
+
+    Raises:
+        ValueError: for a structure that cannot be summed, with its index.
+    """
+    try:
+        return plan_bucket(config.long_range, systems)
+    except ValueError:
+        for index, system in zip(indices, systems, strict=True):
+            try:
+                make_solver(config.long_range, system)
+            except ValueError as error:
+                raise ValueError(f"Structure {index}: {error}") from error
+        raise
 
 
 def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:

@@ -39,7 +39,7 @@ def test_cutoff_is_at_most_what_crystals_need():
 
     for accuracy, most in ((1e-2, 1.8), (1e-3, 1.65), (1e-4, 1.55), (1e-5, 1.5), (1e-6, 1.45)):
         before = erfcinv((accuracy / 3.2) ** 2)
-        assert 1.0 < (ewald.solver.cutoff_for_accuracy(accuracy, 2.0) * 2.0 / before) ** 3 < most
+        assert 1.0 < (ewald.solver.cutoff_for_accuracy(accuracy, 2.0, ewald.Coulomb()) * 2.0 / before) ** 3 < most
 
 
 def test_force_error():

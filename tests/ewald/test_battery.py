@@ -15,7 +15,7 @@ import pytest
 from jax.test_util import check_grads
 
 from lesjax import ewald
-from lesjax.properties import energy_forces_stress
+from lesjax.properties import Frame, energy_forces_stress
 
 
 X64 = jax.config.jax_enable_x64
@@ -222,7 +222,7 @@ def test_vmap_is_loop(engine):
     solvers = [engine.solver(cell) for cell in cells]
     positions = [engine.positions * scale for scale in (1.0, 1.2, 0.9)]
     sources = [jax.tree.map(lambda x, shift=shift: x + shift, engine.sources) for shift in (0.0, 0.1, -0.3)]
-    stacked = ewald.stack_solvers(solvers)
+    stacked = ewald.stack_solvers(type(solvers[0]).share_sizes(solvers))
     together = jax.tree.map(lambda *values: jnp.stack(values), *sources)
     mapped = jax.vmap(everything)(stacked, jnp.stack(positions), jnp.asarray(np.stack(cells), float), together)
     loop = [results(engine, *arguments) for arguments in zip(positions, cells, sources, strict=True)]
@@ -251,7 +251,7 @@ def test_blocks_of_atoms(periodic, monkeypatch):
         pytest.skip("only the direct sum has blocks in its engine")
     expected = results(periodic)
     sizes = periodic.solver().kmask.shape
-    monkeypatch.setattr("lesjax.ewald.direct._MAX_INTERMEDIATE", 2 * 4 * sizes[1] * sizes[2])
+    monkeypatch.setattr("lesjax.ewald.solvers.direct._MAX_INTERMEDIATE", 2 * 4 * sizes[1] * sizes[2])
     solver = periodic.solver()
     # a new function, which jax has not traced before
     blocked = jax.jit(lambda *arguments: everything.__wrapped__(solver, *arguments))
@@ -378,10 +378,10 @@ def test_stress_is_the_gradient_by_strain():
 
     @jax.jit
     def prediction(positions, cell):
-        def function(positions, cell):
-            return ewald.energy(solver, positions, cell, **engine.sources), None
+        def energy(params, frame, solver):
+            return ewald.energy(solver, frame.positions, frame.cell, **engine.sources)
 
-        return energy_forces_stress(function, positions, cell, with_stress=True)[:3]
+        return energy_forces_stress(energy, None, Frame(positions, cell), solver=solver, with_stress=True)
 
     found = prediction(engine.positions, jnp.asarray(engine.cell, float))
     assert_equal(found, (value, forces, virial / abs(np.linalg.det(engine.cell))))

@@ -1,7 +1,7 @@
 """Derivatives of every float that the public functions return with respect to every float that they take.
 
 Forwards with respect to each argument by itself, backwards from each output by itself, against differences. A function
-or an argument that is new in `lesjax.ewald` needs a place here.
+or an argument that is new in `lesjax.ewald` or `lesjax.response` needs a place here.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax import ewald
+from lesjax import ewald, response
 
 
 needs_x64 = pytest.mark.skipif(not jax.config.jax_enable_x64, reason="needs JAX_ENABLE_X64=1")
@@ -26,8 +26,10 @@ SOLVERS = {
     "open": {"pbc": False},
 }
 
-HOST = {"check_equilibration", "check_induction", "force_error", "make_solver", "stack_solvers"}
-OPTIONS = {"solver", "atom_mask", "self_interaction", "background", "tolerance", "max_iterations"}
+HOST = {"check_equilibration", "check_induction", "force_error", "make_solver", "plan_bucket", "stack_solvers"}
+# in tests/response/test_polarizability.py
+APART = {"epsilon_infinity", "induced_polarizability", "polarizability"}
+OPTIONS = {"solver", "atom_mask", "self_interaction", "tolerance", "max_iterations"}
 OPTIONAL = {"dipoles", "quadrupoles"}
 SOURCES = ["positions", "cell", "charges", "dipoles", "quadrupoles"]
 RESPONSES = ["kappa", "alpha", "external_potential", "external_field"]
@@ -40,15 +42,15 @@ ARGUMENTS = {
     "self_consistent_induction": SOURCES + RESPONSES,
     "equilibrate": ["positions", "cell", "electronegativity", "hardness", "total_charge"],
 }
+FUNCTIONS = {name: value for name, value in (vars(ewald) | vars(response)).items() if inspect.isfunction(value)}
 CASES = [(name, solver) for name in ARGUMENTS for solver in ("direct", "open")]
 CASES += [("energy", "mesh"), ("energy", "slab")]
 
 
 def test_each_function_and_argument_has_a_place():
-    functions = {name: value for name, value in vars(ewald).items() if inspect.isfunction(value)}
-    assert set(ARGUMENTS) <= set(functions) <= HOST | set(ARGUMENTS)
+    assert set(ARGUMENTS) <= set(FUNCTIONS) <= HOST | APART | set(ARGUMENTS)
     for name, arguments in ARGUMENTS.items():
-        assert set(inspect.signature(functions[name]).parameters) - OPTIONS == set(arguments), name
+        assert set(inspect.signature(FUNCTIONS[name]).parameters) - OPTIONS == set(arguments), name
 
 
 def make_arguments(name, solver, keys):
@@ -75,11 +77,11 @@ def make_arguments(name, solver, keys):
 
 def make_outputs(name, solver):
     """The function of the dictionary of its arguments; its outputs by name."""
-    function = getattr(ewald, name)
+    function = FUNCTIONS[name]
     parameters = inspect.signature(function).parameters
-    plan = ewald.make_solver(CELL, n_atoms=N, sigma=SIGMA, **SOLVERS[solver])
-    options = {"self_interaction": solver == "open", "background": solver == "direct"}
-    options = {key: value for key, value in options.items() if key in parameters}
+    interaction = ewald.Coulomb(background=solver == "direct")
+    plan = ewald.make_solver(CELL, n_atoms=N, sigma=SIGMA, interaction=interaction, **SOLVERS[solver])
+    options = {"self_interaction": solver == "open"} if "self_interaction" in parameters else {}
 
     def outputs(arguments):
         given = {key: value for key, value in arguments.items() if key != "sigma"}

@@ -48,8 +48,9 @@ WIGNER = 2.837297479480620
 
 
 def one_charge(edge, charge, sigma, *, background, function=ewald.energy):
-    solver = ewald.make_solver(np.eye(3) * edge, True, n_atoms=1, sigma=sigma, k_cutoff=7.2 / sigma)
-    return function(solver, jnp.zeros((1, 3)), jnp.eye(3) * edge, jnp.full(1, charge), background=background)
+    plan = {"n_atoms": 1, "sigma": sigma, "k_cutoff": 7.2 / sigma, "interaction": ewald.Coulomb(background)}
+    solver = ewald.make_solver(np.eye(3) * edge, True, **plan)
+    return function(solver, jnp.zeros((1, 3)), jnp.eye(3) * edge, jnp.full(1, charge))
 
 
 def test_one_charge_in_its_background():
@@ -76,10 +77,11 @@ def test_one_charge_in_larger_cells(background):
 def test_pressure_of_one_charge_in_its_background():
     """An energy in 1/L has the virial -E, which needs the volume in the term of the background."""
     edge, sigma = 3.0, 3.0 / 7.2
-    solver = ewald.make_solver(np.eye(3) * edge, True, n_atoms=1, sigma=sigma, k_cutoff=7.2 / sigma)
+    plan = {"n_atoms": 1, "sigma": sigma, "k_cutoff": 7.2 / sigma, "interaction": ewald.Coulomb(background=True)}
+    solver = ewald.make_solver(np.eye(3) * edge, True, **plan)
 
     def energy(scale):
-        return ewald.energy(solver, jnp.zeros((1, 3)), jnp.eye(3) * edge * scale, jnp.ones(1), background=True)
+        return ewald.energy(solver, jnp.zeros((1, 3)), jnp.eye(3) * edge * scale, jnp.ones(1))
 
     value, slope = jax.value_and_grad(energy)(jnp.ones(()))
     np.testing.assert_allclose(slope, -value, rtol=1e-8 if X64 else 2e-4)
@@ -87,7 +89,5 @@ def test_pressure_of_one_charge_in_its_background():
 
 @pytest.mark.parametrize("pbc", [False, (True, True, False)], ids=["open", "slab"])
 def test_background_needs_three_periodic_directions(pbc):
-    solver = ewald.make_solver(np.eye(3) * 5.0, pbc, n_atoms=1)
-    for function in (ewald.energy, ewald.potential):
-        with pytest.raises(ValueError, match=r"`background` needs three periodic directions, got (a slab|open bound)"):
-            function(solver, jnp.zeros((1, 3)), jnp.eye(3) * 5.0, jnp.ones(1), background=True)
+    with pytest.raises(ValueError, match=r"`background` needs three periodic directions, got (a slab|open bound)"):
+        ewald.make_solver(np.eye(3) * 5.0, pbc, n_atoms=1, interaction=ewald.Coulomb(background=True))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax import ewald
+from lesjax import ewald, response
 from lesjax.properties import born_effective_charges
 from lesjax.units import COULOMB
 
@@ -175,7 +175,7 @@ def _outputs_of_charges(solver, positions, cell, charges, *, self_interaction):
         "latent_charges_out": charges,
         "q_induced": jnp.zeros_like(charges),
         "u_induced": jnp.zeros((*charges.shape, 3), charges.dtype),
-        "bec": born_effective_charges(lambda _: charges, positions, cell, (solver.method != "open",) * 3),
+        "bec": born_effective_charges(lambda _: charges, positions, cell, _pbc(solver)),
     }
 
 
@@ -190,7 +190,7 @@ def _outputs(solver, arrays, cell, external_field, u_model, atom_mask, *, self_i
 
     def induce(positions, cell, changes):
         charges, others = model(positions, cell, changes)
-        return ewald.one_shot_induction(
+        return response.one_shot_induction(
             solver,
             positions,
             cell,
@@ -216,7 +216,7 @@ def _outputs(solver, arrays, cell, external_field, u_model, atom_mask, *, self_i
     gradient, cell_gradient, (by_charges, by_dipoles, by_quadrupoles) = gradients
     charges, others = model(positions, cell, changes)
     # the reference has none of several channels
-    pbc, single = (solver.method != "open",) * 3, charges.ndim == 1
+    pbc, single = _pbc(solver), charges.ndim == 1
     born = {"bec": born_effective_charges(moments, positions, cell, pbc, atom_mask=atom_mask)} if single else {}
     return born | {
         "energy": induction.energy,
@@ -241,7 +241,7 @@ def _charges_and_dipoles(solver, positions, cell, arrays, u_model, atom_mask):
     if arrays["q"].ndim > 1:
         return arrays["q"], arrays["u"]
     differences = positions[None, :, :] - positions[:, None, :]
-    if solver.method == "open":
+    if isinstance(solver, ewald.OpenSolver):
         weights, directions = jnp.exp(-0.25 * jnp.sum(differences**2, -1)), differences
     else:
         fractional = 2.0 * math.pi * differences @ jnp.linalg.inv(cell)
@@ -251,13 +251,17 @@ def _charges_and_dipoles(solver, positions, cell, arrays, u_model, atom_mask):
     return arrays["q"] + jnp.sum(shares, 1), arrays["u"] + u_model * jnp.sum(shares[:, :, None] * directions, 1)
 
 
+def _pbc(solver):
+    return (not isinstance(solver, ewald.OpenSolver),) * 3
+
+
 def _padded(kmask, grid):
     """One shape for all cases, so that less is compiled; what is added has no weight."""
     return np.pad(kmask, [(0, 0), *((0, size - n) for size, n in zip(grid, kmask.shape[1:], strict=True))])
 
 
 def _number_of_kvectors(kmask):
-    """Half of all: the mask holds one of k and -k, and both of them where an index is zero."""
+    """Half of all but k = 0: the mask holds one of k and -k, and both of them where an index is zero."""
     _, *sizes = kmask.shape
     n1, n2, n3 = np.meshgrid(*map(np.arange, sizes), indexing="ij")
     both = [
@@ -265,4 +269,4 @@ def _number_of_kvectors(kmask):
         for sign in (1, -1)
         for (s2, s3), mask in zip(((1, 1), (1, -1), (-1, 1), (-1, -1)), kmask, strict=True)
     ]
-    return len(np.unique(np.concatenate(both), axis=0)) / 2
+    return len(np.unique(np.concatenate(both), axis=0)) // 2

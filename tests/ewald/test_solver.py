@@ -55,17 +55,105 @@ def test_charges_that_do_not_fit_are_refused():
 
 
 def test_methods_follow_the_boundaries():
-    assert ewald.make_solver(CUBE, True, n_atoms=2).method == "direct"
-    assert ewald.make_solver(CUBE, (True, True, True), n_atoms=2, method="direct").method == "direct"
-    assert ewald.make_solver(CUBE, (True, False, True), n_atoms=2).slab_axis == 1
-    assert ewald.make_solver(CUBE, False, n_atoms=2).method == "open"
-    assert ewald.make_solver(np.zeros((3, 3)), (False, False, False), n_atoms=2, method="open").kmask is None
+    assert isinstance(ewald.make_solver(CUBE, True, n_atoms=2), ewald.DirectSolver)
+    assert isinstance(ewald.make_solver(CUBE, (True, True, True), n_atoms=2, method="direct"), ewald.DirectSolver)
+    assert isinstance(ewald.make_solver(CUBE, False, n_atoms=2), ewald.OpenSolver)
+    assert isinstance(ewald.make_solver(np.zeros((3, 3)), [False] * 3, n_atoms=2, method="open"), ewald.OpenSolver)
+    slab = ewald.make_solver(CUBE, (True, False, True), n_atoms=2)
+    assert slab.interaction == ewald.SlabCoulomb(1)
+    again = ewald.make_solver(CUBE, (True, False, True), n_atoms=2, interaction=slab.interaction)
+    assert again.interaction == slab.interaction
+    with pytest.raises(ValueError, match=r"`pbc` must be \(True, False, True\) for the interaction SlabCoulomb"):
+        ewald.make_solver(CUBE, (True, True, False), n_atoms=2, interaction=slab.interaction)
 
 
-def test_solvers_of_different_methods_do_not_stack():
-    solvers = [ewald.make_solver(CUBE, pbc, n_atoms=2) for pbc in (True, False)]
-    with pytest.raises(ValueError, match=r"share one method.*\['direct', 'open'\]"):
-        ewald.stack_solvers(solvers)
+# ---- buckets
+
+
+def test_solvers_that_differ_do_not_stack():
+    """Never another sum than the one that was planned."""
+
+    def plan(**options):
+        return ewald.make_solver(CUBE, **{"pbc": True, "n_atoms": 2, **options})
+
+    for other, message in (
+        (plan(pbc=False), r"of one kind to be stacked, got \['DirectSolver', 'OpenSolver'\]: .*`plan_bucket`"),
+        (plan(method="mesh"), r"of one kind .*\['DirectSolver', 'MeshSolver'\]"),
+        (plan(interaction=ewald.Coulomb(background=True)), r"of one interaction .*background=False.*background=True"),
+        (plan(accuracy=1e-6), r"of one size to be stacked"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ewald.stack_solvers([plan(), other])
+
+
+@pytest.mark.parametrize("method", ["auto", "direct", "mesh", "open"])
+def test_a_bucket_has_one_kind_and_one_set_of_sizes(method):
+    cells, n_atoms = [CUBE, 2 * CUBE, np.diag([12.0, 6.0, 9.0])], [64, 512, 80]
+    pbc = method != "open"
+    solvers = ewald.plan_bucket(cells, pbc, n_atoms=n_atoms, method=method, accuracy=1e-3)
+    alone = [
+        ewald.make_solver(cell, pbc, n_atoms=n, method="mesh" if method == "auto" else method, accuracy=1e-3)
+        for cell, n in zip(cells, n_atoms, strict=True)
+    ]
+    kind = {"direct": ewald.DirectSolver, "open": ewald.OpenSolver}.get(method, ewald.MeshSolver)
+    assert {type(solver) for solver in solvers} == {kind}
+    assert jax.tree.structure(ewald.stack_solvers(solvers)) == jax.tree.structure(solvers[0])
+    if method == "open":
+        return
+    for solver, own in zip(solvers, alone, strict=True):
+        # the k-vectors are its own: what is added is masked
+        assert solver.kmask.sum() == own.kmask.sum()
+        assert solver.k_shape == tuple(np.max([s.k_shape for s in alone], axis=0))
+        if kind is ewald.MeshSolver:
+            assert solver.mesh == tuple(np.max([s.mesh for s in alone], axis=0))
+            assert solver.order == max(s.order for s in alone)
+
+
+def test_errors_of_buckets():
+    with pytest.raises(ValueError, match=r"`n_atoms` must be one number for each of `cells`, got 1 for 2"):
+        ewald.plan_bucket([CUBE, CUBE], True, n_atoms=[2])
+    with pytest.raises(ValueError, match=r"`n_atoms` must be one number for each of `cells`, got 0 for 0"):
+        ewald.plan_bucket([], True, n_atoms=2)
+    with pytest.raises(ValueError, match=r"`cell` is singular"):
+        ewald.plan_bucket([CUBE, SINGULAR], True, n_atoms=2)
+
+
+# ---- while the cell drifts
+
+
+@pytest.mark.parametrize("traced", [False, True], ids=["host", "traced"])
+def test_still_valid(traced):
+    """Up to 3 % longer and 10 % shorter along any direction, however the cell is turned."""
+    cell = np.array([[11.0, 0.0, 0.0], [5.5, 10.0, 0.0], [-4.0, 3.0, 11.0]])
+    solver = ewald.make_solver(cell, True, n_atoms=100)
+    still_valid = jax.jit(type(solver).still_valid) if traced else type(solver).still_valid
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        u, v = (np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(2))
+        for stretches, expected in (
+            ((1.0, 1.0, 1.0), True),
+            ((1.0299, 1.0299, 1.0299), True),
+            ((1.0299, 0.9001, 1.0), True),
+            ((1.0, 0.9001, 0.9001), True),
+            ((1.0301, 1.0, 1.0), False),
+            ((1.0301, 1.0301, 0.95), False),
+            ((1.1, 1.1, 1.1), False),
+            ((0.8999, 1.0, 1.02), False),
+            ((0.8, 0.8, 1.0), False),
+            ((1.2, 0.5, 1.0), False),
+        ):
+            drifted = cell @ u @ np.diag(stretches) @ v
+            assert bool(still_valid(solver, jnp.asarray(drifted) if traced else drifted)) is expected, stretches
+    assert not still_valid(solver, cell * np.nan)
+    # a sum with open boundaries has nothing to plan
+    assert ewald.make_solver(cell, False, n_atoms=2).still_valid(2 * cell)
+
+
+def test_still_valid_of_stacked_solvers():
+    cells = np.stack([CUBE, 1.5 * CUBE])
+    stacked = ewald.stack_solvers(ewald.plan_bucket(list(cells), True, n_atoms=2))
+    assert stacked.still_valid(1.02 * cells)
+    assert not stacked.still_valid(cells * [[[1.0]], [[1.04]]])
 
 
 @pytest.mark.parametrize("sigma", [0.8, 1.5])

@@ -16,7 +16,7 @@ from lesjax.training.loop import DivergedError
 
 X64 = jax.config.jax_enable_x64
 KT = units.BOLTZMANN * 300.0
-SQUARE = fitting.Observable(lambda params, frame: jnp.mean(frame.positions**2))
+SQUARE = fitting.Observable(lambda params, frame, solver: jnp.mean(frame.positions**2))
 FIXED_SQUARE = fitting.Observable(lambda frames: np.mean(frames.positions**2, axis=(1, 2)), fixed=True)
 
 
@@ -24,7 +24,7 @@ def asarray(values):
     return jnp.asarray(values, float)
 
 
-def springs(params, frame):
+def springs(params, frame, solver):
     return 0.5 * jnp.exp(params["log_k"]) * jnp.sum(frame.positions**2)
 
 
@@ -81,7 +81,7 @@ def test_targets_of_parameters_and_other_losses_add_up():
 
 def test_a_direct_target_from_an_observable():
     frame = fitting.Frame(asarray([[0.0, 0.0, 0.0], [0.0, 0.0, 1.5]]), jnp.zeros((3, 3)))
-    moment = fitting.dipole(lambda q, frame: q * asarray([-1.0, 1.0])).at(frame)
+    moment = fitting.dipole_moment(lambda q, frame, solver: q * asarray([-1.0, 1.0])).at(frame)
     result = fitting.fit(
         asarray(0.2),
         targets=[fitting.Target("dipole", moment, [0.0, 0.0, 0.6], 0.01)],
@@ -95,14 +95,15 @@ def test_a_direct_target_from_an_observable():
 IMAGES = asarray([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 
 
-def lennard_jones(params, positions, cell):
+def lennard_jones(params, frame, solver):
     """One atom and its nearest images in a cube."""
-    attraction = (params["size"] ** 2 / jnp.sum((IMAGES @ cell) ** 2, axis=1)) ** 3
+    attraction = (params["size"] ** 2 / jnp.sum((IMAGES @ frame.cell) ** 2, axis=1)) ** 3
     return 4.0 * jnp.exp(params["log_depth"]) * jnp.sum(attraction**2 - attraction)
 
 
 def lattice_constant(params):
-    return fitting.relax(lennard_jones, params, jnp.zeros((1, 3)), 3.0 * jnp.eye(3), strain="isotropic").cell[0, 0]
+    start = fitting.Frame(jnp.zeros((1, 3)), 3.0 * jnp.eye(3))
+    return fitting.relax(lennard_jones, params, start, strain="isotropic").system.cell[0, 0]
 
 
 def test_a_relaxed_lattice_constant_is_fitted():

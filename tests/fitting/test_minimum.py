@@ -7,6 +7,7 @@ import pytest
 
 from crystals import make_energy, parameters, rock_salt
 from lesjax import fitting, properties
+from lesjax.system import System
 from lesjax.units import BAR
 
 
@@ -18,12 +19,12 @@ STEP = 1e-4
 
 @pytest.fixture(scope="module")
 def crystal():
-    """Energy of eight ions, and a start with displaced atoms in a strained cell."""
+    """Energy of eight ions, its solver, and a start with displaced atoms in a strained cell."""
     positions, cell, signs = rock_salt(GUESS)
     rng = np.random.default_rng(0)
     deform = jnp.asarray(np.eye(3) + np.diag([0.02, -0.01, 0.0]))
     moved = positions + jnp.asarray(0.05 * rng.normal(size=positions.shape))
-    return make_energy(positions, cell, signs), moved @ deform, cell @ deform
+    return *make_energy(positions, cell, signs), fitting.Frame(moved @ deform, cell @ deform)
 
 
 def assert_derivative(observe, params, **options):
@@ -35,28 +36,35 @@ def assert_derivative(observe, params, **options):
 
 
 def lengths(relaxed):
-    return jnp.linalg.norm(relaxed.cell, axis=1)
+    return jnp.linalg.norm(relaxed.system.cell, axis=1)
+
+
+def molecule(positions):
+    return fitting.Frame(jnp.asarray(positions), jnp.zeros((3, 3)))
 
 
 def test_crystal_relaxes_to_rock_salt(crystal):
-    energy, positions, cell = crystal
-    relaxed = fitting.relax(energy, parameters(), positions, cell, strain="full")
+    energy, solver, start = crystal
+    relaxed = fitting.relax(energy, parameters(), start, solver=solver, strain="full")
+    system = relaxed.system
     atol = 1e-8 if X64 else 2e-3
     np.testing.assert_allclose(lengths(relaxed), float(lengths(relaxed)[0]), atol=atol)
-    np.testing.assert_allclose(relaxed.cell @ relaxed.cell.T, lengths(relaxed)[0] ** 2 * np.eye(3), atol=10 * atol)
-    apart = (relaxed.positions[4:] - relaxed.positions[:1]) / lengths(relaxed)[0]
+    np.testing.assert_allclose(system.cell @ system.cell.T, lengths(relaxed)[0] ** 2 * np.eye(3), atol=10 * atol)
+    apart = (system.positions[4:] - system.positions[:1]) / lengths(relaxed)[0]
     np.testing.assert_allclose(apart - np.round(2.0 * apart) / 2.0, 0.0, atol=atol)
-    forces = jax.jit(jax.grad(energy, 1))(parameters(), relaxed.positions, relaxed.cell)
+    forces = jax.jit(properties.energy_forces_stress, static_argnums=0, static_argnames="with_stress")(
+        energy, parameters(), system, solver=solver, with_stress=False
+    )[1]
     np.testing.assert_allclose(forces, 0.0, atol=2e-9 if X64 else 2e-3)
-    assert relaxed.positions.dtype == positions.dtype
+    assert system.positions.dtype == start.positions.dtype
 
 
 @needs_x64
 def test_derivative_of_the_lattice_constant(crystal):
-    energy, positions, cell = crystal
+    energy, solver, start = crystal
 
     def lattice_constant(params):
-        return jnp.mean(lengths(fitting.relax(energy, params, positions, cell, strain="full")))
+        return jnp.mean(lengths(fitting.relax(energy, params, start, solver=solver, strain="full")))
 
     assert_derivative(lattice_constant, parameters())
 
@@ -65,8 +73,9 @@ SHIFTS = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]], float)
 IMAGES = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], float)
 
 
-def lattice(params, positions, cell):
+def lattice(params, system, solver):
     """Springs between two atoms and between their images, which hold all of a cell without symmetry."""
+    positions, cell = system.positions, system.cell
     apart = positions[1:] - positions[:1] - jnp.asarray(SHIFTS) @ cell
     bonds = jnp.sum(apart**2, axis=1) - jnp.asarray([3.0, 3.5, 4.5, 5.0])
     edges = jnp.sum((jnp.asarray(IMAGES) @ cell) ** 2, axis=1) - jnp.asarray([8.0, 9.0, 10.0, 16.0, 19.0, 18.0])
@@ -82,10 +91,11 @@ def test_derivative_by_the_cell(strain):
     positions = jnp.asarray([[0.0, 0.0, 0.0], [1.3, 1.4, 1.5]])
 
     def observe(strength):
-        start = 3.0 * jnp.eye(3) + strength * change
-        relaxed = fitting.relax(lattice, 1.0, positions, start, strain=strain)
-        apart = jnp.linalg.norm(relaxed.positions[1] - relaxed.positions[0])
-        return jnp.stack([relaxed.energy, apart, *(relaxed.cell @ relaxed.cell.T).ravel()])
+        start = fitting.Frame(positions, 3.0 * jnp.eye(3) + strength * change)
+        relaxed = fitting.relax(lattice, 1.0, start, strain=strain)
+        relaxed_positions, cell = relaxed.system.positions, relaxed.system.cell
+        apart = jnp.linalg.norm(relaxed_positions[1] - relaxed_positions[0])
+        return jnp.stack([relaxed.energy, apart, *(cell @ cell.T).ravel()])
 
     found, step = jax.jacrev(observe)(0.1), 1e-4
     expected = (observe(0.1 + step) - observe(0.1 - step)) / (2.0 * step)
@@ -97,30 +107,29 @@ def test_derivative_by_the_cell(strain):
 @needs_x64
 def test_pressure_and_elastic_constants(crystal):
     """dV/dp = -V/B with B = (C11 + 2 C12) / 3; C against energies of relaxed, strained cells; their derivatives."""
-    energy, positions, cell = crystal
+    energy, solver, start = crystal
     params = parameters()
-    free = fitting.relax(energy, params, positions, cell, strain="full")
+    free = fitting.relax(energy, params, start, solver=solver, strain="full").system
 
     @jax.jit
-    def constants(params, positions, cell):
-        return properties.elastic_constants(lambda r, h: energy(params, r, h), positions, cell)
+    def constants(params, system):
+        return properties.elastic_constants(energy, params, system, solver=solver)
 
-    found = constants(params, free.positions, free.cell)
+    found = constants(params, free)
     cubic = np.diag([found[0, 0] - found[0, 1]] * 3 + [found[3, 3]] * 3)
     cubic[:3, :3] += found[0, 1]
     np.testing.assert_allclose(found, cubic, atol=1e-8)
 
     def volume(pressure):
-        squeezed = fitting.relax(energy, params, free.positions, free.cell, strain="full", pressure=pressure)
-        return jnp.abs(jnp.linalg.det(squeezed.cell))
+        squeezed = fitting.relax(energy, params, free, solver=solver, strain="full", pressure=pressure)
+        return jnp.abs(jnp.linalg.det(squeezed.system.cell))
 
     slope = jax.grad(volume)(0.0)
     np.testing.assert_allclose(slope, -volume(0.0) * 3.0 * BAR / (found[0, 0] + 2.0 * found[0, 1]), rtol=1e-6)
     np.testing.assert_allclose(slope, (volume(100.0) - volume(-100.0)) / 200.0, rtol=1e-4)
 
     def shear(params):
-        relaxed = fitting.relax(energy, params, free.positions, free.cell, strain="full")
-        return constants(params, relaxed.positions, relaxed.cell)[3, 3]
+        return constants(params, fitting.relax(energy, params, free, solver=solver, strain="full").system)[3, 3]
 
     assert_derivative(shear, params)
 
@@ -128,23 +137,23 @@ def test_pressure_and_elastic_constants(crystal):
 @needs_x64
 def test_derivative_of_a_frequency_of_the_relaxed_crystal(crystal):
     """Of the highest mode: by the parameters, and by the lattice constant that follows them."""
-    energy, positions, cell = crystal
+    energy, solver, start = crystal
     masses = np.repeat([22.98977, 35.45], 4)
 
     @jax.jit
-    def highest(params, positions, cell):
-        hessian = properties.hessian(lambda r: energy(params, r, cell), positions)
+    def highest(params, system):
+        hessian = properties.hessian(energy, params, system, solver=solver)
         return properties.normal_modes(hessian, masses).frequencies[-1]
 
     def observe(params):
-        relaxed = fitting.relax(energy, params, positions, cell, strain="full")
-        return highest(params, relaxed.positions, relaxed.cell)
+        return highest(params, fitting.relax(energy, params, start, solver=solver, strain="full").system)
 
     assert_derivative(observe, parameters())
 
 
-def water(params, positions, cell):
+def water(params, system, solver):
     """Bonds, an angle and a repulsion that stretches them: no coordinate stays at its own minimum."""
+    positions = system.positions
     first, second = positions[1] - positions[0], positions[2] - positions[0]
     cosine = jnp.sum(first * second) / (jnp.linalg.norm(first) * jnp.linalg.norm(second))
     bonds = (jnp.linalg.norm(first) - params["bond"]) ** 2 + (jnp.linalg.norm(second) - params["bond"]) ** 2
@@ -161,8 +170,8 @@ def water_parameters(**changes):
 
 
 def bond_length(params, start=BENT):
-    relaxed = fitting.relax(water, params, jnp.asarray(start))
-    return jnp.linalg.norm(relaxed.positions[1] - relaxed.positions[0])
+    positions = fitting.relax(water, params, molecule(start)).system.positions
+    return jnp.linalg.norm(positions[1] - positions[0])
 
 
 @needs_x64
@@ -182,7 +191,7 @@ def test_rigid_motions_have_no_derivative():
     params = water_parameters()
 
     def positions(params):
-        return fitting.relax(water, params, jnp.asarray(BENT)).positions
+        return fitting.relax(water, params, molecule(BENT)).system.positions
 
     relaxed, derivative = positions(params), jax.jacrev(positions)(params)["cosine"]
     atol = 1e-9 if X64 else 1e-4
@@ -192,11 +201,16 @@ def test_rigid_motions_have_no_derivative():
 
 
 def test_a_molecule_relaxes_again():
-    """The cell of zeros that `Relaxed` has stands for none."""
+    """From its own result, and as a system without periodic directions in a box, which keeps the box."""
     params = water_parameters()
-    once = fitting.relax(water, params, jnp.asarray(BENT))
-    again = fitting.relax(water, params, once.positions, once.cell)
-    np.testing.assert_array_equal(again.cell, np.zeros((3, 3)))
+    once = fitting.relax(water, params, molecule(BENT))
+    again = fitting.relax(water, params, once.system)
+    np.testing.assert_array_equal(again.system.cell, np.zeros((3, 3)))
+    box = System.from_arrays(BENT, 9.0 * np.eye(3), [8, 1, 1], False, cutoff=3.0)
+    boxed = fitting.relax(water, params, box)
+    np.testing.assert_allclose(boxed.energy, once.energy, rtol=1e-9 if X64 else 1e-5)
+    np.testing.assert_array_equal(boxed.system.cell, 9.0 * np.eye(3))
+    np.testing.assert_array_equal(boxed.system.atomic_numbers, [8, 1, 1])
     np.testing.assert_allclose(again.energy, once.energy, rtol=1e-9 if X64 else 1e-5)
 
 
@@ -209,36 +223,36 @@ def test_linear_molecule_has_two_rotations():
 
 
 def test_saddle_point_is_refused():
-    with pytest.raises(fitting.MinimumError, match=r"saddle point.*Displace `positions` at random"):
-        fitting.relax(water, water_parameters(), jnp.asarray([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
+    with pytest.raises(fitting.MinimumError, match=r"saddle point.*Displace the atoms at random"):
+        fitting.relax(water, water_parameters(), molecule([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]))
 
 
 def test_singular_hessian_is_refused():
     """An atom that interacts with nothing; and a molecule in a fixed cell, whose rotations are not free."""
     params = water_parameters()
     with pytest.raises(fitting.MinimumError, match="The Hessian is singular: a soft mode or a free part"):
-        fitting.relax(water, params, jnp.asarray(np.concatenate([BENT, [[5.0, 5.0, 5.0]]])))
-    with pytest.raises(fitting.MinimumError, match="Leave out `cell` for a molecule"):
-        fitting.relax(water, params, jnp.asarray(BENT), 9.0 * jnp.eye(3))
+        fitting.relax(water, params, molecule(np.concatenate([BENT, [[5.0, 5.0, 5.0]]])))
+    with pytest.raises(fitting.MinimumError, match="a `Frame` with a cell of zeros, so that its rotations are free"):
+        fitting.relax(water, params, fitting.Frame(jnp.asarray(BENT), 9.0 * jnp.eye(3)))
 
 
 def test_minimum_that_is_not_found():
-    params, start = water_parameters(), jnp.asarray(BENT)
+    params, start = water_parameters(), molecule(BENT)
     with pytest.raises(fitting.MinimumError, match=r"not found in 1 steps: the gradient is .* Raise `max_iterations`"):
         fitting.relax(water, params, start, max_iterations=1)
     with pytest.raises(fitting.MinimumError, match=r"rounding leaves a gradient of .* Raise `tolerance`"):
         fitting.relax(water, params, start, tolerance=0.0)
-    with pytest.raises(fitting.MinimumError, match="is not finite: check `positions`"):
-        fitting.relax(water, params, start.at[1].set(jnp.nan))
+    with pytest.raises(fitting.MinimumError, match="is not finite: check `system` and `params`"):
+        fitting.relax(water, params, molecule(start.positions.at[1].set(jnp.nan)))
 
 
 def test_wrong_arguments():
-    params, start = water_parameters(), jnp.asarray(BENT)
+    params, start = water_parameters(), molecule(BENT)
     with pytest.raises(ValueError, match="`strain` must be one of 'none', 'isotropic', 'full', got 'cubic'"):
-        fitting.relax(water, params, start, jnp.eye(3), strain="cubic")
-    with pytest.raises(ValueError, match="`strain` = 'full' needs a cell with a volume"):
+        fitting.relax(water, params, start, strain="cubic")
+    with pytest.raises(ValueError, match="`strain` = 'full' needs a periodic cell with a volume"):
         fitting.relax(water, params, start, strain="full")
     with pytest.raises(ValueError, match="`pressure` acts on a free cell"):
-        fitting.relax(water, params, start, 9.0 * jnp.eye(3), pressure=0.1)
+        fitting.relax(water, params, start, pressure=0.1)
     with pytest.raises(TypeError, match=r"call it outside of jit and vmap.*`compiled=False`"):
         jax.jit(bond_length)(params)

@@ -29,7 +29,7 @@ def frames_of(positions, edges=10.0):
     return fitting.Frame(asarray(positions), asarray(cells))
 
 
-def springs(params, frame):
+def springs(params, frame, solver):
     return 0.5 * params["k"] * jnp.sum(frame.positions**2)
 
 
@@ -37,11 +37,11 @@ def draw_springs(k, n_frames, rng, n_atoms=4):
     return frames_of(math.sqrt(KT / k) * rng.normal(size=(n_frames, n_atoms, 3)))
 
 
-SQUARE = fitting.Observable(lambda params, frame: jnp.mean(frame.positions**2))
+SQUARE = fitting.Observable(lambda params, frame, solver: jnp.mean(frame.positions**2))
 
 
 def spring_average(trajectory):
-    return lambda k: fitting.averages(springs, {"k": k}, trajectory, {"x2": SQUARE})[0]["x2"]
+    return lambda k: fitting.ensemble_averages(springs, {"k": k}, trajectory, {"x2": SQUARE})[0]["x2"]
 
 
 def test_mean_square_of_oscillators_and_its_derivative_by_the_spring():
@@ -93,7 +93,7 @@ def dipoles_in_field(rng, scale, field, n_frames):
     return frames_of(np.concatenate(ends, axis=1))
 
 
-def charges(scale, frame):
+def charges(scale, frame, solver):
     n = frame.positions.shape[0] // 2
     return scale * jnp.concatenate([-jnp.ones(n, frame.positions.dtype), jnp.ones(n, frame.positions.dtype)])
 
@@ -101,15 +101,15 @@ def charges(scale, frame):
 def test_dipole_in_a_field_and_its_derivative_by_the_charge_scale():
     field, scale = 0.04, 1.05
 
-    def energy(scale, frame):
-        return -field * jnp.sum(charges(scale, frame) * frame.positions[:, 2])
+    def energy(scale, frame, solver):
+        return -field * jnp.sum(charges(scale, frame, solver) * frame.positions[:, 2])
 
     frames = dipoles_in_field(np.random.default_rng(2), 1.0, field, 3000)
     trajectory = fitting.make_trajectory(energy, asarray(1.0), frames, temperature=300.0, batch_size=100)
 
     def average(scale, trajectory=trajectory):
-        observables = {"dipole": fitting.dipole(charges)}
-        return fitting.averages(energy, scale, trajectory, observables, batch_size=100)[0]["dipole"][2]
+        observables = {"dipole": fitting.dipole_moment(charges)}
+        return fitting.ensemble_averages(energy, scale, trajectory, observables, batch_size=100)[0]["dipole"][2]
 
     found = np.array(jax.value_and_grad(average)(asarray(scale)))
     a = scale * DISTANCE * field / KT
@@ -132,14 +132,14 @@ def test_dipole_in_a_field_and_its_derivative_by_the_charge_scale():
 def test_dielectric_constant_of_an_ideal_gas_of_dipoles_and_its_derivative():
     frames = dipoles_in_field(np.random.default_rng(3), 1.0, 0.0, 3000)
 
-    def energy(scale, frame):
+    def energy(scale, frame, solver):
         return 0.0 * scale * jnp.sum(frame.positions)
 
     trajectory = fitting.make_trajectory(energy, asarray(1.0), frames, temperature=300.0, batch_size=100)
     observables = {"epsilon": fitting.dielectric_constant(charges, 300.0, epsilon_infinity=1.5)}
 
     def epsilon(scale):
-        return fitting.averages(energy, scale, trajectory, observables, batch_size=100)[0]["epsilon"]
+        return fitting.ensemble_averages(energy, scale, trajectory, observables, batch_size=100)[0]["epsilon"]
 
     found, slope = jax.value_and_grad(epsilon)(asarray(0.9))
     exact = 1.5 + 1.5 * N_DIPOLES * (0.9 * DISTANCE) ** 2 / (3.0 * units.VACUUM_PERMITTIVITY * VOLUME * KT)
@@ -161,11 +161,11 @@ def gas():
     return frames_of(edges[:, None, None] * rng.uniform(size=(4000, N_GAS, 3)), edges), volumes
 
 
-def more_pressure(extra, frame):
+def more_pressure(extra, frame, solver):
     return extra * units.BAR * jnp.abs(jnp.linalg.det(frame.cell))
 
 
-VOLUME_OF_FRAME = fitting.Observable(lambda params, frame: jnp.abs(jnp.linalg.det(frame.cell)))
+VOLUME_OF_FRAME = fitting.Observable(lambda params, frame, solver: jnp.abs(jnp.linalg.det(frame.cell)))
 
 
 def test_volume_follows_a_parameter_and_the_pressure(gas):
@@ -175,7 +175,8 @@ def test_volume_follows_a_parameter_and_the_pressure(gas):
     observables = {"volume": VOLUME_OF_FRAME, "pressure": fitting.pressure(more_pressure, 300.0)}
 
     def average(extra, name, **state):
-        return fitting.averages(more_pressure, extra, trajectory, observables, batch_size=500, **state)[0][name]
+        values, _ = fitting.ensemble_averages(more_pressure, extra, trajectory, observables, batch_size=500, **state)
+        return values[name]
 
     # at p + a, twice: by the energy, and by the pressure
     exact = (N_GAS + 1.0) * KT / (1.1 * PRESSURE * units.BAR)
@@ -203,12 +204,12 @@ def test_gradients_against_finite_differences():
     edges = rng.uniform(6.0, 6.5, size=30)
     frames = frames_of(rng.normal(size=(30, 4, 3)), edges)
 
-    def energy(params, frame):
+    def energy(params, frame, solver):
         r2 = jnp.sum((frame.positions[:, None] - frame.positions[None]) ** 2, axis=-1)
         strain = jnp.trace(frame.cell) / 18.0
         return 0.01 * params["a"] * jnp.sum(jnp.exp(-r2)) * strain**2 + 0.02 * params["q"] ** 2 * jnp.sum(r2 / (1 + r2))
 
-    def of_charge(params, frame):
+    def of_charge(params, frame, solver):
         return params["q"] * jnp.asarray([1.0, -1.0, 1.0, -1.0])
 
     start = {"a": asarray(1.0), "q": asarray(0.5)}
@@ -216,15 +217,15 @@ def test_gradients_against_finite_differences():
     observables = {
         "epsilon": fitting.dielectric_constant(of_charge, 300.0),
         "pressure": fitting.pressure(energy, 300.0),
-        "dipole": fitting.dipole(of_charge),
+        "dipole": fitting.dipole_moment(of_charge),
         "density": fitting.density([1.0, 2.0, 3.0, 4.0]),
-        "born": fitting.born_charges(of_charge, (True, True, True), epsilon_infinity=4.0),
+        "born": fitting.born_effective_charges(of_charge, (True, True, True), epsilon_infinity=4.0),
     }
 
     def everything(vector):
         params = {"a": vector[0], "q": vector[1]}
         state = {"temperature": 300.0 * vector[2], "pressure": 1e3 * vector[3]}
-        values, _ = fitting.averages(energy, params, trajectory, observables, **state)
+        values, _ = fitting.ensemble_averages(energy, params, trajectory, observables, **state)
         return jnp.concatenate([jnp.ravel(values[name]) for name in observables])
 
     point = asarray([1.1, 0.55, 1.05, 1.0])
@@ -234,8 +235,8 @@ def test_gradients_against_finite_differences():
     scale = np.maximum(np.abs(numeric).max(axis=1, keepdims=True), 1e-12)
     assert np.all(np.abs(jacobian - numeric) < 1e-6 * scale)
     assert np.count_nonzero(np.abs(numeric[0]) > 1e-3 * scale[0]) == 4
-    born = fitting.averages(energy, start, trajectory, {"born": observables["born"]})[0]["born"]
-    np.testing.assert_allclose(born, 2.0 * np.array(of_charge(start, None))[:, None, None] * np.eye(3), atol=1e-6)
+    born = fitting.ensemble_averages(energy, start, trajectory, {"born": observables["born"]})[0]["born"]
+    np.testing.assert_allclose(born, 2.0 * np.array(of_charge(start, None, None))[:, None, None] * np.eye(3), atol=1e-6)
 
 
 def test_effective_fraction_counts_frames():
@@ -247,7 +248,7 @@ def test_effective_fraction_counts_frames():
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_batches_do_not_matter(batch_size):
     frames = draw_springs(2.0, 7, np.random.default_rng(6))
-    found = frame_energies(springs, {"k": asarray(2.0)}, frames, batch_size)
+    found = frame_energies(springs, {"k": asarray(2.0)}, frames, batch_size=batch_size)
     assert np.allclose(found, np.sum(np.asarray(frames.positions) ** 2, axis=(1, 2)), rtol=1e-6)
 
 
@@ -274,12 +275,12 @@ def test_errors_of_trajectories():
         make(frames, observables={"infinite": infinite})
     trajectory = make(frames)
     with pytest.raises(ValueError, match="trajectory has 5 frames"):
-        fitting.weights(trajectory.energies[:3], trajectory)
+        fitting.boltzmann_weights(trajectory.energies[:3], trajectory)
     with pytest.raises(ValueError, match="one of constant volume"):
-        fitting.weights(trajectory.energies, trajectory, pressure=1.0)
+        fitting.boltzmann_weights(trajectory.energies, trajectory, pressure=1.0)
     density = {"density": fitting.density([1.0])}
     with pytest.raises(ValueError, match="'density' is computed on the host"):
-        jax.jit(lambda t: fitting.averages(springs, k, t, density)[0])(trajectory)
+        jax.jit(lambda t: fitting.ensemble_averages(springs, k, t, density)[0])(trajectory)
     with pytest.raises(ValueError, match="no function of the parameters"):
         fitting.density([1.0]).at(frames)
     with pytest.raises(ValueError, match=r"property of many frames.*`Reweighting`"):
@@ -296,11 +297,11 @@ def test_fixed_observables_of_frames():
         "rdf": fitting.radial_distribution("ArNe", "Ar", "Ne", cutoff=5.0, width=1.0),
     }
 
-    def energy(params, frame):
+    def energy(params, frame, solver):
         return params * frame.positions[1, 0]
 
     trajectory = fitting.make_trajectory(energy, asarray(0.0), frames, temperature=300.0, observables=observables)
-    found, weights = fitting.averages(energy, asarray(0.02), trajectory, observables)
+    found, weights = fitting.ensemble_averages(energy, asarray(0.02), trajectory, observables)
     density = 2 * 39.95 * 1.66053906660 / np.array([1e3, 1e3, 1e3, 8e3])
     assert found["density"] == pytest.approx(np.sum(np.asarray(weights) * density), rel=1e-6)
     shell = 4.0 / 3.0 * np.pi * np.array([4.0**3 - 3.0**3, 5.0**3 - 4.0**3])

@@ -12,9 +12,8 @@ from ase.constraints import FixAtoms
 
 from lesjax import io
 from lesjax.dynamics import Settings, SimulationError
-from lesjax.fitting import active_learning, force_spreads, select, selection
-from lesjax.models import Ensemble, Potential
-from lesjax.models.config import LongRangeConfig
+from lesjax.fitting import active_learning, force_spreads, select_structures, selection
+from lesjax.models import Ensemble, Induction, LatentCharges, LongRangeConfig
 from lesjax.system import System
 from lesjax.training.config import DataConfig
 from lesjax.training.prepare import prepare
@@ -47,28 +46,27 @@ def test_spreads_are_those_of_single_structures(ensemble):
 
 def test_charges_without_a_solution_are_an_error(ensemble):
     """Polarizabilities that far atoms have room for, and near ones have not."""
-    induced = LongRangeConfig(hidden=(4,), k_cutoff=2.0, induction="self_consistent", polarizability="isotropic")
-    config = dataclasses.replace(ensemble.config, long_range=induced)
-    params = moved_potential(config).params["params"]
-    head = params["heads"]["polarizability"]
-    head = {**head, "bias": jnp.full_like(head["bias"], 20.0)}
-    params = {"params": {**params, "heads": {**params["heads"], "polarizability": head}}}
-    both = Ensemble.of([Potential(params, config)] * 2)
+    induction = Induction(alpha="isotropic", self_consistent=True)
+    induced = LongRangeConfig(LatentCharges(hidden=(4,), induction=induction), k_cutoff=2.0)
+    potential = moved_potential(dataclasses.replace(ensemble.config, long_range=induced))
+    heads = dict(potential.params["heads"])
+    heads["alpha"] = {**heads["alpha"], "bias": jnp.full_like(heads["alpha"]["bias"], 20.0)}
+    both = Ensemble.of([dataclasses.replace(potential, params={**potential.params, "heads": heads})] * 2)
     near = ase.Atoms("Na2Cl2", [[0.0, 0.0, 2.0 * i] for i in range(4)])
     far = ase.Atoms("Na2Cl2", [[0.0, 0.0, 20.0 * i] for i in range(4)])
     with pytest.raises(ValueError, match=r"Structure 1: .*polarization catastrophe"):
         force_spreads(both, [far, near])
 
 
-def test_select():
+def test_select_structures():
     spread = np.array([0.1, 0.4, 0.2, 0.4])
-    assert select(spread, 3) == [1, 3, 2]
-    assert select(spread, 3, minimum=0.2) == [1, 3]
-    assert select(spread, 9, minimum=0.5) == []
+    assert select_structures(spread, 3) == [1, 3, 2]
+    assert select_structures(spread, 3, minimum=0.2) == [1, 3]
+    assert select_structures(spread, 9, minimum=0.5) == []
     with pytest.raises(ValueError, match=r"structures \[1\] is not finite"):
-        select(np.array([0.1, np.nan]), 1)
+        select_structures(np.array([0.1, np.nan]), 1)
     with pytest.raises(ValueError, match="`n` must be at least 1, got 0"):
-        select(spread, 0)
+        select_structures(spread, 0)
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from lesjax.models import (
 from lesjax.system import System
 from lesjax.training.config import TrainingSection
 from lesjax.training.initialize import initial_state
-from lesjax.training.losses import Weights
 from lesjax.training.prepare import prepare
 from lesjax.training.sign import flip
 from lesjax.training.step import adam_step, make_optimizer, update_rule
@@ -130,7 +129,7 @@ def test_weight_decay_leaves_signs_and_exempt_parameters(tmp_path):
     potential = flip(Potential.create(prepared.model, seed=1), -1.0)
     state = initial_state(section, potential)
     rows, real = np.arange(4), np.ones(4, bool)
-    rate, weights = jnp.asarray(1e-3), Weights(1.0, 1.0, stress=0.0)
+    rate, weights = jnp.asarray(1e-3), {"energy": 1.0, "forces": 1.0}
     for _ in range(2):
         state, _ = adam_step(update_rule(section), state, prepared.train.buckets[0], rows, real, rate, weights)
     np.testing.assert_array_equal(state["potential"].signs, [-1.0])

@@ -22,33 +22,35 @@ def test_hessian_of_a_spring():
     """E = k (r - b)² / 2 at r = b has the blocks ±k n ⊗ n; products and batches agree with the matrix."""
     k, direction = 3.0, np.array([1.0, 2.0, -2.0]) / 3.0
     positions = jnp.asarray([np.zeros(3), 1.5 * direction, [9.0, 9.0, 9.0]], float)
+    system = properties.Frame(positions, jnp.zeros((3, 3)))
 
-    def energy(positions):
-        return 0.5 * k * (jnp.linalg.norm(positions[1] - positions[0]) - 1.5) ** 2
+    def energy(k, system, solver):
+        return 0.5 * k * (jnp.linalg.norm(system.positions[1] - system.positions[0]) - 1.5) ** 2
 
-    found = jax.jit(properties.hessian, static_argnums=0)(energy, positions)
+    compiled = jax.jit(properties.hessian, static_argnums=0, static_argnames="batch_size")
+    found = compiled(energy, k, system)
     block = k * np.outer(direction, direction)
     expected = np.zeros((3, 3, 3, 3))
     for i, j in itertools.product((0, 1), (0, 1)):
         expected[i, :, j] = block if i == j else -block
     np.testing.assert_allclose(found, expected, atol=10 * RTOL)
-    few = jax.jit(properties.hessian, static_argnums=0, static_argnames="batch_size")(energy, positions, batch_size=4)
+    few = compiled(energy, k, system, batch_size=4)
     np.testing.assert_allclose(few, found, atol=RTOL)
     vector = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3)), float)
-    product = properties.hessian_vector_product(energy, positions, vector)
+    product = properties.hessian_vector_product(energy, k, system, vector)
     np.testing.assert_allclose(product, np.tensordot(expected, vector, axes=2), atol=50 * RTOL)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
-        properties.hessian(energy, positions, batch_size=0)
+        properties.hessian(energy, k, system, batch_size=0)
 
 
-def keating(constants, positions, cell):
+def keating(constants, system, solver):
     """Diamond with α for bonds and β for angles; the angles are the same around both atoms.
 
     Source: Keating, Phys. Rev. 145, 637 (1966), in the form of Martin, Phys. Rev. B 1, 4005 (1970).
     """
     alpha, beta = constants
     shifts = -jnp.concatenate([jnp.zeros((1, 3)), jnp.eye(3)])
-    bonds = (positions[1] - positions[0])[None] + shifts @ cell
+    bonds = (system.positions[1] - system.positions[0])[None] + shifts @ system.cell
     products = bonds @ bonds.T
     d2 = 3.0 * LATTICE**2 / 16.0
     angles = jnp.sum((products + d2 / 3.0)[np.triu_indices(4, 1)] ** 2)
@@ -61,9 +63,7 @@ DIAMOND = LATTICE * (np.ones((3, 3)) - np.eye(3)) / 2.0
 @jax.jit
 def keating_constants(constants):
     positions = jnp.asarray([[0.0, 0.0, 0.0], [LATTICE / 4.0] * 3])
-    return properties.elastic_constants(
-        lambda positions, cell: keating(constants, positions, cell), positions, jnp.asarray(DIAMOND)
-    )
+    return properties.elastic_constants(keating, constants, properties.Frame(positions, jnp.asarray(DIAMOND)))
 
 
 def test_elastic_constants_of_the_keating_model():

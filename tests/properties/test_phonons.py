@@ -22,26 +22,25 @@ NARROW = {"sigma": 0.45, "k_cutoff": 9.0, "power": 0}
 PERIODIC = (True, True, True)
 
 
-def spring(k, positions):
-    return 0.5 * k * (jnp.linalg.norm(positions[1] - positions[0]) - 1.2) ** 2
+def spring(k, system, solver):
+    return 0.5 * k * (jnp.linalg.norm(system.positions[1] - system.positions[0]) - 1.2) ** 2
 
 
 @jax.jit
 def spring_modes(k):
-    positions = jnp.asarray([[0.0, 0.0, 0.0], [0.0, 0.72, 0.96]])
-    modes = properties.normal_modes(properties.hessian(lambda r: spring(k, r), positions), MASSES)
-    known = properties.mode_frequencies(lambda r: spring(k, r), positions, MASSES, modes.vectors[-1:])
-    return modes, known
+    system = properties.Frame(jnp.asarray([[0.0, 0.0, 0.0], [0.0, 0.72, 0.96]]), jnp.zeros((3, 3)))
+    modes = properties.normal_modes(properties.hessian(spring, k, system), MASSES)
+    return modes, properties.mode_frequencies(spring, k, system, MASSES, modes.vectors[-1:])
 
 
 def test_vibration_of_a_diatomic_molecule():
     """ω = √(k/μ) and its derivative ω / 2k; five rigid motions. One product with the Hessian gives the same."""
     k = jnp.asarray(20.0)
-    modes, known = spring_modes(k)
+    modes, highest = spring_modes(k)
     expected = math.sqrt(20.0 * (1.0 / MASSES).sum() / AMU) * WAVENUMBER / (2.0 * math.pi)
     np.testing.assert_allclose(modes.frequencies[-1], expected, rtol=RTOL)
     np.testing.assert_allclose(modes.frequencies[:-1], 0.0, atol=1e-4 if X64 else 2.0)
-    np.testing.assert_allclose(known, [expected], rtol=RTOL)
+    np.testing.assert_allclose(highest, [expected], rtol=RTOL)
     vectors = modes.vectors.reshape(6, 6)
     np.testing.assert_allclose(vectors @ vectors.T, np.eye(6), atol=RTOL)
     for which in (lambda k: spring_modes(k)[0].frequencies[-1], lambda k: spring_modes(k)[1][0]):
@@ -51,28 +50,28 @@ def test_vibration_of_a_diatomic_molecule():
 @pytest.fixture(scope="module")
 def crystal():
     positions, cell, signs = rock_salt(A, primitive=True)
-    return make_energy(positions, cell, signs, **NARROW), positions, cell, signs
+    return *make_energy(positions, cell, signs, **NARROW), properties.Frame(positions, cell), signs
 
 
 @pytest.fixture(scope="module")
 def optical(crystal):
     """Parameters -> frequencies for q -> 0 along z, of transverse and of all modes, cm⁻¹."""
-    energy, positions, cell, signs = crystal
+    energy, solver, system, signs = crystal
 
     @jax.jit
     def find(params):
-        hessian = properties.hessian(lambda r: energy(params, r, cell), positions)
+        hessian = properties.hessian(energy, params, system, solver=solver)
         born = properties.born_effective_charges(
-            lambda r: params["charge"] * signs, positions, cell, PERIODIC, remove_mean=False
+            lambda r: params["charge"] * signs, system.positions, system.cell, PERIODIC, remove_mean=False
         )
-        field = properties.nonanalytic_vector(born, 1.0, cell, jnp.asarray([0.0, 0.0, 3.0]))
+        field = properties.nonanalytic_vector(born, 1.0, system.cell, jnp.asarray([0.0, 0.0, 3.0]))
         all_modes = properties.normal_modes(hessian, MASSES, nonanalytic=field)
         transverse = properties.normal_modes(hessian, MASSES)
         longitudinal = all_modes.vectors[-1:]
-        known = properties.mode_frequencies(
-            lambda r: energy(params, r, cell), positions, MASSES, longitudinal, nonanalytic=field
+        by_product = properties.mode_frequencies(
+            energy, params, system, MASSES, longitudinal, solver=solver, nonanalytic=field
         )
-        return transverse.frequencies, all_modes.frequencies, known[0]
+        return transverse.frequencies, all_modes.frequencies, by_product[0]
 
     return find
 
@@ -86,8 +85,8 @@ def test_splitting_of_optical_modes(crystal, optical):
 
     Source: Born, Huang, Dynamical Theory of Crystal Lattices (1954), § 7, for rigid ions.
     """
-    _, _, cell, _ = crystal
-    transverse, both, known = optical(parameters(**PARAMS))
+    cell = crystal[2].cell
+    transverse, both, by_product = optical(parameters(**PARAMS))
     reduced, distance = AMU / (1.0 / MASSES).sum(), A / 2.0
     plasma = 4.0 * math.pi * COULOMB / (reduced * abs(np.linalg.det(cell)))
     pair = 4.0 * PARAMS["epsilon"] * (PARAMS["size"] / distance) ** 12
@@ -98,7 +97,7 @@ def test_splitting_of_optical_modes(crystal, optical):
     np.testing.assert_allclose(angular(transverse[3:]) ** 2, einstein - plasma / 3.0, rtol=1e-3)
     np.testing.assert_allclose(angular(both[-1]) ** 2, einstein + 2.0 * plasma / 3.0, rtol=1e-3)
     np.testing.assert_allclose(both[3:5], transverse[3:5], rtol=1e-5)
-    np.testing.assert_allclose(known, both[-1], rtol=1e-5)
+    np.testing.assert_allclose(by_product, both[-1], rtol=1e-5)
 
 
 def test_longitudinal_mode_is_the_limit_of_long_waves(optical):
@@ -111,14 +110,15 @@ def test_longitudinal_mode_is_the_limit_of_long_waves(optical):
         positions = jnp.asarray(np.concatenate([base + np.array([0, 0, k]) for k in range(n)]) * edges)
         cell = jnp.asarray(np.diag(edges * [1, 1, n]))
         signs = jnp.asarray(np.tile([1.0, 1.0, -1.0, -1.0], n))
-        energy = make_energy(positions, cell, signs, **NARROW)
+        energy, solver = make_energy(positions, cell, signs, **NARROW)
         wave = jnp.cos(2.0 * math.pi / (A * n) * positions[:, 2])
         # one wave of each sublattice; each atom is a centre of inversion, so that a cosine stays one
         waves = [jnp.where(signs == s, wave, 0.0)[:, None] * jnp.asarray([0.0, 0.0, 1.0])[None] for s in (1.0, -1.0)]
 
         @jax.jit
         def product(vector):
-            return properties.hessian_vector_product(lambda r: energy(params, r, cell), positions, vector)
+            system = properties.Frame(positions, cell)
+            return properties.hessian_vector_product(energy, params, system, vector, solver=solver)
 
         matrix = np.array([[jnp.sum(left * product(right)) for right in waves] for left in waves])
         matrix = matrix / float(jnp.sum(waves[0] ** 2)) / (AMU * np.sqrt(np.outer(MASSES, MASSES)))
@@ -140,8 +140,8 @@ def test_derivatives_of_frequencies(optical):
     step = 1e-4
 
     def observe(params):
-        transverse, both, known = optical(params)
-        return jnp.stack([both[-1], known, jnp.sum(transverse[3:])])
+        transverse, both, by_product = optical(params)
+        return jnp.stack([both[-1], by_product, jnp.sum(transverse[3:])])
 
     gradient = jax.jit(jax.jacrev(observe))(params)
     for name, value in params.items():

@@ -213,6 +213,9 @@ def test_work_of_a_field_is_the_change_of_the_dipole():
 def test_moments_of_known_arrangements():
     positions = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]]) + np.array([3.0, 1.0, 2.0])
     np.testing.assert_allclose(dipole_moment(positions, np.array([1.0, -1.0])), [0.0, 0.0, 2.0])
+    on_host = properties.dipole_moment(positions, np.array([[1.0], [-1.0]]), dipoles=np.ones((2, 1, 3)))
+    assert isinstance(on_host, np.ndarray)
+    np.testing.assert_allclose(on_host, [2.0, 2.0, 4.0])
     origin = np.array([3.0, 1.0, 2.0])
     charged = np.array([1.0, 1.0])
     np.testing.assert_allclose(dipole_moment(positions, charged, origin=origin), np.zeros(3), atol=1e-15)

@@ -70,5 +70,5 @@ class LongRange(NamedTuple):
     charges: Float[Array, "n c"]
     dipoles: Float[Array, "n c 3"] | None = None
     quadrupoles: Float[Array, "n c 3 3"] | None = None
-    induction: response.Induction | None = None
+    induction: response.InducedMultipoles | None = None
     equilibration: response.Equilibration | None = None

@@ -154,7 +154,7 @@ def test_padded_and_mapped_is_alone(potential):
         names += ["energy", "forces", "stress"]
     else:
         one = functools.partial(predicted_parts, potential)
-    mapped = jax.jit(jax.vmap(one))(batch, ewald.stack_solvers(solvers))
+    mapped = jax.jit(jax.vmap(one))(batch, ewald.stack_solvers(type(solvers[0]).share_sizes(solvers)))
     for i, system in enumerate(systems):
         single = potential(system, solvers[i])
         for name in names:

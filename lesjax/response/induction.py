@@ -24,7 +24,6 @@ Source of the one-shot convention: reference values of the published `les` packa
 """
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -33,15 +32,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lesjax.ewald.multipoles import mask_atoms
-from lesjax.ewald.response import Response, add, dot, scale, stationary, total_field
-from lesjax.ewald.solver import Solver
-from lesjax.ewald.sums import energy
+from lesjax.ewald import Solver
+from lesjax.ewald.multipoles import Multipoles, make_multipoles, mask_atoms
+from lesjax.ewald.sums import Form, make_form
+from lesjax.response.linear import Answer, add, dot, scale, stationary, total_field
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Induction:
+class InducedMultipoles:
     """Induced multipoles and the energy with them.
 
     Attributes:
@@ -90,8 +89,7 @@ def one_shot_induction(
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
-    background: bool = False,
-) -> Induction:
+) -> InducedMultipoles:
     """Multipoles induced by the permanent ones alone, and the energy of second order.
 
     Args:
@@ -108,16 +106,16 @@ def one_shot_induction(
         quadrupoles: permanent quadrupoles, e Å².
         atom_mask: True for real atoms. All real by default.
         self_interaction: as in `energy`.
-        background: as in `energy`; it compensates the induced charges as well.
 
     Raises:
-        ValueError: for a shape that does not follow that of the charges, an external field without alpha, or an
-            external potential without kappa; for `background` without three periodic directions.
+        ValueError: for a shape that does not follow that of the charges, an external field without alpha, an external
+            potential without kappa, or multipoles that the interaction of the solver does not have.
     """
     given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
     problem = _checked(_Problem(solver, positions, cell, *given))
-    energy_of = functools.partial(_energy, self_interaction=self_interaction, background=background)
-    value, gradient = jax.value_and_grad(energy_of, 1)(problem, _zeros(problem))
+    form = _form(problem, self_interaction)
+    energy_of = lambda induced: form.energy(_multipoles(problem, induced))  # noqa: E731
+    value, gradient = jax.value_and_grad(energy_of)(_zeros(problem))
     induced = _respond(problem, add(scale(-1.0, gradient), _external(problem)))
     always = jnp.asarray(True)
     value = value + 0.5 * dot(induced, gradient)
@@ -138,10 +136,9 @@ def self_consistent_induction(
     quadrupoles: Float[Array, "n 3 3"] | Float[Array, "n c 3 3"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
-    background: bool = False,
     tolerance: float | None = None,
     max_iterations: int = 100,
-) -> Induction:
+) -> InducedMultipoles:
     """Multipoles induced by all multipoles, and the energy W that they minimize.
 
     The linear equations are solved by conjugate gradients preconditioned with χ, without a matrix. Derivatives
@@ -162,7 +159,6 @@ def self_consistent_induction(
         quadrupoles: see there.
         atom_mask: see there.
         self_interaction: see there. With it T is positive semidefinite and there is no catastrophe.
-        background: see there. With it a charge that is induced in the whole cell costs less.
         tolerance: of the residual, relative to that of no induction; 30 times the rounding of the dtype by default.
         max_iterations: after which `converged` is False.
 
@@ -171,26 +167,27 @@ def self_consistent_induction(
     """
     given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
     problem = _checked(_Problem(solver, positions, cell, *given))
-    energy_of = functools.partial(_energy, self_interaction=self_interaction, background=background)
-    source = add(scale(-1.0, jax.grad(energy_of, 1)(problem, _zeros(problem))), _external(problem))
+    form = _form(problem, self_interaction)
+    gradient = _gradient(problem, form, _multipoles(problem, _zeros(problem)))
+    source = add(scale(-1.0, gradient), _external(problem))
     bare = problem._replace(charges=jnp.zeros_like(problem.charges), dipoles=None, quadrupoles=None)
 
-    def interact(induced: Response) -> Response:
+    def interact(induced: Answer) -> Answer:
         """Return T δ: the potential and minus the field of the induced multipoles."""
-        return jax.grad(energy_of, 1)(bare, induced)
+        return _gradient(problem, form, _multipoles(bare, induced))
 
     respond = functools.partial(_respond, problem)
     total, flags = total_field(interact, respond, source, tolerance=tolerance, max_iterations=max_iterations)
     induced = respond(total)
-    value = _stationary_energy(problem, induced, total, energy_of)
+    value = _stationary_energy(problem, induced, total, self_interaction)
     return _induction(problem, value, induced, flags)
 
 
-def check_induction(induction: Induction) -> Induction:
+def check_induction(induction: InducedMultipoles) -> InducedMultipoles:
     """Return `induction` if it was solved. Runs on the host and cannot be traced.
 
     Raises:
-        ValueError: with the reason and the way out if it was not, in any of the systems along a leading axis.
+        ValueError: with the reason and how to fix it if it was not, in any of the systems along a leading axis.
     """
     if not np.all(induction.stable):
         raise ValueError(
@@ -206,60 +203,66 @@ def check_induction(induction: Induction) -> Induction:
     return induction
 
 
-def _energy(problem: _Problem, induced: Response, *, self_interaction: bool, background: bool) -> Float[Array, ""]:
+def _form(problem: _Problem, self_interaction: bool) -> Form:
+    return make_form(problem.solver, problem.positions, problem.cell, problem.atom_mask, self_interaction)
+
+
+def _multipoles(problem: _Problem, induced: Answer) -> Multipoles:
+    """Permanent and induced multipoles together, with an axis of channels."""
     charges, dipoles = problem.charges, problem.dipoles
     if induced.charges is not None:
         charges = charges + induced.charges
     if induced.dipoles is not None:
         dipoles = induced.dipoles if dipoles is None else dipoles + induced.dipoles
-    return energy(
-        problem.solver,
-        problem.positions,
-        problem.cell,
-        charges,
-        dipoles=dipoles,
-        quadrupoles=problem.quadrupoles,
-        atom_mask=problem.atom_mask,
-        self_interaction=self_interaction,
-        background=background,
+    return make_multipoles(charges, dipoles, problem.quadrupoles, problem.atom_mask)
+
+
+def _gradient(problem: _Problem, form: Form, multipoles: Multipoles) -> Answer:
+    """Potential and minus the field of multipoles, where something answers to them."""
+    shape = problem.charges.shape
+    answers = {"charges": problem.kappa is not None, "dipoles": problem.alpha is not None}
+    potential, slope = form.gradient(multipoles, **answers)
+    return Answer(
+        None if potential is None else potential.reshape(shape), None if slope is None else slope.reshape(*shape, 3)
     )
 
 
 def _stationary_energy(
-    problem: _Problem, induced: Response, total: Response, energy_of: Callable[..., Float[Array, ""]]
+    problem: _Problem, induced: Answer, total: Answer, self_interaction: bool
 ) -> Float[Array, ""]:
-    """W with δχ⁻¹δ/2 as the stationary value of f·δ - f·χf/2, without derivative by `induced` and `total`."""
+    """W with δχ⁻¹δ/2 as the stationary value of f·δ - f·χf/2, differentiated with respect to `problem` only."""
     leaves, structure = jax.tree.flatten(problem)
 
-    def saddle(leaves: list[Any], induced: Response, total: Response) -> Float[Array, ""]:
+    def saddle(leaves: list[Any], induced: Answer, total: Answer) -> Float[Array, ""]:
         problem = jax.tree.unflatten(structure, leaves)
         work = dot(induced, add(total, scale(-1.0, _external(problem))))
-        return energy_of(problem, induced) + work - 0.5 * dot(total, _respond(problem, total))
+        energy = _form(problem, self_interaction).energy(_multipoles(problem, induced))
+        return energy + work - 0.5 * dot(total, _respond(problem, total))
 
     return stationary(saddle)(leaves, induced, total)
 
 
-def _respond(problem: _Problem, total: Response) -> Response:
+def _respond(problem: _Problem, total: Answer) -> Answer:
     """Return χ f."""
     kappa, alpha = problem.kappa, problem.alpha
     charges = None if kappa is None or total.charges is None else kappa * total.charges
     if alpha is None or total.dipoles is None:
-        return Response(charges, None)
+        return Answer(charges, None)
     if alpha.ndim == problem.charges.ndim:
-        return Response(charges, alpha[..., None] * total.dipoles)
+        return Answer(charges, alpha[..., None] * total.dipoles)
     dipoles = jnp.einsum("...ab,...b->...a", alpha, total.dipoles, precision=jax.lax.Precision.HIGHEST)
-    return Response(charges, dipoles)
+    return Answer(charges, dipoles)
 
 
-def _zeros(problem: _Problem) -> Response:
+def _zeros(problem: _Problem) -> Answer:
     shape, dtype = problem.charges.shape, problem.charges.dtype
-    return Response(
+    return Answer(
         None if problem.kappa is None else jnp.zeros(shape, dtype),
         None if problem.alpha is None else jnp.zeros((*shape, 3), dtype),
     )
 
 
-def _external(problem: _Problem) -> Response:
+def _external(problem: _Problem) -> Answer:
     external = _zeros(problem)
     if problem.external_potential is not None:
         external = external._replace(charges=-problem.external_potential)
@@ -268,12 +271,14 @@ def _external(problem: _Problem) -> Response:
     return external._replace(dipoles=jnp.broadcast_to(problem.external_field, (*problem.charges.shape, 3)))
 
 
-def _induction(problem: _Problem, value: Array, induced: Response, flags: tuple[Array, Array, Array]) -> Induction:
+def _induction(
+    problem: _Problem, value: Array, induced: Answer, flags: tuple[Array, Array, Array]
+) -> InducedMultipoles:
     charges, dipoles = induced
     charges = jnp.zeros_like(problem.charges) if charges is None else charges
     dipoles = jnp.zeros((*charges.shape, 3), charges.dtype) if dipoles is None else dipoles
     converged, stable, n_iterations = flags
-    return Induction(value, charges, dipoles, converged, stable, n_iterations)
+    return InducedMultipoles(value, charges, dipoles, converged, stable, n_iterations)
 
 
 def _checked(problem: _Problem) -> _Problem:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax import ewald, properties
+from lesjax import ewald, response
 from lesjax.units import COULOMB, VACUUM_PERMITTIVITY
 
 
@@ -31,7 +31,7 @@ def setting(periodic):
     return solver, positions, arrays(roots @ roots.transpose(0, 2, 1)), arrays([0.02, 0.0, 0.01, 0.015])
 
 
-induced = jax.jit(properties.induced_polarizability, static_argnames="self_consistent")
+induced = jax.jit(response.induced_polarizability, static_argnames="self_consistent")
 
 
 def test_second_derivative_of_the_energy():
@@ -41,14 +41,14 @@ def test_second_derivative_of_the_energy():
 
     @jax.jit
     def found(field):
-        found = ewald.self_consistent_induction(
+        found = response.self_consistent_induction(
             solver, positions, arrays(CELL), charges, alpha=alpha, external_field=field
         )
         return found.energy, jnp.sum(found.dipoles, axis=0)
 
     tensor, induction = induced(solver, positions, arrays(CELL), alpha=alpha)
-    ewald.check_induction(induction)
-    by_dipole = properties.polarizability(lambda field: found(field)[1], jnp.zeros(3))
+    response.check_induction(induction)
+    by_dipole = response.polarizability(lambda field: found(field)[1], jnp.zeros(3))
     np.testing.assert_allclose(by_dipole, tensor, rtol=0, atol=10 * ATOL)
     # W is quadratic in the field, so that differences have no error
     unit = np.eye(3)
@@ -82,7 +82,7 @@ def test_charges_that_flow_through_a_molecule():
     expected = fields.T @ delta
 
     tensor, induction = induced(solver, positions, jnp.zeros((3, 3)), alpha=alpha, kappa=kappa)
-    ewald.check_induction(induction)
+    response.check_induction(induction)
     np.testing.assert_allclose(tensor, expected, rtol=0, atol=10 * ATOL)
     moved = positions + arrays([[30.0, -20.0, 10.0]])
     padded, _ = induced(
@@ -117,7 +117,7 @@ def test_pair_of_dipoles():
     np.testing.assert_allclose(tensor, np.diag(expected), rtol=0, atol=ATOL)
     _, induction = induced(solver, positions, jnp.zeros((3, 3)), alpha=arrays([9.0, 9.0]))
     with pytest.raises(ValueError, match="polarization catastrophe"):
-        ewald.check_induction(induction)
+        response.check_induction(induction)
 
 
 def test_cubic_lattice_obeys_clausius_and_mossotti():
@@ -127,7 +127,7 @@ def test_cubic_lattice_obeys_clausius_and_mossotti():
     tensor, _ = induced(solver, jnp.zeros((1, 3)), arrays(cell), alpha=arrays([alpha]))
     ratio = alpha / (3.0 * VACUUM_PERMITTIVITY * 27.0)
     expected = (1.0 + 2.0 * ratio) / (1.0 - ratio)
-    epsilon = properties.epsilon_infinity(tensor, arrays(cell))
+    epsilon = response.epsilon_infinity(tensor, arrays(cell))
     np.testing.assert_allclose(epsilon, expected * np.eye(3), rtol=0, atol=1e-8 if X64 else 1e-4)
 
 
@@ -142,15 +142,15 @@ def test_reference_dielectric_constants(shared_path):
     for case in cases:
         cell, alpha = (arrays(case["inputs"][name]) for name in ("cell", "alpha"))
         whole = jnp.sum(alpha if alpha.ndim == 3 else alpha[:, None, None] * jnp.eye(3)[None], axis=0)
-        epsilon = np.trace(properties.epsilon_infinity(whole, cell)) / 3.0
+        epsilon = np.trace(response.epsilon_infinity(whole, cell)) / 3.0
         np.testing.assert_allclose(epsilon, case["outputs"]["epsilon_r"][0], rtol=1e-6, err_msg=case["name"])
 
 
 def test_errors():
     solver, positions, alpha, kappa = setting(True)
     with pytest.raises(ValueError, match=r"`kappa` lets charges flow.*Leave `kappa` out"):
-        properties.induced_polarizability(solver, positions, arrays(CELL), alpha=alpha, kappa=kappa)
+        response.induced_polarizability(solver, positions, arrays(CELL), alpha=alpha, kappa=kappa)
     with pytest.raises(ValueError, match=r"`cell` has no volume, got .* three independent lattice vectors"):
-        properties.epsilon_infinity(jnp.eye(3), jnp.zeros((3, 3)))
+        response.epsilon_infinity(jnp.eye(3), jnp.zeros((3, 3)))
     with pytest.raises(ValueError, match="`polarizability` is not finite"):
-        properties.epsilon_infinity(jnp.full((3, 3), jnp.nan), arrays(CELL))
+        response.epsilon_infinity(jnp.full((3, 3), jnp.nan), arrays(CELL))

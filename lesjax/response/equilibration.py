@@ -15,7 +15,6 @@ E has one minimum where the hardness is positive, as E_C is never negative. (Wit
 Source: Ko, Finkler, Goedecker, Behler, Nat. Commun. 12, 398 (2021), doi:10.1038/s41467-020-20427-2.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +23,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lesjax.ewald.multipoles import mask_atoms
-from lesjax.ewald.response import Response, stationary, total_field
-from lesjax.ewald.solver import Solver
-from lesjax.ewald.sums import energy, potential
-from lesjax.units import COULOMB
+from lesjax.ewald import Solver, energy
+from lesjax.ewald.multipoles import Multipoles, mask_atoms
+from lesjax.ewald.sums import make_form
+from lesjax.response.linear import Answer, stationary, total_field
 
 
 @jax.tree_util.register_dataclass
@@ -39,7 +37,7 @@ class Equilibration:
     Attributes:
         energy: the minimum of E, eV.
         charges: e; their sum is the total charge. Zero for padded atoms.
-        chemical_potential: the derivative of the energy by the total charge, V.
+        chemical_potential: the derivative of the energy with respect to the total charge, V.
         converged: False where the equations were not solved; the other values are finite but mean nothing then.
             `check_equilibration` turns it into an error.
         n_iterations: sums that the solution took.
@@ -61,7 +59,6 @@ def equilibrate(
     total_charge: Float[Array, ""],
     *,
     atom_mask: Bool[Array, " n"] | None = None,
-    background: bool = False,
     tolerance: float | None = None,
     max_iterations: int = 200,
 ) -> Equilibration:
@@ -78,12 +75,8 @@ def equilibrate(
         hardness: J, V/e; positive.
         total_charge: Q, e.
         atom_mask: True for real atoms. All real by default.
-        background: as in `energy`. The charges are the same with and without; energy and chemical potential are not.
         tolerance: of the residual, relative to that of free atoms; 30 times the rounding of the dtype by default.
         max_iterations: after which `converged` is False.
-
-    Raises:
-        ValueError: for `background` without three periodic directions.
     """
     dtype = positions.dtype
     total_charge = jnp.asarray(total_charge).astype(dtype)
@@ -91,27 +84,33 @@ def equilibrate(
     chi = mask_atoms(electronegativity, atom_mask)
     padded = hardness if atom_mask is None else jnp.where(atom_mask, hardness, 1.0)
     # the interaction with itself is part of the preconditioner: E_C = this, and the rest
-    softness = mask_atoms(1.0 / (padded + 4.0 * math.pi * COULOMB / (sigma * (2.0 * math.pi) ** 1.5)), atom_mask)
+    (own,) = solver.interaction.at_origin(sigma, 0)
+    softness = mask_atoms(1.0 / (padded + solver.interaction.constant * own), atom_mask)
     share = softness / jnp.sum(softness)
 
+    form = make_form(solver, positions, cell, atom_mask)
+
     def coulomb(charges: Float[Array, " n"]) -> Float[Array, " n"]:
-        return potential(solver, positions, cell, charges, atom_mask=atom_mask, background=background)
+        multipoles = Multipoles(mask_atoms(charges[:, None], atom_mask))
+        values, _ = form.gradient(multipoles, dipoles=False)
+        assert values is not None
+        return values[:, 0]
 
     # The sum of the answers is held at zero, so that a constant field does nothing. It is taken out of all fields:
     # next to it their differences would lose their digits.
-    def variation(field: Response) -> Response:
+    def variation(field: Answer) -> Answer:
         assert field.charges is not None
-        return Response(mask_atoms(field.charges - jnp.sum(share * field.charges), atom_mask), None)
+        return Answer(mask_atoms(field.charges - jnp.sum(share * field.charges), atom_mask), None)
 
-    def interact(answer: Response) -> Response:
+    def interact(answer: Answer) -> Answer:
         assert answer.charges is not None
-        return variation(Response(coulomb(answer.charges - share * jnp.sum(answer.charges)), None))
+        return variation(Answer(coulomb(answer.charges - share * jnp.sum(answer.charges)), None))
 
-    def respond(field: Response) -> Response:
+    def respond(field: Answer) -> Answer:
         return jax.tree.map(lambda varied: softness * varied, variation(field))
 
     base = share * total_charge
-    source = variation(Response(-(chi + coulomb(base)), None))
+    source = variation(Answer(-(chi + coulomb(base)), None))
     field, (converged, stable, n_iterations) = total_field(
         interact, respond, source, tolerance=tolerance, max_iterations=max_iterations, project=variation
     )
@@ -121,7 +120,7 @@ def equilibrate(
     # ∂E/∂q is the same for all atoms
     chemical_potential = jnp.sum(share * (chi + coulomb(charges))) + total_charge / jnp.sum(softness)
     leaves, structure = jax.tree.flatten((solver, positions, cell, chi, padded, total_charge, atom_mask))
-    value = _stationary_energy(leaves, structure, charges, chemical_potential, background)
+    value = _stationary_energy(leaves, structure, charges, chemical_potential)
     return Equilibration(value, charges, chemical_potential, converged & stable, n_iterations)
 
 
@@ -130,16 +129,13 @@ def _stationary_energy(
     structure: Any,
     charges: Float[Array, " n"],
     chemical_potential: Float[Array, ""],
-    background: bool,
 ) -> Float[Array, ""]:
-    """E + μ (Q - Σ q), without derivative by q and μ, in which it is stationary."""
+    """E + μ (Q - Σ q), without derivative with respect to q and μ, in which it is stationary."""
 
     def lagrangian(leaves: list[Any], charges: Array, chemical_potential: Array) -> Float[Array, ""]:
         solver, positions, cell, chi, hardness, total_charge, atom_mask = jax.tree.unflatten(structure, leaves)
         atomic = jnp.sum(chi * charges + 0.5 * hardness * charges * charges)
-        interaction = energy(
-            solver, positions, cell, charges, atom_mask=atom_mask, self_interaction=True, background=background
-        )
+        interaction = energy(solver, positions, cell, charges, atom_mask=atom_mask, self_interaction=True)
         return atomic + interaction + chemical_potential * (total_charge - jnp.sum(charges))
 
     return stationary(lagrangian)(leaves, charges, chemical_potential)
@@ -149,7 +145,7 @@ def check_equilibration(equilibration: Equilibration) -> Equilibration:
     """Return `equilibration` if it was solved. Runs on the host and cannot be traced.
 
     Raises:
-        ValueError: if it was not, in any of the systems along a leading axis, with the way out.
+        ValueError: if it was not, in any of the systems along a leading axis, with how to fix it.
     """
     if not np.all(np.isfinite(equilibration.chemical_potential)):
         raise ValueError(

@@ -17,9 +17,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
-from lesjax.ewald import Induction, Solver, one_shot_induction, self_consistent_induction
-from lesjax.numerics import determinant, matmul, safe_reciprocal
-from lesjax.properties.polarization import check_volume
+from lesjax.ewald import OpenSolver, Solver
+from lesjax.numerics import check_volume, determinant, matmul, safe_reciprocal
+from lesjax.response.induction import InducedMultipoles, one_shot_induction, self_consistent_induction
 from lesjax.units import VACUUM_PERMITTIVITY
 
 
@@ -42,7 +42,7 @@ def induced_polarizability(
     kappa: Float[Array, " n"] | None = None,
     atom_mask: Bool[Array, " n"] | None = None,
     self_consistent: bool = True,
-) -> tuple[Float[Array, "3 3"], Induction]:
+) -> tuple[Float[Array, "3 3"], InducedMultipoles]:
     r"""Polarizability of atoms with induced dipoles and charges, of the molecule or of the whole cell, e Å²/V.
 
     The field acts on each atom with its polarizability and, in a molecule, as the potential :math:`-E \cdot r` on each
@@ -59,12 +59,12 @@ def induced_polarizability(
 
     Returns:
         The polarizability, and the induction of a unit potential (0) and of unit fields (1 to 3) along a leading axis:
-        hand it to `lesjax.ewald.check_induction`, or look at its flags, to know that it was solved.
+        hand it to `lesjax.response.check_induction`, or look at its flags, to know that it was solved.
 
     Raises:
         ValueError: for shapes that do not fit, or for `kappa` in a periodic cell.
     """
-    if kappa is not None and solver.method != "open":
+    if kappa is not None and not isinstance(solver, OpenSolver):
         raise ValueError(
             "`kappa` lets charges flow between the atoms, and the way of a charge through a periodic cell is not "
             "known: a periodic cell has a polarizability from `alpha` alone. Leave `kappa` out."
@@ -75,10 +75,10 @@ def induced_polarizability(
     real = jnp.ones(n, dtype) if atom_mask is None else atom_mask.astype(dtype)
     centered = positions - (matmul(real, positions) / jnp.sum(real))[None, :]
 
-    def respond(source: Array) -> tuple[Array, Induction]:
+    def respond(source: Array) -> tuple[Array, InducedMultipoles]:
         """Net charge and dipole moment induced by the potential φ - E·r, source = (φ, E)."""
         potential = source[0] - matmul(centered, source[1:])
-        found = induce(
+        induction = induce(
             solver,
             positions,
             cell,
@@ -89,8 +89,8 @@ def induced_polarizability(
             external_field=source[1:],
             atom_mask=atom_mask,
         )
-        dipole = jnp.sum(found.charges[:, None] * centered + found.dipoles, axis=0)
-        return jnp.concatenate([jnp.sum(found.charges)[None], dipole]), found
+        dipole = jnp.sum(induction.charges[:, None] * centered + induction.dipoles, axis=0)
+        return jnp.concatenate([jnp.sum(induction.charges)[None], dipole]), induction
 
     # linear without permanent multipoles, so that unit sources give the derivative, and flags beside it
     response, induction = jax.vmap(respond)(jnp.eye(4, dtype=dtype))

@@ -9,6 +9,8 @@ pass strict promotion. Only n3 >= 0 is transformed, by a phase on the charges th
 
 import importlib
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -16,10 +18,57 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from lesjax.ewald.adjoint import Term, Terms, make_adjoint_pair
-from lesjax.ewald.kernel import fractional_coordinates
-from lesjax.ewald.mesh import half_spectrum
-from lesjax.numerics import cospi, inverse, sinpi
+from lesjax.ewald.multipoles import Multipoles, multipole_structure_factor
+from lesjax.ewald.solvers.adjoint import Term, Terms, make_adjoint_pair
+from lesjax.ewald.solvers.periodic import Grid, Periodic, fractional_coordinates, half_spectrum
+from lesjax.numerics import cospi, sinpi
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class NufftSolver(Periodic):
+    """The sum with the structure factor from a non-uniform transform; see `Periodic` for the other attributes.
+
+    Attributes:
+        tolerance: relative error of the structure factor.
+    """
+
+    tolerance: float = field(metadata={"static": True})
+
+    def grid(self, cell: Float[Array, "3 3"]) -> Grid:
+        """Return what depends on the cell; weights in the layout of `factor`."""
+        inverse_cell, weights = self.half_grid(cell)
+        k1, k2, k3 = self.k_shape
+        both = half_spectrum(weights, (2 * k1 - 1, 2 * k2 - 1, 2 * k3 - 1))
+        return Grid(inverse_cell, jnp.fft.fftshift(both, axes=(0, 1)))
+
+    def factor(
+        self, grid: Grid, positions: Float[Array, "n 3"], multipoles: Multipoles
+    ) -> Float[Array, "2 m1 m2 k3"]:
+        """Return the real and imaginary part of S(k), |n1| < k1, |n2| < k2 and 0 <= n3 < k3, each axis ascending."""
+
+        def of_charges(positions: Float[Array, "n 3"], charges: Float[Array, " n"]) -> Float[Array, "2 m1 m2 k3"]:
+            angles = 2.0 * math.pi * fractional_coordinates(positions, grid.inverse_cell)
+            plan = (self.k_shape, self.tolerance)
+            return _spread(angles[None], charges[None, :, None], terms=((0, 0, 0),), plan=plan)[0]
+
+        return multipole_structure_factor(of_charges, positions, multipoles)
+
+    def square(self, grid: Grid, factor: Float[Array, "2 m1 m2 k3"]) -> Float[Array, ""]:
+        """Return Σ_k w(k) |S(k)|², the energy, eV, each atom's with itself included."""
+        return jnp.sum(grid.weights * (factor[0] * factor[0] + factor[1] * factor[1]))
+
+    def product(
+        self, grid: Grid, left: Float[Array, "2 m1 m2 k3"], right: Float[Array, "2 m1 m2 k3"]
+    ) -> Float[Array, ""]:
+        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of one with the other, eV."""
+        return 2.0 * jnp.sum(grid.weights * (left[0] * right[0] + left[1] * right[1]))
+
+    @classmethod
+    def share_sizes(cls, solvers: Sequence[Any]) -> list[Any]:
+        """Return the solvers with the largest k-grid and the smallest tolerance of all, so that they can be stacked."""
+        tolerance = min(solver.tolerance for solver in solvers)
+        return [replace(solver, tolerance=tolerance) for solver in super().share_sizes(solvers)]
 
 
 def require_finufft() -> Any:
@@ -33,39 +82,6 @@ def require_finufft() -> Any:
     except ImportError as error:
         message = "`method` = 'nufft' needs jax-finufft: pip install 'lesjax[nufft]', or take method='mesh'."
         raise ImportError(message) from error
-
-
-def structure_factor(
-    positions: Float[Array, "n 3"],
-    charges: Float[Array, " n"],
-    cell: Float[Array, "3 3"],
-    shape: tuple[int, int, int],
-    tolerance: float,
-) -> Float[Array, "2 m1 m2 k3"]:
-    """Real and imaginary part of S(k), |n1| < k1, |n2| < k2 and 0 <= n3 < k3, each axis in ascending order.
-
-    Args:
-        positions: Cartesian coordinates, Å.
-        charges: charges, e; zero for padded atoms.
-        cell: lattice vectors as rows, Å.
-        shape: k1, k2, k3, the sizes of the direct sum's k-grid, zero included.
-        tolerance: relative error of S(k).
-    """
-    angles = 2.0 * math.pi * fractional_coordinates(positions, inverse(cell))
-    return _spread(angles[None], charges[None, :, None], terms=((0, 0, 0),), plan=(shape, tolerance))[0]
-
-
-def nufft_weights(weights: Float[Array, "4 k1 k2 k3"]) -> Float[Array, "m1 m2 k3"]:
-    """Weights of the k-vectors (n1, ±n2, ±n3), n >= 0, in the layout of `structure_factor`."""
-    _, k1, k2, k3 = weights.shape
-    return jnp.fft.fftshift(half_spectrum(weights, (2 * k1 - 1, 2 * k2 - 1, 2 * k3 - 1)), axes=(0, 1))
-
-
-def quadratic_form(
-    left: Float[Array, "2 m1 m2 k3"], right: Float[Array, "2 m1 m2 k3"], weights: Float[Array, "m1 m2 k3"]
-) -> Float[Array, ""]:
-    """Return Σ_k w(k) Re[S_left(k)* S_right(k)] over the whole k-grid; the energy for ``left is right``."""
-    return jnp.sum(weights * (left[0] * right[0] + left[1] * right[1]))
 
 
 # Sizes k1, k2, k3 of the k-grid and the tolerance.

@@ -1,7 +1,6 @@
 r"""Direct reciprocal-space sum over Gaussian multipoles in product form.
 
-.. math:: E = \frac{1}{2 \varepsilon_0 V} \sum_{0 < |k| \le k_c} \frac{e^{-\sigma^2 k^2 / 2}}{k^2} |S(k)|^2,
-          \quad S(k) = \sum_i q_i e^{i k \cdot r_i}
+.. math:: E = \frac{C}{2 V} \sum_{|k| \le k_c} \varphi(k) |S(k)|^2, \quad S(k) = \sum_i q_i e^{i k \cdot r_i}
 
 With fractional coordinates s the phase of k = n · (reciprocal vectors) factorises,
 e^{ik·r} = e^{2πi n1 s1} e^{2πi n2 s2} e^{2πi n3 s3}. The trigonometric structure factor ::
@@ -13,48 +12,73 @@ its entries, and (n1, n2, n3) and its negative have the same \|S\|². There is n
 k-vectors, and the largest one (atoms times n1 n2) is cut into blocks of atoms that are recomputed backwards.
 Dipoles and quadrupoles replace q_i by the operator q_i + u_i·∇ + ½ Q_i:∇∇, whose terms are products as well.
 
-Source: Cheng, npj Comput. Mater. 11, 80 (2025), doi:10.1038/s41524-025-01577-7, here with 1/(2ε0) explicit.
+Source: Cheng, npj Comput. Mater. 11, 80 (2025), doi:10.1038/s41524-025-01577-7.
 """
 
 import math
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from lesjax.ewald.kernel import fractional_coordinates, reciprocal_kernel
-from lesjax.numerics import cospi, inverse, sinpi
+from lesjax.ewald.multipoles import Multipoles
+from lesjax.ewald.solvers.periodic import SIGNS, Grid, Periodic, fractional_coordinates
+from lesjax.numerics import cospi, sinpi
 
 
 # Atoms are summed in blocks once the largest intermediate would exceed this number of elements.
 _MAX_INTERMEDIATE = 2**24
 # TF32, the default of some GPUs, would lose three digits
 _HIGHEST = jax.lax.Precision.HIGHEST
-_SIGNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class DirectSolver(Periodic):
+    """The sum itself; see `Periodic`."""
+
+    def grid(self, cell: Float[Array, "3 3"]) -> Grid:
+        """Return what depends on the cell."""
+        return self.half_grid(cell)
+
+    def factor(
+        self, grid: Grid, positions: Float[Array, "n 3"], multipoles: Multipoles
+    ) -> Float[Array, "2 n1 2 n2 2 n3"]:
+        """Return the trigonometric structure factor T of one channel of multipoles."""
+        return structure_factor(positions, multipoles, grid.inverse_cell, self.k_shape)
+
+    def square(self, grid: Grid, factor: Float[Array, "2 n1 2 n2 2 n3"]) -> Float[Array, ""]:
+        """Return Σ_k w(k) |S(k)|², the energy, eV, each atom's with itself included."""
+        real, imag = _complex_parts(factor)
+        return jnp.sum(grid.weights * (real * real + imag * imag))
+
+    def product(
+        self, grid: Grid, left: Float[Array, "2 n1 2 n2 2 n3"], right: Float[Array, "2 n1 2 n2 2 n3"]
+    ) -> Float[Array, ""]:
+        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of one with the other, eV."""
+        (real_l, imag_l), (real_r, imag_r) = _complex_parts(left), _complex_parts(right)
+        return 2.0 * jnp.sum(grid.weights * (real_l * real_r + imag_l * imag_r))
 
 
 def structure_factor(
     positions: Float[Array, "n 3"],
-    charges: Float[Array, " n"],
-    cell: Float[Array, "3 3"],
+    multipoles: Multipoles,
+    inverse_cell: Float[Array, "3 3"],
     shape: tuple[int, int, int],
-    *,
-    dipoles: Float[Array, "n 3"] | None = None,
-    quadrupoles: Float[Array, "n 3 3"] | None = None,
 ) -> Float[Array, "2 n1 2 n2 2 n3"]:
     """Trigonometric structure factor T of the module's docstring, for 0 <= n < `shape`.
 
     Args:
         positions: Cartesian coordinates, Å.
-        charges: charges, e; zero for padded atoms.
-        cell: lattice vectors as rows, Å.
+        multipoles: of one channel; zero for padded atoms. With dipoles the sum takes about twice the time, with
+            symmetric quadrupoles three times.
+        inverse_cell: inverse of the lattice vectors as rows, 1/Å.
         shape: numbers of k-grid points along each reciprocal vector, zero included.
-        dipoles: e Å. None costs nothing; with them the sum takes about twice the time.
-        quadrupoles: e Å², symmetric; about three times the time of the charges.
     """
-    inverse_cell = inverse(cell)
+    charges, dipoles, quadrupoles = multipoles
     fractional = fractional_coordinates(positions, inverse_cell)
-    # dipoles and quadrupoles become derivatives by fractional coordinates
+    # dipoles and quadrupoles become derivatives with respect to fractional coordinates
     if quadrupoles is not None:
         quadrupoles = jnp.einsum("nab,ai,bj->nij", quadrupoles, inverse_cell, inverse_cell, precision=_HIGHEST)
         dipoles = jnp.zeros_like(positions) if dipoles is None else dipoles
@@ -125,55 +149,14 @@ def _pair_products(
     return [zeroth, first, 0.5 * product(q33, f1, f2)]
 
 
-def quadratic_form(
-    left: Float[Array, "2 n1 2 n2 2 n3"],
-    right: Float[Array, "2 n1 2 n2 2 n3"],
-    weights: Float[Array, "4 n1 n2 n3"],
-) -> Float[Array, ""]:
-    """Return Σ_k w(k) Re[S_left(k)* S_right(k)] over the whole k-grid; the energy for ``left is right``."""
-    real_l, imag_l = _complex_parts(left)
-    real_r, imag_r = (real_l, imag_l) if left is right else _complex_parts(right)
-    return jnp.sum(weights * (real_l * real_r + imag_l * imag_r))
-
-
-def kspace_weights(
-    cell: Float[Array, "3 3"],
-    kmask: Bool[Array, "4 n1 n2 n3"],
-    sigma: Float[Array, ""],
-    slab_axis: int | None = None,
-) -> Float[Array, "4 n1 n2 n3"]:
-    r"""Weights :math:`\frac{1}{2 \varepsilon_0 V} e^{-\sigma^2 k^2 / 2} / k^2`, times the multiplicity of k.
-
-    `kmask` was planned for a nearby cell and stays while `cell` strains, so the energy is smooth. `slab_axis` as in
-    `reciprocal_kernel`.
-    """
-    _, n1, n2, n3 = kmask.shape
-    reciprocal = 2.0 * math.pi * inverse(cell).T
-    a, b, c = (jnp.arange(n).astype(cell.dtype)[:, None] * reciprocal[i][None] for i, n in enumerate((n1, n2, n3)))
-    kvectors = jnp.stack(
-        [a[:, None, None, :] + s2 * b[None, :, None, :] + s3 * c[None, None, :, :] for s2, s3 in _SIGNS]
-    )
-    return reciprocal_kernel(kvectors, kmask, cell, sigma, slab_axis) * _multiplicity(n1, n2, n3, cell.dtype)
-
-
-def _multiplicity(n1: int, n2: int, n3: int, dtype: jnp.dtype) -> Float[Array, "1 n1 n2 n3"]:
-    """Two for k and -k, halved for each zero index: there the two signs are the same k-vector."""
-
-    def half_at_zero(n: int) -> Float[Array, " n"]:
-        return jnp.ones(n, dtype).at[0].set(0.5)
-
-    product = half_at_zero(n1)[:, None, None] * half_at_zero(n2)[None, :, None] * half_at_zero(n3)[None, None, :]
-    return 2.0 * product[None]
-
-
 def _complex_parts(
     t: Float[Array, "2 n1 2 n2 2 n3"],
 ) -> tuple[Float[Array, "4 n1 n2 n3"], Float[Array, "4 n1 n2 n3"]]:
     """Real and imaginary part of S(n1, ±n2, ±n3) by the addition theorems."""
     ccc, ccs, csc, css = t[0, :, 0, :, 0], t[0, :, 0, :, 1], t[0, :, 1, :, 0], t[0, :, 1, :, 1]
     scc, scs, ssc, sss = t[1, :, 0, :, 0], t[1, :, 0, :, 1], t[1, :, 1, :, 0], t[1, :, 1, :, 1]
-    real = [ccc - s2 * ssc - s3 * scs - s2 * s3 * css for s2, s3 in _SIGNS]
-    imag = [scc + s2 * csc + s3 * ccs - s2 * s3 * sss for s2, s3 in _SIGNS]
+    real = [ccc - s2 * ssc - s3 * scs - s2 * s3 * css for s2, s3 in SIGNS]
+    imag = [scc + s2 * csc + s3 * ccs - s2 * s3 * sss for s2, s3 in SIGNS]
     return jnp.stack(real), jnp.stack(imag)
 
 

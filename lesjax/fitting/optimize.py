@@ -6,7 +6,7 @@ The loss is a sum of pure functions of the parameters,
           \frac{O(\theta) - O_\text{target}}{\delta} \Bigr)^2 \Bigr] + \sum_\text{others} L(\theta)
 
 with uncertainties δ: a target that is met within its uncertainty contributes about one. The parameters are any pytree,
-`lesjax.Potential` among them.
+`lesjax.Potential` among them. The signs of its latent charges are no parameters and stay.
 """
 
 import json
@@ -14,7 +14,7 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from jaxtyping import Array, PyTree
 
 from lesjax.fitting.observables import Observable
 from lesjax.fitting.targets import Loss, Reweighting, Target, check_coverage, make_evaluation, redraw, with_measured
+from lesjax.models.potential import Potential
 from lesjax.runs import progress_bar
 from lesjax.training.loop import DivergedError
 
@@ -33,8 +34,8 @@ class Fit:
     """Result of `fit`.
 
     Attributes:
-        params: the new parameters, of the kind that was given.
-        history: what the log holds, one record for each step.
+        params: the new parameters, of the type of the first ones.
+        history: the records of the log, one for each step.
         reweightings: with the last trajectories.
     """
 
@@ -59,13 +60,13 @@ def fit(
     Args:
         params: any pytree of arrays, or a `Potential`. Freeze some with `optax.masked` or `optax.multi_transform`.
         reweightings: ensembles with their targets.
-        targets: those that are functions of the parameters alone. All are compiled but those with `compiled=False`,
-            which compute on the host at each step.
+        targets: functions of the parameters only. All are compiled but those with `compiled=False`, which compute on
+            the host at each step.
         losses: further terms by name, pure functions of the parameters, as `data_loss`.
         optimizer: Adam with a learning rate of 0.01 and a short memory (b1 = 0.8, b2 = 0.9) by default: far from the
             targets the loss is steep.
         steps: number of steps.
-        log: JSON-lines file with a record for each step; what is there already is replaced.
+        log: JSON-lines file with a record for each step; an older one is replaced.
         quiet: no progress bar; by default where the output is no terminal.
 
     Returns:
@@ -99,7 +100,7 @@ def fit(
     def update(gradient: PyTree, state: PyTree, params: PyTree) -> tuple[PyTree, PyTree]:
         with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
             direction, state = optimizer.update(gradient, state, params)
-            return optax.apply_updates(params, direction), state
+            return with_signs(optax.apply_updates(params, direction), params), state
 
     state = optimizer.init(params)
     draws = [0] * len(reweightings)
@@ -110,7 +111,7 @@ def fit(
             drawn = False
             while True:
                 trajectories = [r.trajectory for r in reweightings]
-                (loss, (terms, found, effective)), gradient = evaluate(params, trajectories)
+                (loss, (terms, predictions, effective)), gradient = evaluate(params, trajectories)
                 check_finite(step, loss, terms, gradient)
                 low = [i for i, e in enumerate(effective) if not float(e) >= reweightings[i].min_effective]
                 if not low or drawn:  # new frames have equal weights
@@ -120,7 +121,7 @@ def fit(
                     reweightings[i] = redraw(reweightings[i], params, draws[i], float(effective[i]), step)
                 drawn = True
             record = {"step": step, "loss": float(loss), **{f"{k}_loss": float(v) for k, v in terms.items()}}
-            record |= {name: float(value) for name, value in found.items() if np.ndim(value) == 0}
+            record |= {name: float(value) for name, value in predictions.items() if np.ndim(value) == 0}
             if reweightings:
                 record |= {"effective": [float(e) for e in effective], "draws": list(draws)}
             record["seconds"] = round(time.monotonic() - started, 3)
@@ -129,6 +130,15 @@ def fit(
             report(step, record)
             params, state = update(gradient, state, params)
     return Fit(params, history, tuple(reweightings))
+
+
+def with_signs(params: PyTree, before: PyTree) -> PyTree:
+    """The parameters with the signs that potentials among them had before: a weight decay would change them."""
+
+    def restore(new: Any, old: Any) -> Any:
+        return replace(new, signs=old.signs) if isinstance(new, Potential) else new
+
+    return jax.tree.map(restore, params, before, is_leaf=lambda node: isinstance(node, Potential))
 
 
 def check_finite(step: int, loss: Array, terms: Mapping[str, Array], gradient: PyTree) -> None:

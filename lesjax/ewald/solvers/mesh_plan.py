@@ -1,9 +1,10 @@
 r"""Planning of the particle mesh on the host: its error, and the cheapest mesh and spline order below an error.
 
 For uncorrelated charges the squared error of the forces, relative to their mean square, is a sum of three parts.
-All are integrals over k with the weight of the squared force, :math:`(k w(k))^2 d^3k \propto e^{-\sigma^2 k^2} dk`:
+All are integrals over k with the weight of the squared force, :math:`(k \varphi(k))^2 d^3k \propto s(k)^2 dk` with
+:math:`s = k^2 \varphi(k)` from the interaction, :math:`e^{-\sigma^2 k^2 / 2}` for Coulomb:
 
-1. k-vectors left out, erfc(σ k_c);
+1. k-vectors left out, for Coulomb erfc(σ k_c);
 2. interpolation: with the factor of `mesh`, B / A³ - 2 / A² + 1 along each axis, A = Σ_m W_m² / W_0² and
    B = Σ_m k_m² W_m² / (k² W_0²) over the aliases m (Hockney and Eastwood 1988; Ballenegger et al., J. Chem. Theory
    Comput. 8, 936 (2012));
@@ -17,6 +18,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from lesjax.ewald.interaction import Interaction
+
 
 ORDERS = (4, 5, 6, 7, 8)
 
@@ -26,7 +29,13 @@ _TIME_PER_POINT = 15.0
 
 
 def mesh_error(
-    spacings: Float[np.ndarray, " 3"], order: int, k_cutoff: float, *, sigma: float, density: float
+    spacings: Float[np.ndarray, " 3"],
+    order: int,
+    k_cutoff: float,
+    *,
+    sigma: float,
+    density: float,
+    interaction: Interaction,
 ) -> float:
     """Relative error of the forces from the mesh alone, without the k-vectors left out.
 
@@ -36,13 +45,14 @@ def mesh_error(
         k_cutoff: largest |k|, 1/Å.
         sigma: smearing width σ, Å.
         density: charges per volume, 1/Å³.
+        interaction: what is summed.
     """
     points, weights = np.polynomial.legendre.leggauss(32)
     k = 0.5 * k_cutoff * (points + 1)[:, None]
     dk = 0.5 * k_cutoff * weights[:, None]
     cosine, dcosine = points[None, :], 0.5 * weights[None, :]
-    # ∫ e^{-σ²k²} dk over all k, of the true force
-    total = math.sqrt(math.pi) / (2 * sigma)
+    spectrum = interaction.force_spectrum(k, sigma)
+    total = _total(interaction, sigma)
     squared = 0.0
     for spacing, axes in zip(*np.unique(spacings, return_counts=True), strict=True):
         along = k * cosine
@@ -54,16 +64,22 @@ def mesh_error(
         k_squared = k**2 + 2 * along * images * sampling + (images * sampling) ** 2
         a = np.sum(ratio**2, 0)
         b = np.sum(ratio**2 * k_squared, 0) / k**2
-        interpolation = np.sum(np.exp(-((sigma * k) ** 2)) * (b / a**3 - 2 / a**2 + 1) * dk * dcosine)
+        interpolation = np.sum(spectrum**2 * (b / a**3 - 2 / a**2 + 1) * dk * dcosine)
         overlap = np.sum(ratio[1:] * ratio[:-1], 0) / a**2
         # the mean square of a sine is a half; with a charge of one, the sum over pairs has the factor `density`
-        self_force = sampling * np.sum(np.exp(-0.5 * (sigma * k) ** 2) * overlap * dk * dcosine)
+        self_force = sampling * np.sum(spectrum * overlap * dk * dcosine)
         squared += axes * (interpolation + self_force**2 / (2 * density) / (2 * math.pi**2)) / total
     return math.sqrt(squared)
 
 
 def choose_mesh(
-    cell: Float[np.ndarray, "3 3"], k_cutoff: float, accuracy: float, *, sigma: float, n_atoms: int
+    cell: Float[np.ndarray, "3 3"],
+    k_cutoff: float,
+    accuracy: float,
+    *,
+    sigma: float,
+    n_atoms: int,
+    interaction: Interaction,
 ) -> tuple[tuple[int, int, int], int]:
     """Mesh points along each lattice vector and spline order: the cheapest with an error below `accuracy`."""
     lengths = np.linalg.norm(cell, axis=1)
@@ -77,7 +93,7 @@ def choose_mesh(
     smallest = [2 * math.floor(k_cutoff * length / (2 * math.pi) * (1 + 1e-12)) + 1 for length in lengths]
     best: tuple[float, tuple[int, int, int], int] | None = None
     for order in ORDERS:
-        spacing = _largest_spacing(order, k_cutoff, accuracy, sigma, density)
+        spacing = _largest_spacing(order, k_cutoff, accuracy, sigma, density, interaction)
         sizes = [
             five_smooth(max(math.ceil(length / spacing), order, least))
             for length, least in zip(lengths, smallest, strict=True)
@@ -103,14 +119,24 @@ def five_smooth(n: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _largest_spacing(order: int, k_cutoff: float, accuracy: float, sigma: float, density: float) -> float:
+def _largest_spacing(
+    order: int, k_cutoff: float, accuracy: float, sigma: float, density: float, interaction: Interaction
+) -> float:
     """Bisect the spacing whose error is `accuracy`."""
     low, high = 0.02 * math.pi / k_cutoff, 1.2 * math.pi / k_cutoff
     for _ in range(14):
         middle = math.sqrt(low * high)
         spacings = np.full(3, middle)
-        if mesh_error(spacings, order, k_cutoff, sigma=sigma, density=density) < accuracy:
+        if mesh_error(spacings, order, k_cutoff, sigma=sigma, density=density, interaction=interaction) < accuracy:
             low = middle
         else:
             high = middle
     return low
+
+
+@functools.lru_cache(maxsize=256)
+def _total(interaction: Interaction, sigma: float) -> float:
+    """∫ s² dk over all k, of the true force."""
+    points, weights = np.polynomial.legendre.leggauss(64)
+    k = 6.0 / sigma * (points + 1.0)
+    return float(np.sum(weights * interaction.force_spectrum(k, sigma) ** 2) * 6.0 / sigma)

@@ -4,7 +4,7 @@ The charges are spread onto a mesh of n1 n2 n3 points per cell with cardinal B-s
 transform F holds, at each k, the structure factor of that k and of its aliases k + m (m any vector of the mesh's
 reciprocal lattice), each times the transform of the spline, W = Π_a sinc(k·a_a / (2 n_a))^p. The sum
 
-.. math:: E \approx \sum_{0 < |k| \le k_c} w(k) \Bigl(\prod_a \frac{W(k)}{\sum_m W(k + m)^2}\Bigr)^2 |F(k)|^2
+.. math:: E \approx \sum_{|k| \le k_c} w(k) \Bigl(\prod_a \frac{W(k)}{\sum_m W(k + m)^2}\Bigr)^2 |F(k)|^2
 
 has the factor that minimises the error of the pair interaction, averaged over both positions (Hockney and Eastwood,
 Computer Simulation Using Particles, 1988, for forces as derivatives of this energy; Ballenegger et al., J. Chem.
@@ -12,86 +12,78 @@ Theory Comput. 8, 936 (2012), doi:10.1021/ct2001792). Weighting the error by k²
 forces, makes the factor depend on the cell and changed the error by less than 1 % for all orders and spacings tried.
 
 There is no part in real space: w is smooth on the scale of σ. The mesh sits on fractional coordinates, so energy and
-stress stay smooth while the cell strains. The derivative by the mesh is written out: with autodiff, the transpose of
-a real FFT is a complex one.
+stress stay smooth while the cell strains. The derivative with respect to the mesh is written out: with autodiff, the
+transpose of a real FFT is a complex one.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float
 
-from lesjax.ewald import spline
-from lesjax.ewald.kernel import fractional_coordinates
-from lesjax.numerics import inverse
+from lesjax.ewald.multipoles import Multipoles, multipole_structure_factor
+from lesjax.ewald.solvers import spline
+from lesjax.ewald.solvers.periodic import Grid, Periodic, fractional_coordinates, half_spectrum
 
 
-def structure_factor(
-    positions: Float[Array, "n 3"],
-    charges: Float[Array, " n"],
-    cell: Float[Array, "3 3"],
-    shape: tuple[int, int, int],
-    order: int,
-) -> Float[Array, "n1 n2 n3"]:
-    """Charges on the mesh: the structure factor before its Fourier transform, which `quadratic_form` does.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class MeshSolver(Periodic):
+    """The sum on a mesh; see `Periodic` for the other attributes.
 
-    Linear in the charges; differentiable `order` - 2 times in positions and cell.
-
-    Args:
-        positions: Cartesian coordinates, Å.
-        charges: charges, e; zero for padded atoms.
-        cell: lattice vectors as rows, Å.
-        shape: mesh points along each lattice vector.
-        order: order of the B-splines.
+    Attributes:
+        mesh: mesh points along each lattice vector, fixed like `kmask`.
+        order: order of the B-splines; energies have `order` - 2 continuous derivatives with respect to the positions.
     """
-    fractional = fractional_coordinates(positions, inverse(cell))
-    scaled = fractional * jnp.asarray(shape, positions.dtype)[None]
-    return spline.spread(scaled[None], charges[None, :, None], terms=((0, 0, 0),), shape=shape, order=order)[0]
 
+    mesh: tuple[int, int, int] = field(metadata={"static": True})
+    order: int = field(metadata={"static": True})
 
-def quadratic_form(
-    left: Float[Array, "n1 n2 n3"], right: Float[Array, "n1 n2 n3"], weights: Float[Array, "n1 n2 h"]
-) -> Float[Array, ""]:
-    """Return Σ_k w(k) Re[S_left(k)* S_right(k)] over the whole k-grid; the energy for ``left is right``.
+    def grid(self, cell: Float[Array, "3 3"]) -> Grid:
+        """Return what depends on the cell; weights in the layout of a real FFT, with the deconvolution."""
+        inverse_cell, weights = self.half_grid(cell)
+        w1, w2, w3 = (jnp.asarray(_deconvolution(n, self.order), weights.dtype) for n in self.mesh)
+        half = w3[: self.mesh[2] // 2 + 1]
+        both = half_spectrum(weights, self.mesh) * w1[:, None, None] * w2[None, :, None] * half[None, None, :]
+        return Grid(inverse_cell, both)
 
-    `weights` are those of `mesh_weights`, in the half spectrum of a real FFT.
-    """
-    return _square(left, weights) if left is right else _product(left, right, weights)
+    def factor(
+        self, grid: Grid, positions: Float[Array, "n 3"], multipoles: Multipoles
+    ) -> Float[Array, "n1 n2 n3"]:
+        """Return one channel of multipoles on the mesh: the structure factor before its Fourier transform.
 
+        Differentiable `order` - 2 times in positions and cell.
+        """
 
-def mesh_weights(
-    weights: Float[Array, "4 k1 k2 k3"], shape: tuple[int, int, int], order: int
-) -> Float[Array, "n1 n2 h"]:
-    """Weights of the k-vectors (n1, ±n2, ±n3), n >= 0, in the layout of a real FFT and with the deconvolution."""
-    w1, w2, w3 = (jnp.asarray(_deconvolution(n, order), weights.dtype) for n in shape)
-    half = w3[: shape[2] // 2 + 1]
-    return half_spectrum(weights, shape) * w1[:, None, None] * w2[None, :, None] * half[None, None, :]
+        def of_charges(positions: Float[Array, "n 3"], charges: Float[Array, " n"]) -> Float[Array, "n1 n2 n3"]:
+            fractional = fractional_coordinates(positions, grid.inverse_cell)
+            scaled = (fractional * jnp.asarray(self.mesh, positions.dtype)[None])[None]
+            sizes = {"shape": self.mesh, "order": self.order}
+            return spline.spread(scaled, charges[None, :, None], terms=((0, 0, 0),), **sizes)[0]
 
+        return multipole_structure_factor(of_charges, positions, multipoles)
 
-def half_spectrum(weights: Float[Array, "4 k1 k2 k3"], shape: tuple[int, int, int]) -> Float[Array, "n1 n2 h"]:
-    """Bring the weights of the k-vectors (n1, ±n2, ±n3), n >= 0, into the layout of a real FFT of a mesh.
+    def square(self, grid: Grid, factor: Float[Array, "n1 n2 n3"]) -> Float[Array, ""]:
+        """Return Σ_k w(k) |S(k)|², the energy, eV, each atom's with itself included."""
+        return _square(factor, grid.weights)
 
-    What lies on k and -k is added up: both have the same |S|².
-    """
-    _, *sizes = weights.shape
-    assert all(2 * (size - 1) < n for size, n in zip(sizes, shape, strict=True)), (sizes, shape)
-    # (n1, ±n2, -n3) is minus (-n1, ∓n2, n3)
-    positive = _two_sided(weights[0], weights[2], 1, shape[1])
-    negative = _two_sided(weights[3], weights[1], 1, shape[1])
-    both = _two_sided(positive, negative, 0, shape[0])
-    return jnp.pad(both, ((0, 0), (0, 0), (0, shape[2] // 2 + 1 - sizes[2])))
+    def product(
+        self, grid: Grid, left: Float[Array, "n1 n2 n3"], right: Float[Array, "n1 n2 n3"]
+    ) -> Float[Array, ""]:
+        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of one with the other, eV."""
+        return 2.0 * _product(left, right, grid.weights)
 
-
-def _two_sided(positive: Array, negative: Array, axis: int, n: int) -> Array:
-    """Frequencies 0, 1, …, k - 1, zeros, -(k - 1), …, -1 of `n` in all; both arguments hold zero."""
-    k = positive.shape[axis]
-    gap = list(positive.shape)
-    gap[axis] = n - 2 * k + 1
-    zero, above = jnp.split(positive, [1], axis)
-    other_zero, below = jnp.split(negative, [1], axis)
-    return jnp.concatenate([zero + other_zero, above, jnp.zeros(gap, positive.dtype), jnp.flip(below, axis)], axis)
+    @classmethod
+    def share_sizes(cls, solvers: Sequence[Any]) -> list[Any]:
+        """Return the solvers with the largest k-grid, mesh and order of all, so that they can be stacked."""
+        n1, n2, n3 = (max(solver.mesh[axis] for solver in solvers) for axis in range(3))
+        order = max(solver.order for solver in solvers)
+        return [replace(solver, mesh=(n1, n2, n3), order=order) for solver in super().share_sizes(solvers)]
 
 
 def _deconvolution(n: int, order: int) -> Float[np.ndarray, " n"]:
@@ -105,7 +97,7 @@ def _deconvolution(n: int, order: int) -> Float[np.ndarray, " n"]:
 def _convolve(
     transform: Complex[Array, "n1 n2 h"], weights: Float[Array, "n1 n2 h"], shape: tuple[int, ...]
 ) -> Float[Array, "n1 n2 n3"]:
-    """Derivative of ½ Σ_k w |F|² by the mesh."""
+    """Derivative of ½ Σ_k w |F|² with respect to the mesh."""
     # the half spectrum holds k and -k as one, but for n3 = 0, where both are there; the inverse transform counts
     # them by itself. w is zero at half the sampling frequency.
     multiplicity = np.full(weights.shape[2], 0.5)

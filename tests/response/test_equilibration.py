@@ -10,8 +10,7 @@ import pytest
 from jax.test_util import check_grads
 from scipy.special import erf
 
-from lesjax import ewald
-from lesjax.ewald.solver import make_solver
+from lesjax import ewald, response
 from lesjax.units import COULOMB
 
 
@@ -23,8 +22,9 @@ CELL = np.array([[4.9, 0.0, 0.0], [1.4, 5.7, 0.0], [-0.9, 1.1, 4.3]])
 N, SIGMA = 5, 0.9
 
 
-def solver_of(periodic):
-    return make_solver(CELL, periodic, n_atoms=N, sigma=SIGMA, k_cutoff=2.5 if periodic else None)
+def solver_of(periodic, background=False):
+    plan = {"sigma": SIGMA, "k_cutoff": 2.5 if periodic else None, "interaction": ewald.Coulomb(background)}
+    return ewald.make_solver(CELL, periodic, n_atoms=N, **plan)
 
 
 def make_inputs(total_charge=0.5):
@@ -41,7 +41,7 @@ def make_inputs(total_charge=0.5):
 
 @functools.partial(jax.jit, static_argnames="max_iterations")
 def equilibrate(solver, inputs, atom_mask=None, max_iterations=200):
-    return ewald.equilibrate(solver, **inputs, atom_mask=atom_mask, max_iterations=max_iterations)
+    return response.equilibrate(solver, **inputs, atom_mask=atom_mask, max_iterations=max_iterations)
 
 
 def open_matrix(positions):
@@ -75,7 +75,7 @@ def test_solution_is_that_of_the_dense_equations(periodic, total_charge):
     solution = np.linalg.solve(bordered, np.append(-chi, total_charge))
     q = solution[:N]
 
-    found = ewald.check_equilibration(equilibrate(solver_of(periodic), inputs))
+    found = response.check_equilibration(equilibrate(solver_of(periodic), inputs))
     np.testing.assert_allclose(found.charges, q, rtol=0, atol=ATOL)
     np.testing.assert_allclose(jnp.sum(found.charges), total_charge, rtol=0, atol=1e-14 if X64 else 1e-6)
     np.testing.assert_allclose(found.chemical_potential, solution[N], rtol=0, atol=20 * ATOL)
@@ -85,9 +85,8 @@ def test_solution_is_that_of_the_dense_equations(periodic, total_charge):
 
 def test_background():
     """The charges are the same, and the energy has a term in the total charge alone."""
-    solver, inputs = solver_of(True), make_inputs(0.5)
-    without = equilibrate(solver, inputs)
-    found = jax.jit(functools.partial(ewald.equilibrate, background=True))(solver, **inputs)
+    inputs = make_inputs(0.5)
+    without, found = (equilibrate(solver_of(True, background), inputs) for background in (False, True))
     slope = -2.0 * math.pi * COULOMB * SIGMA**2 * 0.5 / abs(np.linalg.det(CELL))
     np.testing.assert_allclose(found.charges, without.charges, rtol=0, atol=ATOL)
     np.testing.assert_allclose(found.energy - without.energy, 0.25 * slope, rtol=0, atol=50 * ATOL)
@@ -103,11 +102,11 @@ def test_derivatives(periodic):
         inputs["cell"] = jnp.zeros((3, 3))
 
     def energy(inputs):
-        return ewald.equilibrate(solver, **inputs).energy
+        return response.equilibrate(solver, **inputs).energy
 
     def both(inputs):
         """The energy in units in which its derivatives are as large as those of the charges."""
-        found = ewald.equilibrate(solver, **inputs)
+        found = response.equilibrate(solver, **inputs)
         return found.charges, 0.1 * found.energy
 
     check_grads(jax.jit(both), (inputs,), order=1, modes=("rev",), rtol=1e-5, atol=1e-5, eps=1e-5)
@@ -143,7 +142,7 @@ def test_equal_atoms_share_the_charge():
     corners = 2.0 * np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]])
     inputs |= {"positions": jnp.asarray(corners, float)}
     inputs |= {"electronegativity": jnp.full(4, 1000.3), "hardness": jnp.full(4, 7.0)}
-    found = ewald.check_equilibration(equilibrate(solver_of(False), inputs))
+    found = response.check_equilibration(equilibrate(solver_of(False), inputs))
     np.testing.assert_allclose(found.charges, 0.25, rtol=0, atol=1e-12 if X64 else 1e-4)
 
 
@@ -151,6 +150,6 @@ def test_too_few_iterations_are_an_error():
     found = equilibrate(solver_of(False), make_inputs(), max_iterations=2)
     assert np.all(np.isfinite(found.charges))
     with pytest.raises(ValueError, match=r"did not equilibrate in 2 iterations.*raise `max_iterations`"):
-        ewald.check_equilibration(found)
+        response.check_equilibration(found)
     with pytest.raises(ValueError, match=r"not finite: one of positions, .* and `total_charge` is not"):
-        ewald.check_equilibration(equilibrate(solver_of(False), make_inputs(np.nan)))
+        response.check_equilibration(equilibrate(solver_of(False), make_inputs(np.nan)))

@@ -1,4 +1,4 @@
-"""Induced charges and dipoles. The one-shot values of the published code are in test_reference.py."""
+"""Induced charges and dipoles. The one-shot values of the published code are in tests/ewald/test_reference.py."""
 
 import dataclasses
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lesjax import ewald
+from lesjax import ewald, response
 from lesjax.units import COULOMB
 
 
@@ -22,8 +22,9 @@ CELL = np.array([[4.9, 0.0, 0.0], [1.4, 5.7, 0.0], [-0.9, 1.1, 4.3]])
 N = 4
 
 
-def make_solver(periodic=True):
-    return ewald.make_solver(CELL, periodic, n_atoms=N, sigma=0.9, k_cutoff=2.5 if periodic else None)
+def make_solver(periodic=True, background=False):
+    plan = {"sigma": 0.9, "k_cutoff": 2.5 if periodic else None, "interaction": ewald.Coulomb(background)}
+    return ewald.make_solver(CELL, periodic, n_atoms=N, **plan)
 
 
 def make_inputs():
@@ -41,10 +42,10 @@ def make_inputs():
     return {name: jnp.asarray(array, float) for name, array in arrays.items()}
 
 
-@functools.partial(jax.jit, static_argnames=("max_iterations", "background"))
-def induce(solver, inputs, atom_mask=None, max_iterations=100, background=False):
-    options = {"atom_mask": atom_mask, "max_iterations": max_iterations, "background": background}
-    return ewald.self_consistent_induction(solver, cell=jnp.asarray(CELL, float), **options, **inputs)
+@functools.partial(jax.jit, static_argnames="max_iterations")
+def induce(solver, inputs, atom_mask=None, max_iterations=100):
+    options = {"atom_mask": atom_mask, "max_iterations": max_iterations}
+    return response.self_consistent_induction(solver, cell=jnp.asarray(CELL, float), **options, **inputs)
 
 
 @pytest.mark.parametrize(
@@ -53,14 +54,13 @@ def induce(solver, inputs, atom_mask=None, max_iterations=100, background=False)
     ids=["periodic", "background", "open"],
 )
 def test_solution_is_that_of_the_dense_equations(periodic, background):
-    solver, inputs = make_solver(periodic), make_inputs()
+    solver, inputs = make_solver(periodic, background), make_inputs()
     positions, charges, kappa, alpha, external_potential, external_field = inputs.values()
 
     @jax.jit
     def energy(x):
         dipoles = x[N:].reshape(N, 3)
-        options = {"dipoles": dipoles, "background": background}
-        return ewald.energy(solver, positions, jnp.asarray(CELL, float), charges + x[:N], **options)
+        return ewald.energy(solver, positions, jnp.asarray(CELL, float), charges + x[:N], dipoles=dipoles)
 
     zero = jnp.zeros(4 * N)
     external = jnp.concatenate([-external_potential, jnp.tile(external_field, N)])
@@ -68,7 +68,7 @@ def test_solution_is_that_of_the_dense_equations(periodic, background):
     chi = jax.scipy.linalg.block_diag(jnp.diag(kappa), *alpha)
     delta = jnp.linalg.solve(jnp.eye(4 * N) + chi @ hessian, chi @ source)
 
-    found = ewald.check_induction(induce(solver, inputs, background=background))
+    found = response.check_induction(induce(solver, inputs))
     np.testing.assert_allclose(found.charges, delta[:N], rtol=0, atol=ATOL)
     np.testing.assert_allclose(found.dipoles, delta[N:].reshape(N, 3), rtol=0, atol=ATOL)
     np.testing.assert_array_equal(found.dipoles[2], 0.0)
@@ -113,7 +113,7 @@ def test_forces_take_one_solution():
 def test_no_induction_without_response():
     solver, inputs = make_solver(), make_inputs()
     inputs |= {"kappa": jnp.zeros(N), "alpha": jnp.zeros(N)}
-    found = ewald.check_induction(induce(solver, inputs))
+    found = response.check_induction(induce(solver, inputs))
     bare = ewald.energy(solver, inputs["positions"], jnp.asarray(CELL, float), inputs["charges"])
     np.testing.assert_allclose(found.energy, bare, rtol=0, atol=20 * ATOL)
     np.testing.assert_array_equal(found.charges, 0.0)
@@ -150,7 +150,7 @@ def dipole_tensor():
 def two_atoms(alpha, direction, solver=None):
     alpha = jnp.asarray(alpha, float)
     solver = ewald.make_solver(CELL, False, n_atoms=2, sigma=SIGMA) if solver is None else solver
-    return ewald.self_consistent_induction(
+    return response.self_consistent_induction(
         solver,
         jnp.asarray([[0.0, 0.0, 0.0], [DISTANCE, 0.0, 0.0]]),
         jnp.zeros((3, 3)),
@@ -177,7 +177,7 @@ def test_two_dipoles(axis):
 def test_polarization_catastrophe(direction):
     """Found at the polarizability where it sets in, also by a field that does not drive the unstable mode."""
     critical = 1.0 / max(abs(t) for t in dipole_tensor())
-    ewald.check_induction(two_atoms_compiled(0.97 * critical, direction))
+    response.check_induction(two_atoms_compiled(0.97 * critical, direction))
     found = two_atoms_compiled(1.03 * critical, direction)
     assert not found.stable
     assert not found.converged
@@ -185,7 +185,7 @@ def test_polarization_catastrophe(direction):
     gradient = jax.grad(lambda alpha: two_atoms(alpha, direction).energy)(1.03 * critical)
     assert np.isfinite(gradient)
     with pytest.raises(ValueError, match=r"without limit \(polarization catastrophe\).*`sigma` larger"):
-        ewald.check_induction(found)
+        response.check_induction(found)
 
 
 def test_flags_of_many_systems():
@@ -194,14 +194,14 @@ def test_flags_of_many_systems():
     mapped = jax.vmap(lambda alpha: two_atoms(alpha, (0.1, 0.0, 0.0)))(jnp.asarray([0.5, 1.5, -0.1, 0.0]) * critical)
     np.testing.assert_array_equal(mapped.converged, [True, False, False, True])
     with pytest.raises(ValueError, match="catastrophe"):
-        ewald.check_induction(mapped)
+        response.check_induction(mapped)
 
 
 def test_too_few_iterations():
     found = induce(make_solver(), make_inputs(), max_iterations=2)
     assert found.stable
     with pytest.raises(ValueError, match=r"did not converge in 2 iterations\. Raise `max_iterations`"):
-        ewald.check_induction(found)
+        response.check_induction(found)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_too_few_iterations():
         ({"external_potential": jnp.ones((N, 1))}, r"`external_potential` must have the shape \(4,\).*got \(4, 1\)"),
     ],
 )
-@pytest.mark.parametrize("function", [ewald.one_shot_induction, ewald.self_consistent_induction])
+@pytest.mark.parametrize("function", [response.one_shot_induction, response.self_consistent_induction])
 def test_errors(function, change, message):
     with pytest.raises(ValueError, match=message):
         function(make_solver(), cell=jnp.asarray(CELL, float), **(make_inputs() | change))

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lesjax.ewald.adjoint import Terms, make_adjoint_pair
+from lesjax.ewald.solvers.adjoint import Terms, make_adjoint_pair
 
 
 # Mesh points along each axis, and the order of the splines.
