@@ -79,7 +79,7 @@ class Form:
         """
         check_order(self.solver.interaction, multipoles)
         if isinstance(self.solver, OpenSolver) and charges and dipoles and multipoles.dipoles is not None:
-            # half of the work, as the kernels of dipoles are not slopes of those of charges
+            # the same from the quadratic form, whose kernels of dipoles cost half of slopes of those of charges
             pair_mask = _pair_mask(self.positions, self.atom_mask)
             potential, slope, _ = jax.grad(self.solver.pairs, 1)(self.positions, multipoles, pair_mask)
         else:

@@ -75,7 +75,7 @@ def stack_systems(systems: Sequence[System], shape: tuple[int, int] | None = Non
         found = sorted({system.pbc for system in systems})
         raise ValueError(f"`systems` must be non-empty and share their periodic directions, got {found}.")
     if shape is None:
-        shape = tuple(np.max([system.shape for system in systems], axis=0).tolist())
+        shape = tuple(np.max(np.array([system.shape for system in systems]), axis=0).tolist())
     return stack([system.pad_to(*shape) for system in systems])
 
 

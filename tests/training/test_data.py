@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax import io
+from lesjax import ewald, io
 from lesjax.models import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.training.data import epoch_batches, make_dataset, reference_energies, subtract_reference, take
 from toy import make_frame, make_frames
@@ -65,6 +65,16 @@ def test_dataset_keeps_every_structure():
             np.testing.assert_allclose(bucket.labels.energy[row], energy, rtol=1e-5)
             assert bucket.labels.energy.dtype == DTYPE
             np.testing.assert_allclose(bucket.labels.forces[row, :n], labels[i].forces, rtol=1e-6)
+
+
+def test_solvers_of_a_bucket_are_of_one_kind(monkeypatch):
+    """The one for the largest system, where each by itself would be summed in another way."""
+    rng = np.random.default_rng(0)
+    frames = [make_frame(rng, repeats) for repeats in (1, 2)]
+    sizes = sorted(map(len, frames))
+    monkeypatch.setattr("lesjax.ewald.solver.CROSSOVER", sizes[1])
+    (bucket,) = make_dataset(SALT, frames, io.all_labels(frames), max_buckets=1).buckets
+    assert isinstance(bucket.solver, ewald.MeshSolver)
 
 
 def test_short_range_dataset_has_no_solver():

@@ -127,8 +127,8 @@ class Periodic:
         shape = np.max([solver.k_shape for solver in solvers], axis=0)
 
         def padded(solver: Periodic) -> np.ndarray:
-            added = [(0, int(n - m)) for n, m in zip(shape, solver.k_shape, strict=True)]
-            return np.pad(np.asarray(solver.kmask), [(0, 0), *added])
+            added = np.array([(0, 0), *((0, int(n - m)) for n, m in zip(shape, solver.k_shape, strict=True))])
+            return np.pad(np.asarray(solver.kmask), added)
 
         return [replace(solver, kmask=padded(solver)) for solver in solvers]
 
