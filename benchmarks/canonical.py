@@ -28,7 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lesjax.dynamics import Settings
-from lesjax.dynamics.ensembles import count_rotations, forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
+from lesjax.dynamics.energy import forces_and_virial
+from lesjax.dynamics.integrators import with_mixed_dtypes
+from lesjax.dynamics.momenta import count_rotations, maxwell_boltzmann
+from lesjax.dynamics.settings import make_integrator
 from lesjax.properties import Frame
 from lesjax.units import BAR, BOLTZMANN
 
@@ -118,7 +121,7 @@ def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: o
         energy_of = lambda _, frame, __: energy(frame.positions, frame.cell, periodic=periodic)  # noqa: E731
         return forces_and_virial(energy_of, None, Frame(positions, cell), with_virial=periodic)
 
-    integrator = make_ensemble(settings, masses, force_virial, pbc=case.pbc, positions=case.positions)
+    integrator, dof = make_integrator(settings, masses, force_virial, pbc=case.pbc, positions=case.positions)
     cell = jnp.asarray(case.cell)
     fixed = {} if settings.constant_pressure else {"cell": cell}
 
@@ -131,7 +134,7 @@ def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: o
         virial = jnp.trace(force_virial(state.position, now)[1])
         return kinetic / kT, volume, (2.0 * kinetic + virial) / (3.0 * volume), kinetic / kT
 
-    @leniently
+    @with_mixed_dtypes
     @jax.jit
     def run(positions: Array, momenta: Array) -> tuple[Array, ...]:
         state = integrator.initialize(positions, cell, jnp.asarray(masses), momenta)
@@ -148,8 +151,8 @@ def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: o
     results = run(jnp.asarray(case.positions), jnp.asarray(momenta))
     *results, last = results
     kept = [np.asarray(x)[len(x) // 10 :] for x in results]
-    inner = 3 * n - (3 if integrator.conserves_momentum else 0) - rotations
-    return Samples(*kept[:3], kept[3] * 2.0 / inner, integrator.dof, np.asarray(last))
+    inner = 3 * n - (3 if settings.scheme(case.pbc).conserves_momentum else 0) - rotations
+    return Samples(*kept[:3], kept[3] * 2.0 / inner, dof, np.asarray(last))
 
 
 def _vibration(state: object) -> Array:
@@ -209,7 +212,7 @@ def main() -> None:
     for name, make in CASES.items():
         case = make()
         case = dataclasses.replace(case, positions=sample(case, "langevin", arguments.steps // 10).last)
-        ensembles = ["nve", "langevin", *(("nvt", "npt") if case.pbc[0] else ("nose-hoover",))]
+        ensembles = ["nve", "langevin", "csvr", *(("nvt", "npt") if case.pbc[0] else ("nose-hoover",))]
         ensembles += ["npt-flexible"] * (name == "crystal")
         runs = [(ensemble, {}) for ensemble in ensembles]
         if not case.pbc[0]:

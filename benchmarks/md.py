@@ -26,7 +26,7 @@ from common import TORCH_TIMINGS, interleaved, published_potential, shared, writ
 
 from lesjax import io
 from lesjax.dynamics import LesCalculator, Settings
-from lesjax.dynamics.ensembles import maxwell_boltzmann
+from lesjax.dynamics.momenta import maxwell_boltzmann
 from lesjax.dynamics.simulation import Simulation
 from lesjax.models.potential import Potential, predict
 from lesjax.neighbors.verlet import renew, within_cutoff

@@ -6,7 +6,7 @@ from lesjax.processes import check_process
 
 check_process()  # jax_md computes while it is imported
 
-from lesjax.dynamics.adapter import energy_neighbor_list as energy_neighbor_list
-from lesjax.dynamics.calculator import LesCalculator as LesCalculator
+from lesjax.dynamics.ase_calculator import LesCalculator as LesCalculator
+from lesjax.dynamics.jax_md import energy_neighbor_list as energy_neighbor_list
 from lesjax.dynamics.settings import Settings as Settings
 from lesjax.dynamics.simulation import SimulationError as SimulationError, simulate as simulate

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax import ewald
-from lesjax.dynamics.ensembles import Ensemble, forces_and_virial, leniently, make_ensemble, temperature_of
-from lesjax.dynamics.settings import Settings
+from lesjax.dynamics.energy import forces_and_virial
+from lesjax.dynamics.integrators import with_mixed_dtypes
+from lesjax.dynamics.momenta import temperature_of
+from lesjax.dynamics.settings import Settings, make_integrator
 from lesjax.models.potential import Potential, Prediction, predict, predict_born_charges
 from lesjax.neighbors.verlet import NeighborList, crowded, renew, within_cutoff
 from lesjax.numerics import determinant
@@ -71,7 +73,7 @@ class compiled:
         self.name = name
 
     def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
-        function = leniently(jax.jit(self.function.__get__(instance)))
+        function = with_mixed_dtypes(jax.jit(self.function.__get__(instance)))
         instance.__dict__[self.name] = function  # found before this descriptor from now on
         return function
 
@@ -83,11 +85,12 @@ class Motion:
         settings: the run.
         template: elements, periodicity and dtype of the system.
         integrator: of its ensemble.
+        dof: degrees of freedom.
     """
 
     def __init__(self, settings: Settings, template: System, start: ase.Atoms) -> None:
         self.settings, self.template = settings, template
-        self.integrator: Ensemble = make_ensemble(
+        self.integrator, self.dof = make_integrator(
             settings, start.get_masses(), self.force_virial, pbc=template.pbc, positions=start.positions
         )
 
@@ -161,7 +164,7 @@ class Motion:
         integrator = self.integrator
         cell = integrator.cell(state, cell)
         observed = {
-            "temperature": temperature_of(state.momentum, state.mass, integrator.dof),
+            "temperature": temperature_of(state.momentum, state.mass, self.dof),
             "kinetic_energy": 0.5 * jnp.sum(state.momentum**2 / state.mass),
             "potential_energy": self.energy(force_field, state.position, cell),
         }

@@ -1,22 +1,26 @@
 """What a simulation is asked to do, and whether a structure can be simulated so."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ase
 import numpy as np
+from jaxtyping import Array, Float
 
+from lesjax.dynamics.integrators import ENSEMBLES, Integrator, Scheme, Setup, scheme_of
+from lesjax.dynamics.momenta import degrees_of_freedom
 from lesjax.models.potential import Potential
 from lesjax.neighbors.host import neighbor_arrays
 from lesjax.neighbors.plan import DEFAULT_SKIN
 from lesjax.system import System
+from lesjax.units import BAR, BOLTZMANN, FEMTOSECOND
 from lesjax.validate import check, finite, flag, not_negative, one_of, optional, positive, whole
 
 
 # closer pairs are a mistake in the structure, Å
 MIN_DISTANCE = 0.4
-ENSEMBLES = ("nve", "nvt", "nose-hoover", "langevin", "npt", "npt-flexible")
 ANGULAR_MOMENTA = ("keep", "zero")
 FORMATS = ("xyz", "traj")
 
@@ -26,15 +30,16 @@ class Settings:
     """One run of molecular dynamics.
 
     Attributes:
-        ensemble: "nve"; "nvt", which is "nose-hoover" (a chain) in a periodic cell and "langevin" without one; "npt"
-            (isotropic) or "npt-flexible", both after Martyna, Tobias and Klein.
+        ensemble: "nve"; "nvt", which is "nose-hoover" (a chain) in a periodic cell and "langevin" without one; "csvr"
+            (velocity rescaling after Bussi, Donadio and Parrinello); "npt" (isotropic) or "npt-flexible", both after
+            Martyna, Tobias and Klein.
         steps: length of the run, from its very start.
         timestep: fs.
         temperature: K; of the thermostat, and of the initial velocities where the structure has none.
         pressure: bar, of "npt" and "npt-flexible".
-        thermostat_time: fs; period of the Nosé-Hoover chain, inverse friction of "langevin".
+        thermostat_time: fs; period of the Nosé-Hoover chain, inverse friction of "langevin", relaxation time of "csvr".
         barostat_time: fs; period of the cell.
-        seed: of the initial velocities and of "langevin".
+        seed: of the initial velocities and random forces.
         angular_momentum: of a cluster at the start: "keep" that of the given or drawn velocities, or "zero". All
             ensembles but "langevin" conserve its direction.
         log_every: steps between the lines of the log.
@@ -94,28 +99,59 @@ class Settings:
             object.__setattr__(self, "electric_field", tuple(map(float, self.electric_field)))
             if len(self.electric_field) != 3 or not all(map(math.isfinite, self.electric_field)):
                 raise ValueError(f"`electric_field` must be three finite numbers, got {self.electric_field}.")
-        if self.ensemble != "nve":
+        if self.scheme().thermostat:
             if self.temperature is None:
                 raise ValueError(f"`temperature` is missing: ensemble {self.ensemble!r} needs one, in K.")
             # a thermostat divides by it; velocities of zero are a legitimate start of "nve"
             check(self, temperature=positive)
         if self.electric_field is not None and self.constant_pressure:
-            raise ValueError("`electric_field` needs a fixed cell: use ensemble 'nve', 'nvt' or 'langevin' with it.")
+            raise ValueError(f"`electric_field` needs a fixed cell, which ensemble {self.ensemble!r} does not keep.")
 
     @property
     def constant_pressure(self) -> bool:
         """Whether the cell moves."""
-        return self.ensemble.startswith("npt")
+        return self.scheme().moves_cell
 
-    def integrator(self, pbc: Sequence[bool]) -> str:
-        """Return what integrates the equations of motion of a system with these periodic directions.
+    def scheme(self, pbc: Sequence[bool] = (True, True, True)) -> Scheme:
+        """How the ensemble is integrated for these periodic directions."""
+        return scheme_of(self.ensemble, pbc)
 
-        Thermostats that scale velocities keep the direction of the angular momentum. Only a lattice in two directions
-        or more takes it up; elsewhere the energy of the rotation would depend on the start for ever.
-        """
-        if self.ensemble != "nvt":
-            return self.ensemble
-        return "nose-hoover" if sum(pbc) >= 2 else "langevin"
+
+def make_integrator(
+    settings: Settings,
+    masses: Float[np.ndarray, " n"],
+    force_virial: Callable[..., tuple[Array, Array]],
+    *,
+    pbc: Sequence[bool] = (True, True, True),
+    positions: Float[np.ndarray, "n 3"] | None = None,
+) -> tuple[Integrator, int]:
+    """Build the integrator of a run, and count its degrees of freedom.
+
+    Args:
+        settings: the run.
+        masses: amu.
+        force_virial: see `Setup`.
+        pbc: periodic directions, by which "nvt" chooses its thermostat.
+        positions: at the start, Å: with ``angular_momentum = "zero"`` their rotations, which all schemes that conserve
+            momentum keep at rest, are no degrees of freedom.
+    """
+    scheme = settings.scheme(pbc)
+    at_rest = positions if settings.angular_momentum == "zero" else None
+    dof = degrees_of_freedom(masses, at_rest) if scheme.conserves_momentum else 3 * len(masses)
+    setup = Setup(
+        force_virial,
+        dt=settings.timestep * FEMTOSECOND,
+        dof=dof,
+        kT=(settings.temperature or 0.0) * BOLTZMANN,
+        pressure=settings.pressure * BAR,
+        thermostat_time=settings.thermostat_time * FEMTOSECOND,
+        barostat_time=settings.barostat_time * FEMTOSECOND,
+        seed=settings.seed,
+    )
+    integrator = scheme.make(setup)
+    if settings.electric_field is not None:  # whose work is no function of the state
+        integrator = dataclasses.replace(integrator, extra_energy=None)
+    return integrator, dof
 
 
 def check_structure(settings: Settings, potential: Potential, template: System, atoms: ase.Atoms) -> None:

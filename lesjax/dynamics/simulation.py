@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from lesjax.dynamics import adapter, records
-from lesjax.dynamics.ensembles import initial_momenta
+from lesjax.dynamics import records
+from lesjax.dynamics.energy import allocate_pairs, make_template, plan_solver
+from lesjax.dynamics.momenta import initial_momenta
 from lesjax.dynamics.motion import MAX_MOVE, Block, ForceField, Motion
 from lesjax.dynamics.settings import Settings, check_structure
 from lesjax.models.checks import check_solution
@@ -85,15 +86,21 @@ class Simulation:
 
     def __init__(self, potential: Potential, atoms: ase.Atoms, folder: str | os.PathLike, settings: Settings) -> None:
         self.potential, self.settings = potential, settings
-        self.template = adapter.make_template(potential, atoms, None)
+        self.template = make_template(potential, atoms, None)
         check_structure(settings, potential, self.template, atoms)
         self.motion = Motion(settings, self.template, atoms)
-        momenta = initial_momenta(settings, atoms, conserves_momentum=self.motion.integrator.conserves_momentum)
+        momenta = initial_momenta(
+            atoms,
+            settings.temperature,
+            settings.seed,
+            without_rotation=settings.angular_momentum == "zero",
+            conserves_momentum=settings.scheme(self.template.pbc).conserves_momentum,
+        )
 
         dtype = self.template.positions.dtype
         positions, self.cell = jnp.asarray(self.template.positions), jnp.asarray(self.template.cell)
         self.neighbor_list = self.allocate(positions, self.cell, None)
-        self.solver = adapter.plan_solver(potential, self.template, positions, self.cell)
+        self.solver = plan_solver(potential, self.template, positions, self.cell)
         arrays = (positions, self.cell, jnp.asarray(atoms.get_masses(), dtype), jnp.asarray(momenta, dtype))
         self.state = self.motion.initialize(self.force_field, *arrays)
         self.progress = records.MDProgress()
@@ -103,7 +110,7 @@ class Simulation:
             self.state, self.neighbor_list, self.progress, planned_cell = restored
             if planned_cell is not None:
                 planned_cell = jnp.asarray(planned_cell, dtype)
-                self.solver = adapter.plan_solver(potential, self.template, self.state.position, planned_cell)
+                self.solver = plan_solver(potential, self.template, self.state.position, planned_cell)
 
     @property
     def force_field(self) -> ForceField:
@@ -117,7 +124,7 @@ class Simulation:
 
     def allocate(self, positions: Array, cell: Array, at_least: NeighborPlan | None) -> NeighborList:
         """Make a neighbour list for these positions."""
-        return adapter.allocate_pairs(self.potential, self.template, positions, cell, self.settings.skin, at_least)
+        return allocate_pairs(self.potential, self.template, positions, cell, self.settings.skin, at_least)
 
     def run_block(self, steps: int) -> Block:
         """Run up to so many steps from here, without taking them over."""
@@ -181,7 +188,7 @@ class Simulation:
         if self.solver is None or self.solver.still_valid(cell):
             return
         before = self.potential_energy()
-        self.solver = adapter.plan_solver(self.potential, self.template, self.state.position, cell)
+        self.solver = plan_solver(self.potential, self.template, self.state.position, cell)
         self.progress.energy_offset += before - self.potential_energy()
         self.progress.replanned += 1
         # the next step starts with forces of the new plan

@@ -21,7 +21,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from lesjax.dynamics.adapter import allocate_pairs, plan_solver
+from lesjax.dynamics.energy import allocate_pairs, plan_solver
 from lesjax.ewald import Solver
 from lesjax.fitting.newton import Problem, energy, find_minimum, geometry, rooted
 from lesjax.models.checks import check_solution, check_system

@@ -12,7 +12,10 @@ from jaxtyping import Array, Float, PyTree
 
 from lesjax import io
 from lesjax.dynamics import Settings, simulate
-from lesjax.dynamics.ensembles import forces_and_virial, leniently, make_ensemble, maxwell_boltzmann
+from lesjax.dynamics.energy import forces_and_virial
+from lesjax.dynamics.integrators import with_mixed_dtypes
+from lesjax.dynamics.momenta import maxwell_boltzmann
+from lesjax.dynamics.settings import make_integrator
 from lesjax.ewald import Solver
 from lesjax.models.potential import Potential
 from lesjax.neighbors.batching import stack
@@ -83,25 +86,25 @@ def make_sampler(
         moved = dataclasses.replace(frame, positions=positions, cell=cell)
         return forces_and_virial(energy_fn, params, moved, solver=solver, with_virial=settings.constant_pressure)
 
-    ensemble = make_ensemble(settings, np.asarray(masses), force_virial)
+    integrator, _ = make_integrator(settings, np.asarray(masses), force_virial)
 
-    @leniently
+    @with_mixed_dtypes
     @jax.jit
     def run(params: PyTree, frame: Any, solver: Solver | None, momenta: Array, key: Array) -> tuple[Array, Array]:
         positions, cell = jnp.asarray(frame.positions), jnp.asarray(frame.cell)
         arguments = {"params": params, "frame": frame, "solver": solver}
         fixed = {} if settings.constant_pressure else {"cell": cell}
         mass = jnp.asarray(masses, positions.dtype)
-        state = ensemble.initialize(positions, cell, mass, momenta, **arguments)
-        if ensemble.random:
+        state = integrator.initialize(positions, cell, mass, momenta, **arguments)
+        if settings.scheme().random:
             state = dataclasses.replace(state, rng=key)
 
         def advance(state: Any, steps: int) -> Any:
-            return jax.lax.fori_loop(0, steps, lambda _, state: ensemble.step(state, **arguments, **fixed), state)
+            return jax.lax.fori_loop(0, steps, lambda _, state: integrator.step(state, **arguments, **fixed), state)
 
         def draw(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
             state = advance(state, settings.frame_every)
-            return state, (state.position, ensemble.cell(state, cell))
+            return state, (state.position, integrator.cell(state, cell))
 
         return jax.lax.scan(draw, advance(state, equilibration), None, length=n_frames)[1]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from canonical import CASES, mean_and_variance, sample
 
-from lesjax.dynamics.ensembles import count_rotations, maxwell_boltzmann, remove_rotation
+from lesjax.dynamics.momenta import count_rotations, maxwell_boltzmann, remove_rotation
 
 
 pytestmark = pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the dtype does not matter here")

@@ -17,12 +17,11 @@ from jax_md import partition, space
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax import ewald
-from lesjax.models.checks import check_system
+from lesjax.dynamics.energy import allocate_pairs, make_template, plan_solver
 from lesjax.models.potential import Potential
 from lesjax.neighbors.plan import DEFAULT_SKIN, NeighborPlan
-from lesjax.neighbors.verlet import NeighborList, allocate, update, within_cutoff
+from lesjax.neighbors.verlet import NeighborList, update, within_cutoff
 from lesjax.numerics import matmul
-from lesjax.system import System
 
 
 # a number, one for each direction, or a matrix
@@ -199,41 +198,9 @@ def energy_neighbor_list(
         if perturbation is not None:
             deform = jnp.asarray(_matrix(perturbation), positions.dtype).T
             positions, cell = matmul(positions, deform), matmul(cell, deform)
-        return energy(potential, template, neighbor.pairs, neighbor.solver, positions, cell)
+        return potential.energy(within_cutoff(neighbor.pairs, template, positions, cell), neighbor.solver)
 
     return NeighborFns(allocate_fn, update_fn), energy_fn
-
-
-def make_template(potential: Potential, atoms: ase.Atoms, pbc: bool | tuple[bool, bool, bool] | None) -> System:
-    """The system of `atoms` whose positions, cell and neighbours change; host only."""
-    system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc)
-    check_system(potential.config, system)
-    return system
-
-
-def allocate_pairs(
-    potential: Potential, template: System, positions: Array, cell: Array, skin: float, at_least: NeighborPlan | None
-) -> NeighborList:
-    """A neighbour list for the potential; host only."""
-    return allocate(positions, cell, template.pbc, cutoff=potential.cutoff, skin=skin, at_least=at_least)
-
-
-def plan_solver(potential: Potential, template: System, positions: Array, cell: Array) -> ewald.Solver | None:
-    """Plan of the long-range sum with its arrays on the device; host only."""
-    system = dataclasses.replace(template, positions=np.asarray(positions), cell=np.asarray(cell))
-    return jax.tree.map(jnp.asarray, potential.make_solver(system))
-
-
-def energy(
-    potential: Potential,
-    template: System,
-    pairs: NeighborList,
-    solver: ewald.Solver | None,
-    positions: Array,
-    cell: Array,
-) -> Float[Array, ""]:
-    """Energy without the reference energies, eV: a pure function."""
-    return potential.energy(within_cutoff(pairs, template, positions, cell), solver)
 
 
 def _matrix(box: Any) -> Array:
