@@ -60,7 +60,7 @@ def test_plans_are_made_on_the_way(potential, atoms, relaxed):
 
 
 def test_one_energy_for_all_functions(potential, relaxed):
-    """The Hessian of a potential at its minimum has three rigid motions and no unstable mode."""
+    """The Hessian at the minimum has three rigid motions and no unstable mode; forces are those of the potential."""
     compiled = jax.jit(properties.hessian, static_argnums=0, static_argnames="batch_size")
     hessian = compiled(Potential.energy, potential, relaxed.system, solver=relaxed.solver, batch_size=6)
     values = np.linalg.eigvalsh(np.asarray(hessian).reshape(12, 12))
