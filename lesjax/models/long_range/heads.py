@@ -20,7 +20,7 @@ from lesjax.numerics import einsum
 
 
 # Where the responses start, e/V and e Å²/V (0.7 Å³ of polarizability): far from a catastrophe at σ = 1 Å, and their
-# unit. Of equilibration: hardness and electronegativity, V/e and V per `charge_scale`.
+# unit. Of equilibration: hardness and electronegativity, V/e and V per `scale`.
 KAPPA_SCALE, ALPHA_SCALE, HARDNESS_SCALE = 0.02, 0.07, 10.0
 
 
