@@ -43,9 +43,10 @@ CUTOFF = 5.0
 # %% [markdown]
 # ## Theory and model
 #
-# Both are functions of parameters, a crystal and the plan of its Ewald sum. All pairs that could come within the cutoff are listed once, so
-# that the energy is smooth. The theory has charges of ±1 e, the repulsion of Born and Mayer, and a dispersion. The
-# model has one latent charge and a flexible pair function for equal and for unequal ions: 17 parameters.
+# Both are functions of parameters, a crystal and the plan of its Ewald sum. All pairs that could come within the
+# cutoff are listed once, so that the energy is smooth. The theory has charges of ±1 e, the repulsion of Born and
+# Mayer, and a dispersion. The model has one latent charge and a flexible pair function for equal and for unequal
+# ions: 17 parameters.
 
 # %%
 shifts = np.array(list(itertools.product((-1, 0, 1), repeat=3)))

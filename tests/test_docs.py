@@ -1,9 +1,11 @@
 """The examples in README and documentation run: every ``python`` block of a page, one after the other.
 
 A page finds data, a start and a trained model in the current folder under the names that it uses. Blocks that need what
-is not there are written as ``{code-block} python`` and are not run.
+is not there are written as ``{code-block} python`` and are not run. A block that begins with ``# needs PACKAGE`` is run
+where that package is installed.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -11,18 +13,19 @@ import ase.io
 import jax
 import pytest
 
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig
 from lesjax.training.config import Phase, TrainingSection
 from toy import MODEL, make_frames, moved_potential
 
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+NEEDS = re.compile(r"# needs (\w+)\n")
 PAGES = [page for page in sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")]) if BLOCK.search(page.read_text())]
 
 CONFIG = ModelConfig(
     CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
-    LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.6),
+    LongRangeConfig(LatentCharges(hidden=(4,), scale=0.5), k_cutoff=2.6),
     hidden=(4,),
 )
 
@@ -48,6 +51,9 @@ def test_examples_run(page, tmp_path, monkeypatch):
     text = page.read_text()
     with jax.numpy_rank_promotion("allow"):
         for block in BLOCK.finditer(text):
+            needed = NEEDS.match(block.group(1))
+            if needed and importlib.util.find_spec(needed.group(1)) is None:
+                continue
             # lines of an error are those of the page
             code = "\n" * text.count("\n", 0, block.start(1)) + block.group(1)
             exec(compile(code, str(page), "exec"), names)

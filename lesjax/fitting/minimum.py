@@ -171,12 +171,12 @@ def _with_plans(problem: Problem, potential: Potential, skin: float) -> Problem:
             f"{type(system).__name__}: make it with `System.from_ase(atoms, cutoff=potential.cutoff)`."
         )
     check_system(potential.config, system)
-    solver = problem.solver
+    positions, cell, solver = jnp.asarray(system.positions), jnp.asarray(system.cell), problem.solver
     if solver is None:
-        solver = plan_solver(potential, system, system.positions, system.cell)
+        solver = plan_solver(potential, system, positions, cell)
     else:
-        solver.check_atoms(np.asarray(system.positions, float), np.asarray(system.cell, float))
-    neighbor_list = allocate_pairs(potential, system, system.positions, system.cell, skin, None)
+        solver.check_atoms(np.asarray(positions, float), np.asarray(cell, float))
+    neighbor_list = allocate_pairs(potential, system, positions, cell, skin, None)
     return problem._replace(solver=solver, neighbor_list=neighbor_list)
 
 
@@ -188,7 +188,7 @@ def _renewed(params: PyTree, problem: Problem, x: Float[Array, " d"]) -> Problem
     solver, neighbor_list = problem.solver, problem.neighbor_list
     assert neighbor_list is not None
     used, is_crowded = _skin_used(neighbor_list, positions, cell)
-    valid = solver is None or solver.still_valid(cell)
+    valid = solver is None or bool(solver.still_valid(cell))
     if valid and bool(used <= neighbor_list.plan.skin) and not bool(is_crowded):
         return problem
     if not valid:

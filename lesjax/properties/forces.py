@@ -22,8 +22,8 @@ from lesjax.ewald import Solver
 from lesjax.numerics import determinant, matmul
 
 
-# (parameters, system, solver) -> interaction energy, eV: a pure function. The system is a `lesjax.System`, a `Frame`,
-# or another dataclass with `positions` and `cell`, which derivatives replace; the solver is the plan of a long-range
+# (parameters, system, solver) -> interaction energy, eV: a pure function. The system is a `lesjax.System`, a `Frame`
+# or another dataclass with `positions` and `cell`, which derivatives replace. The solver is the plan of a long-range
 # sum or None. `lesjax.Potential.energy` is one, with a potential as its parameters.
 Energy = Callable[[PyTree, Any, Solver | None], Array]
 

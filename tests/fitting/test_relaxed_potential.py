@@ -60,7 +60,7 @@ def test_plans_are_made_on_the_way(potential, atoms, relaxed):
 
 
 def test_one_energy_for_all_functions(potential, relaxed):
-    """The Hessian of a potential at its minimum has three rigid motions and no unstable mode; forces are its energy's."""
+    """The Hessian at the minimum has three rigid motions and no unstable mode; forces are those of the potential."""
     compiled = jax.jit(properties.hessian, static_argnums=0, static_argnames="batch_size")
     hessian = compiled(Potential.energy, potential, relaxed.system, solver=relaxed.solver, batch_size=6)
     values = np.linalg.eigvalsh(np.asarray(hessian).reshape(12, 12))
@@ -138,6 +138,6 @@ def test_polarization_catastrophe_at_the_minimum():
     assert np.isfinite(fitting.relax(Potential.energy, potential, start).energy)
     heads = dict(potential.params["heads"])
     heads["kappa"] = {**heads["kappa"], "bias": jnp.full_like(heads["kappa"]["bias"], 100.0)}
+    polarizable = dataclasses.replace(potential, params={**potential.params, "heads": heads})
     with pytest.raises(ValueError, match=r"polarization catastrophe.*Make them smaller"):
-        polarizable = dataclasses.replace(potential, params={**potential.params, "heads": heads})
         fitting.relax(Potential.energy, polarizable, start)

@@ -142,11 +142,11 @@ def test_set(path, override, name, value):
         ("training.phases=[]", r"In `training`: `phases` is empty"),
         ("training.phases.0.epochs=0", r"In `training\.phases\[0\]`: `epochs` must be at least 1, got 0"),
         ("training.phases.0.learning_rate=nan", r"`training\.phases\[0\]\.learning_rate` must be finite, got nan"),
-        ("training.phases.0.weights.energy=inf", r"`training\.phases\[0\]\.weights\.energy` must be finite, got inf"),
         (
             "training.phases.0.weights.force=1",
             r"In `training\.phases\[0\]`: `weights` has no term 'force'; .* forces, ",
         ),
+        ("training.phases.0.weights.energy=inf", r"`training\.phases\[0\]\.weights\.energy` must be finite, got inf"),
         ("training.phases.0.weights=1", r"`training\.phases\[0\]\.weights` must be a table, got 1"),
         ("training.phases.0.energy_weight=1", r"Unknown key .* Did you mean `training\.phases\[0\]\.weights`\?"),
         ("training.seed=-1", r"`seed` must lie from 0 to 4294967295, got -1"),
