@@ -48,10 +48,12 @@ class Dataset:
     Attributes:
         buckets: stacked structures.
         members: index in the original list of each structure of each bucket.
+        config: the model that it was made for: neighbours, plans and energies without the references are its own.
     """
 
     buckets: tuple[Batch, ...]
     members: tuple[np.ndarray, ...]
+    config: ModelConfig
 
     def __len__(self) -> int:
         return sum(map(len, self.members))
@@ -136,7 +138,7 @@ def make_dataset(
             )
             buckets.append(jax.tree.map(jnp.asarray, batch))
             members.append(np.array(own))
-    return Dataset(buckets=tuple(buckets), members=tuple(members))
+    return Dataset(buckets=tuple(buckets), members=tuple(members), config=config)
 
 
 def plan_solvers(config: ModelConfig, systems: Sequence[System], indices: Sequence[int]) -> list[ewald.Solver] | None:

@@ -119,7 +119,8 @@ def evaluate(
 
     Args:
         potential: the model, or several.
-        data: structures with labels, or the data set that `lesjax.training.data.make_dataset` made of them.
+        data: structures with labels, or the data set that `lesjax.training.data.make_dataset` made of them for this
+            model.
         keys: names of the labels of structures.
         pbc: overrides the periodicity of structures.
         batch_size: structures computed at once.
@@ -128,15 +129,20 @@ def evaluate(
             it is not given.
 
     Raises:
-        ValueError: for structures without a single label, elements that the model does not know, or an
-            `epsilon_infinity` that is no positive number, or that cannot be fitted.
+        ValueError: for structures without a single label, elements that the model does not know, a data set of another
+            model, or an `epsilon_infinity` that is no positive number, or that cannot be fitted.
     """
     if not isinstance(data, Dataset):
         dataset = make_dataset(potential.config, data, io.all_labels(data, keys), pbc)
-    elif keys is None and pbc is None:
-        dataset = data
     else:
-        raise ValueError("`keys` and `pbc` are for structures: a data set has been made with its own. Leave them out.")
+        dataset = data
+        if keys is not None or pbc is not None:
+            raise ValueError("`keys` and `pbc` are for structures: a data set was made with its own. Leave them out.")
+        if dataset.config != potential.config:
+            raise ValueError(
+                "`data` was made for a model of another configuration, with other neighbours or reference energies: "
+                "make it with `potential.config`."
+            )
     if epsilon_infinity is not None:
         dataset = _with_epsilon(dataset, epsilon_infinity)
     parity, spread = {}, {}
@@ -219,7 +225,7 @@ def _values(
     values: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         batch = dataset.buckets[bucket]
-        # what is costly is left out where the batch has no label of it, not where the whole bucket has none
+        # costly terms are left out of batches without their labels, others of whole buckets: fewer compilations
         names = tuple(
             term.name
             for term in TERMS

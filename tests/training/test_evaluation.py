@@ -195,6 +195,9 @@ class TestWithCheapModel:
             np.testing.assert_array_equal(pair.predicted, expected.parity[name].predicted)
         with pytest.raises(ValueError, match="`keys` and `pbc` are for structures"):
             evaluate(cheap, dataset, pbc=False)
+        other = dataclasses.replace(cheap, config=dataclasses.replace(cheap.config, reference_energies=(0.0, 0.0)))
+        with pytest.raises(ValueError, match=r"another configuration, .* make it with `potential\.config`"):
+            evaluate(other, dataset)
 
     def test_unknown_element_is_named(self, cheap, tmp_path):
         frames = make_frames(2)

@@ -49,7 +49,7 @@ def test_features_start_at_a_root_mean_square_of_one(small, potential, monkeypat
     n_atoms, noise = small.train.buckets[0].system.atom_mask.shape[1], jnp.asarray([2.0, 1e-19, 0.0])
     monkeypatch.setattr(initialize, "_layers", lambda *_: (jnp.broadcast_to(noise, (4, n_atoms, 3)),))
     np.testing.assert_allclose(initialize._root_mean_squares(c, own, small.train)[0], [2.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="`feature_scale` must be each or all, got 'none'"):
+    with pytest.raises(ValueError, match="`feature_scale` must be 'each' or 'all', got 'none'"):
         TrainingSection(feature_scale="none")
 
 
