@@ -34,7 +34,7 @@ Moments are about the centre of mass."""
 
 # Name in `Settings`, which has the defaults; help; type.
 MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("ensemble", "nve, nvt (a chain or langevin), nose-hoover, csvr, langevin, npt or npt-flexible", {}),
+    ("ensemble", "nve, nvt, npt, npt-flexible, or a thermostat by its name, as csvr", {}),
     ("steps", "length of the run", {"type": int}),
     ("timestep", "fs", {"type": float}),
     ("temperature", "K", {"type": float}),

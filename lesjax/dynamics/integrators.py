@@ -74,7 +74,6 @@ class Scheme:
 
     Attributes:
         make: makes the integrator.
-        summary: for the help texts.
         thermostat: it needs a temperature.
         moves_cell: the cell is part of the state.
         conserves_momentum: a total momentum of zero stays zero.
@@ -82,7 +81,6 @@ class Scheme:
     """
 
     make: Callable[[Setup], Integrator]
-    summary: str
     thermostat: bool = True
     moves_cell: bool = False
     conserves_momentum: bool = True
@@ -206,20 +204,16 @@ def make_barostat(setup: Setup, *, flexible: bool) -> Integrator:
     def pressure(state: Any) -> Array:
         return jnp.trace(barostat.internal_pressure(state)) / 3.0
 
-    return Integrator(
-        barostat.initialize, barostat.step, lambda state, _: state.cell, barostat.extra_energy, pressure
-    )
+    return Integrator(barostat.initialize, barostat.step, lambda state, _: state.cell, barostat.extra_energy, pressure)
 
 
 SCHEMES = {
-    "nve": Scheme(make_nve, "constant energy", thermostat=False),
-    "nose-hoover": Scheme(make_nose_hoover, "Nosé-Hoover chain"),
-    "csvr": Scheme(make_csvr, "stochastic velocity rescaling (Bussi)", random=True),
-    "langevin": Scheme(make_langevin, "Langevin dynamics", conserves_momentum=False, random=True),
-    "npt": Scheme(functools.partial(make_barostat, flexible=False), "constant pressure, isotropic", moves_cell=True),
-    "npt-flexible": Scheme(
-        functools.partial(make_barostat, flexible=True), "constant pressure, all of the cell", moves_cell=True
-    ),
+    "nve": Scheme(make_nve, thermostat=False),
+    "nose-hoover": Scheme(make_nose_hoover),
+    "csvr": Scheme(make_csvr, random=True),
+    "langevin": Scheme(make_langevin, conserves_momentum=False, random=True),
+    "npt": Scheme(functools.partial(make_barostat, flexible=False), moves_cell=True),
+    "npt-flexible": Scheme(functools.partial(make_barostat, flexible=True), moves_cell=True),
 }
 # "nvt" leaves the thermostat to `scheme_of`
 ENSEMBLES = ("nvt", *SCHEMES)
