@@ -183,7 +183,7 @@ def cutoff_for_accuracy(accuracy: float, sigma: float, interaction: Interaction)
     """Return the reciprocal cutoff, 1/Å, that leaves the relative force error `accuracy`; see `make_solver`."""
     if not 0 < accuracy < 1:
         raise ValueError(f"`accuracy` must lie between 0 and 1, got {accuracy}.")
-    excess = lambda x: math.log(interaction.force_tail(x) / accuracy)  # noqa: E731
+    excess = lambda x: math.log(max(interaction.force_tail(x), 1e-300) / accuracy)  # noqa: E731
     lowest, highest = math.sqrt(2.0), 30.0
     x = brentq(excess, lowest, highest) if excess(lowest) > 0.0 else lowest
     return float(x) / sigma  # pyright: ignore[reportArgumentType]
