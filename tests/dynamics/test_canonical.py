@@ -16,8 +16,10 @@ pytestmark = pytest.mark.skipif(not jax.config.jax_enable_x64, reason="the dtype
     [
         ("crystal", "npt-flexible", {}, 93),
         ("liquid", "nvt", {}, 93),
+        ("liquid", "csvr", {}, 93),
         ("cluster", "nvt", {}, 39),  # Langevin, which moves the centre of mass
         ("cluster", "nose-hoover", {"angular_momentum": "zero"}, 33),
+        ("cluster", "csvr", {"angular_momentum": "zero"}, 33),
     ],
 )
 def test_mean_and_variance_of_the_kinetic_energy(system, ensemble, changes, dof):

@@ -50,7 +50,7 @@ def test_two_at_a_time_are_refused(ions, small_potential, tmp_path):
     assert not (tmp_path / "md").exists()
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "nvt", "langevin", "npt", "npt-flexible"])
+@pytest.mark.parametrize("ensemble", ["nve", "nvt", "csvr", "langevin", "npt", "npt-flexible"])
 def test_ensembles(ensemble, ions, small_potential, tmp_path):
     final = run(small_potential, ions, tmp_path, ensemble=ensemble, steps=60)
     log = read_table(tmp_path / "log.csv")
@@ -97,7 +97,7 @@ def test_time_reversal(ions, small_potential, tmp_path):
     assert np.abs(there.positions - start.positions).max() > 0.1
 
 
-@pytest.mark.parametrize(("ensemble", "form"), [("langevin", "xyz"), ("npt", "traj")])
+@pytest.mark.parametrize(("ensemble", "form"), [("langevin", "xyz"), ("csvr", "xyz"), ("npt", "traj")])
 def test_resumed_run_equals_an_unbroken_one(ensemble, form, ions, small_potential, tmp_path, monkeypatch):
     changes = {"ensemble": ensemble, "format": form, "steps": 30, "frame_every": 5}
     ions.info = {"charge": 1, "spin": 2, "total": 3}
