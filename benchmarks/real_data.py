@@ -129,8 +129,8 @@ def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     if run.fit_epsilon:
         prepared = prepare(load_config(run.config, settings))
         potential = load(folder / "model")
-        found = evaluate(potential, prepared.train_frames, epsilon_infinity="fit").metrics["epsilon_infinity"]
-        metrics["validation"] = evaluate(potential, prepared.valid_frames, epsilon_infinity=found).metrics
+        found = evaluate(potential, prepared.train, epsilon_infinity="fit").metrics["epsilon_infinity"]
+        metrics["validation"] = evaluate(potential, prepared.valid, epsilon_infinity=found).metrics
         metrics["validation"]["epsilon_infinity_of_training"] = found
     return {**result, "settings": [*run.settings, *extra]}
 

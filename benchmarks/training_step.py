@@ -18,7 +18,6 @@ from lesjax.models.potential import initial_parameters
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import make_dataset, reference_energies
 from lesjax.training.initialize import initial_state
-from lesjax.training.losses import Weights
 from lesjax.training.step import make_step
 
 
@@ -73,7 +72,7 @@ def main() -> None:
         # one bucket: the published code takes the four structures in one step as well
         (bucket,) = make_dataset(config, frames, labels, max_buckets=1).buckets
         rows, mask = jnp.arange(len(frames)), jnp.ones(len(frames), bool)
-        weights = Weights(energy=1.0, forces=1.0)
+        weights = {"energy": 1.0, "forces": 1.0}
         rate = jnp.asarray(1e-4, jnp.float32)
         step = make_step(config, section)
         params = initial_parameters(config, 0)

@@ -1,4 +1,4 @@
-"""Directive ``key-table``: the keys of a configuration class with type, default and meaning, from its docstring."""
+"""Directives ``key-table``: keys of a configuration class from its docstring; ``term-table``: rows of the labels."""
 
 import dataclasses
 import importlib
@@ -10,6 +10,8 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
+
+from lesjax.training.terms import TERMS
 
 
 class KeyTable(SphinxDirective):
@@ -35,9 +37,22 @@ class KeyTable(SphinxDirective):
         return self.parse_text_to_nodes("\n".join(lines))
 
 
+class TermTable(SphinxDirective):
+    """One row for each label that a potential is compared with."""
+
+    def run(self) -> list[nodes.Node]:
+        """Write the table as Markdown and parse it."""
+        lines = ["| label | meaning | unit | structures | metrics |", "|---|---|---|---|---|"]
+        for term in TERMS:
+            metrics = ", ".join(f"`{name}`" for name in term.metrics())
+            lines.append(f"| `{term.name}` | {term.title} | {term.unit} | {term.where} | {metrics} |")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def setup(app: Any) -> dict[str, bool]:
-    """Register the directive."""
+    """Register the directives."""
     app.add_directive("key-table", KeyTable)
+    app.add_directive("term-table", TermTable)
     return {"parallel_read_safe": True}
 
 
@@ -56,8 +71,12 @@ def _attributes(cls: type) -> dict[str, str]:
 def _toml(field: dataclasses.Field) -> str:
     """The default as it would stand in a TOML file."""
     value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
     if value is dataclasses.MISSING:
         return "required"
+    if isinstance(value, dict):
+        return "`{" + ", ".join(f"{key} = {json.dumps(entry)}" for key, entry in value.items()) + "}`"
     if value is None:
         return "not given"
     return f"`{value:.4g}`" if isinstance(value, float) else f"`{json.dumps(value)}`"

@@ -21,18 +21,7 @@ PBC = {"file": None, "true": True, "false": False}
 RESUMED = ("train", "md")
 METRICS = """Metrics in the JSON file, each for what the data has references of:
   n_structures               number of structures
-  energy_rmse, energy_mae    energy, eV/atom
-  forces_rmse, forces_mae    force components, eV/Å
-  stress_rmse, stress_mae    stress components, eV/Å³
-  charges_r2, charges_corr2, charges_rmse, charges_mae
-                             latent charges, e
-  dipole_r2, dipole_corr2, dipole_rmse, dipole_mae
-                             dipole moment of molecules, e Å
-  quadrupole_r2, quadrupole_corr2, quadrupole_rmse, quadrupole_mae
-                             traceless part of their second moment, e Å²
-  bec_r2, bec_corr2, bec_rmse, bec_mae, bec_diagonal_r2, bec_diagonal_corr2,
-  bec_off_diagonal_r2, bec_off_diagonal_corr2
-                             Born effective charges, e
+{terms}
   epsilon_infinity           electronic dielectric constant, with --epsilon-infinity fit
 _r2 is the coefficient of determination, _corr2 the squared correlation, which a
 common factor or offset of the predictions leaves as it is.
@@ -112,9 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         help="compare a potential with labelled structures",
-        epilog=METRICS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
     )
+    evaluate.add_argument("-h", "--help", action=_EvaluateHelp, nargs=0, help="show this help message and exit")
     evaluate.add_argument("model", help="folder of a potential or an ensemble")
     evaluate.add_argument("data", help="file that ase reads, as extended xyz")
     evaluate.add_argument("--json", metavar="OUT.json", help="write the metrics there")
@@ -151,6 +141,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _EvaluateHelp(argparse.Action):
+    """Show the help with the metrics, whose rows are imported for it alone."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from lesjax.training.terms import metrics_help
+
+        parser.epilog = METRICS.format(terms=metrics_help())
+        parser.print_help()
+        parser.exit()
+
+
 def _train(arguments: argparse.Namespace) -> int:
     from lesjax.training import load_config
 
@@ -165,21 +166,19 @@ def _train(arguments: argparse.Namespace) -> int:
 
     prepared = prepare(config)
     folder = pathlib.Path(config.output)
-    counts = f"{len(prepared.train)} structures to train on, {len(prepared.valid_frames)} to validate"
+    sets = {"training": prepared.train, "validation": prepared.valid, "test": prepared.test}
+    sizes = {name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()}
+    counts = f"{sizes['training']} structures to train on, {sizes['validation']} to validate"
     print(f"{counts}; results in {folder}/")
     run_training = train if config.training.ensemble is None else train_ensemble
     potential = run_training(config, prepared=prepared, quiet=arguments.quiet or None)
     members = range(config.training.ensemble or 0)
     for run in [folder / "members" / str(i) for i in members] or [folder]:
         plots.save_learning_curve(run / "learning_curve.png", read_log(run / "log.jsonl"))
-    pbc = None if isinstance(config.data.pbc, str) else config.data.pbc
-    frames_of = (prepared.train_frames, prepared.valid_frames, prepared.test_frames)
-    sets = dict(zip(("training", "validation", "test"), frames_of, strict=True))
     metrics = {}
-    for name, frames in sets.items():
-        if frames:
-            epsilon = config.data.epsilon_infinity
-            result = evaluate(potential, frames, keys=config.data.keys, pbc=pbc, epsilon_infinity=epsilon)
+    for name, dataset in sets.items():
+        if dataset is not None:
+            result = evaluate(potential, dataset)
             metrics[name] = result.metrics
             write_json(folder / "metrics.json", metrics)
             plots.save_parity(folder / f"parity_{name}.png", result.parity)
@@ -195,7 +194,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax.models.storage import is_ensemble
     from lesjax.runs import write_json
     from lesjax.training import evaluate_file, plots
-    from lesjax.training.losses import metric_name
+    from lesjax.training.terms import TERMS
 
     pbc = PBC[arguments.pbc]
     several = is_ensemble(arguments.model)
@@ -211,7 +210,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     for assignment in arguments.key:
         label = assignment.partition("=")[0]
-        if metric_name(label) not in result.parity:
+        if not any(term.name == label and term.short in result.parity for term in TERMS):
             raise ValueError(f"`--key {assignment}`: no structure has such a label to hold the model against.")
     if arguments.json:
         write_json(arguments.json, result.metrics)
@@ -305,17 +304,18 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from lesjax.training.plots import KINDS
+    from lesjax.training.terms import find
 
     # all in 80 columns, so that an ensemble leaves the squared correlation to the JSON file
     columns = ("spread", "rank correlation") if result.calibration else ("squared correlation",)
     table = Table("", "RMSE", "MAE", "R²", *columns)
     for kind, pair in result.parity.items():
-        name, unit, factor = KINDS[kind]
+        term = find(kind)
+        factor = term.table_scale
         errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
         further = (f"{pair.corr2():.4f}",)
         if result.calibration:
             further = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
-        table.add_row(f"{name} ({unit})", *errors, f"{pair.r2():.4f}", *further)
+        table.add_row(f"{term.title} ({term.table_unit})", *errors, f"{pair.r2():.4f}", *further)
     print(f"{title}: {result.metrics['n_structures']} structures")
     Console().print(table)

@@ -18,7 +18,7 @@ from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfi
 from lesjax.runs import read_log, write_json
 from lesjax.training import plots
 from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
-from lesjax.training.evaluate import Evaluation, evaluate
+from lesjax.training.evaluation import Evaluation, evaluate
 from lesjax.training.loop import train
 from lesjax.training.prepare import prepare
 
@@ -29,7 +29,7 @@ LONG_RANGE = LongRangeConfig(LatentCharges(scale=1.0, element_charges=True), sig
 TRAINING = TrainingSection(
     batch_size=4,
     eval_every=5,
-    phases=(Phase(epochs=80, learning_rate=2e-2, energy_weight=1.0, forces_weight=1.0),),
+    phases=(Phase(epochs=80, learning_rate=2e-2),),
 )
 
 

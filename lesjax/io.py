@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from typing import Any
 
 import ase.io
 import jax
@@ -73,6 +74,11 @@ class Keys:
         check(self, born_effective_charges_order=optional(one_of(*BORN_ORDERS)))
 
 
+def label_field(*shape: int | str) -> Any:
+    """Field of `Labels` with this shape, in which "n" is the number of atoms."""
+    return dataclasses.field(metadata={"shape": shape})
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Labels:
@@ -90,23 +96,33 @@ class Labels:
         born_effective_charges: [atom, polarization, displacement], e.
     """
 
-    energy: Float[Array | np.ndarray, "*b"]
-    forces: Float[Array | np.ndarray, "*b n 3"]
-    stress: Float[Array | np.ndarray, "*b 3 3"]
-    charges: Float[Array | np.ndarray, "*b n"]
-    dipole: Float[Array | np.ndarray, "*b 3"]
-    quadrupole: Float[Array | np.ndarray, "*b 3 3"]
-    born_effective_charges: Float[Array | np.ndarray, "*b n 3 3"]
+    energy: Float[Array | np.ndarray, "*b"] = label_field()
+    forces: Float[Array | np.ndarray, "*b n 3"] = label_field("n", 3)
+    stress: Float[Array | np.ndarray, "*b 3 3"] = label_field(3, 3)
+    charges: Float[Array | np.ndarray, "*b n"] = label_field("n")
+    dipole: Float[Array | np.ndarray, "*b 3"] = label_field(3)
+    quadrupole: Float[Array | np.ndarray, "*b 3 3"] = label_field(3, 3)
+    born_effective_charges: Float[Array | np.ndarray, "*b n 3 3"] = label_field("n", 3, 3)
+
+    @classmethod
+    def shapes(cls, n_atoms: int) -> dict[str, tuple[int, ...]]:
+        """Shape of each label of one structure."""
+        return {
+            f.name: tuple(n_atoms if size == "n" else size for size in f.metadata["shape"])
+            for f in dataclasses.fields(cls)
+        }
+
+    @classmethod
+    def missing(cls, n_atoms: int) -> "Labels":
+        """Labels of a structure that has none."""
+        return cls(**{name: np.full(shape, np.nan) for name, shape in cls.shapes(n_atoms).items()})
 
     def pad_to(self, n_atoms: int) -> "Labels":
         """Pad the rows of one structure with NaN; host only."""
-        extra = (0, n_atoms - len(self.forces))
-        rows = ("forces", "charges", "born_effective_charges")
-        padded = {}
-        for name in rows:
-            value = getattr(self, name)
-            padded[name] = np.pad(value, (extra, *((0, 0),) * (value.ndim - 1)), constant_values=np.nan)
-        return dataclasses.replace(self, **padded)
+        padded = self.missing(n_atoms)
+        for name, value in vars(self).items():
+            getattr(padded, name)[tuple(map(slice, np.shape(value)))] = value
+        return padded
 
 
 def read(path: str | os.PathLike) -> list[Atoms]:
@@ -195,16 +211,11 @@ def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:
     """
     _check_results(atoms)
     keys = keys or Keys()
-    n = len(atoms)
-    return Labels(
-        energy=_find(atoms, keys.energy, ()),
-        forces=_find(atoms, keys.forces, (n, 3)),
-        stress=_stress(atoms, keys.stress),
-        charges=_find(atoms, keys.charges, (n,)),
-        dipole=_find(atoms, keys.dipole, (3,)),
-        quadrupole=_find(atoms, keys.quadrupole, (3, 3)),
-        born_effective_charges=_born_effective_charges(atoms, keys),
-    )
+    values = {"stress": _stress(atoms, keys.stress), "born_effective_charges": _born_effective_charges(atoms, keys)}
+    for name, shape in Labels.shapes(len(atoms)).items():
+        if name not in values:
+            values[name] = _find(atoms, getattr(keys, name), shape)
+    return Labels(**values)
 
 
 def all_labels(frames: Sequence[Atoms], keys: Keys | None = None) -> list[Labels]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lesjax import System
-from lesjax.neighbors.verlet import allocate, compact, update, within_cutoff
-from lesjax.neighbors.plan import grown
 from lesjax.neighbors.host import neighbor_arrays
+from lesjax.neighbors.plan import grown
+from lesjax.neighbors.verlet import allocate, compact, update, within_cutoff
 
 
 CUBE = np.eye(3) * 7.0

@@ -28,7 +28,7 @@ class Toy(nn.Module):
         distances = safe_norm(neighbors.vectors, neighbors.mask)
         envelope = jnp.where(distances < c.cutoff, (1.0 - (distances / c.cutoff) ** 2) ** 3, 0.0)
         radial = envelope[..., None] * jnp.exp(-((distances[..., None] / widths[None, None, :]) ** 2))
-        species = (system.atomic_numbers[:, None] == jnp.asarray(c.elements)[None, :]).astype(radial.dtype)
+        species = (system.atomic_numbers[:, None] == jnp.asarray(c.elements, jnp.int32)[None, :]).astype(radial.dtype)
         pairs = radial[..., None] * neighbors.gather(species)[..., None, :]
         sums = neighbors.sum(pairs).reshape(len(species), -1)
         vectors = neighbors.sum(radial[..., None] * neighbors.vectors[..., None, :])

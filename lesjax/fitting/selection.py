@@ -18,8 +18,7 @@ from lesjax.system import electronic_state
 from lesjax.training.config import RunConfig
 from lesjax.training.data import Batch, epoch_batches, make_dataset, take
 from lesjax.training.ensemble import train_ensemble
-from lesjax.training.prepare import LABELS
-from lesjax.training.step import predict_batch
+from lesjax.training.losses import predict_batch
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def force_spreads(
         ValueError: for structures that the models cannot take, or whose induced or equilibrated charges have no
             solution.
     """
-    empty = [_without_labels(len(atoms)) for atoms in frames]
+    empty = [io.Labels.missing(len(atoms)) for atoms in frames]
     dataset = make_dataset(ensemble.config, frames, empty, pbc)
     result: list[np.ndarray] = [np.empty(0)] * len(frames)
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
@@ -76,12 +75,6 @@ def force_spreads(
                 raise ValueError(f"Structure {index}: {error}") from error
             result[index] = spread[k, : len(frames[index])]
     return result
-
-
-def _without_labels(n: int) -> io.Labels:
-    shapes = {"energy": (), "forces": (n, 3), "stress": (3, 3), "charges": (n,), "dipole": (3,), "quadrupole": (3, 3)}
-    shapes["born_effective_charges"] = (n, 3, 3)
-    return io.Labels(**{name: np.full(shape, np.nan) for name, shape in shapes.items()})
 
 
 @jax.jit
@@ -254,7 +247,7 @@ def _labelled(label: Callable[[io.Atoms], io.Atoms], atoms: io.Atoms, config: Ru
         ValueError: where one is missing.
     """
     bare = atoms.copy()
-    names = {name for kind in LABELS for name in getattr(config.data.keys, kind)}
+    names = {name for kind in io.Labels.shapes(0) for name in getattr(config.data.keys, kind)}
     for values in (bare.info, bare.arrays):
         for name in names & set(values):
             del values[name]
@@ -264,7 +257,7 @@ def _labelled(label: Callable[[io.Atoms], io.Atoms], atoms: io.Atoms, config: Ru
     result = io.frozen(result)  # all structures may share one calculator
     labels = io.labels(result, config.data.keys)
     for kind in ("energy", "forces"):
-        weighed = any(getattr(phase, f"{kind}_weight") > 0 for phase in config.training.phases)
+        weighed = any(phase.weights.get(kind, 0.0) > 0 for phase in config.training.phases)
         if weighed and not np.all(np.isfinite(getattr(labels, kind))):
             expected = ", ".join(getattr(config.data.keys, kind))
             raise ValueError(f"`label` gave no finite {kind}: looked for {expected}. Set it in `info` or `arrays`.")

@@ -23,8 +23,8 @@ from lesjax.fitting.sampling import Sampler
 from lesjax.models.potential import Potential
 from lesjax.properties import Energy
 from lesjax.training.data import Dataset, epoch_batches, take
-from lesjax.training.losses import Weights, loss_of_sums
-from lesjax.training.step import batch_square_sums
+from lesjax.training.losses import Sums, batch_sums, loss_of_sums
+from lesjax.training.terms import Weights, check_weights
 
 
 Loss = Callable[[Any], Array]
@@ -127,13 +127,14 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
     them: choose some, if there are many.
 
     Args:
-        dataset: from `lesjax.training.data.make_dataset`.
-        weights: factors of the terms, see `lesjax.training.losses.Weights`; multiply them all to weigh data against
-            targets.
+        dataset: from `lesjax.training.make_dataset`.
+        weights: factors of the terms by the names of the labels, as in `lesjax.training.config.Phase`; multiply them
+            all to weigh data against targets.
         batch_size: structures that are computed at once, which bounds the memory and does not change the value.
     """
     if len(dataset) == 0:
         raise ValueError("`dataset` is empty.")
+    check_weights(weights)
     stacked: dict[int, tuple[Array, Array]] = {}
     batches = epoch_batches(dataset, batch_size, None)
     for bucket in range(len(dataset.buckets)):
@@ -142,18 +143,16 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
         stacked[bucket] = (jnp.asarray(rows), jnp.asarray(masks))
 
     def loss(potential: Potential) -> Float[Array, ""]:
-        sums: dict[str, tuple[Array, Array]] = {}
+        totals: dict[str, Sums] = {}
         for bucket, all_rows in stacked.items():
 
-            def one(rows: tuple[Array, Array], bucket: int = bucket) -> dict[str, tuple[Array, Array]]:
-                batch = take(dataset.buckets[bucket], *rows)
-                return batch_square_sums(potential, batch, weights)
+            def one(rows: tuple[Array, Array], bucket: int = bucket) -> dict[str, Sums]:
+                return batch_sums(potential, take(dataset.buckets[bucket], *rows), weights.keys())
 
             for name, values in jax.lax.map(jax.checkpoint(one), all_rows).items():
-                squares, count = (jnp.sum(value) for value in values)
-                before = sums.get(name, (0.0, 0.0))
-                sums[name] = before[0] + squares, before[1] + count
-        return loss_of_sums(sums, weights)
+                total = jax.tree.map(jnp.sum, values)
+                totals[name] = jax.tree.map(jnp.add, totals[name], total) if name in totals else total
+        return jnp.asarray(loss_of_sums(totals, weights), float)
 
     return loss
 

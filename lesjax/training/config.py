@@ -5,12 +5,13 @@ import os
 import pathlib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from lesjax.io import Keys
 from lesjax.models.config import ModelConfig
 from lesjax.schema import build
+from lesjax.training.terms import check_weights
 from lesjax.validate import check, fraction, not_negative, one_of, optional, positive, whole
 
 
@@ -67,13 +68,8 @@ class Phase:
         factor: of step and plateau.
         step_epochs: length of a step.
         patience: of the plateau, in evaluations.
-        energy_weight: on the squared error of the energy per atom, (eV)^-2.
-        forces_weight: on the mean squared error of the force components, (eV/Å)^-2.
-        stress_weight: on that of the stress, (eV/Å³)^-2.
-        charges_weight: on that of the summed latent charges, e^-2; 0 as LES needs no charges.
-        dipole_weight: on that of the dipole moments of molecules, (e Å)^-2.
-        quadrupole_weight: on that of their traceless second moments, (e Å²)^-2.
-        born_effective_charges_weight: on that of the Born effective charges, e^-2; about as costly as the forces.
+        weights: factors of the mean squared errors in the loss, by the names of the labels, in the inverse square of
+            their units; a label that is not named takes no part.
 
     Energies and forces leave the sign of the latent charges open. A phase with a weight on charges, moments or Born
     effective charges therefore starts with the sign that has the lower loss on the training set.
@@ -87,16 +83,9 @@ class Phase:
     factor: float = 0.5
     step_epochs: int = 100
     patience: int = 20
-    energy_weight: float = 1.0
-    forces_weight: float = 1.0
-    stress_weight: float = 0.0
-    charges_weight: float = 0.0
-    dipole_weight: float = 0.0
-    quadrupole_weight: float = 0.0
-    born_effective_charges_weight: float = 0.0
+    weights: dict[str, float] = field(default_factory=lambda: {"energy": 1.0, "forces": 1.0})
 
     def __post_init__(self) -> None:
-        weights = [f.name for f in fields(self) if f.name.endswith("_weight")]
         check(
             self,
             epochs=whole(1),
@@ -106,10 +95,8 @@ class Phase:
             factor=positive,
             step_epochs=whole(1),
             patience=whole(1),
-            **dict.fromkeys(weights, not_negative),
         )
-        if not any(getattr(self, name) for name in weights):
-            raise ValueError(f"The weights are all zero: give one of {', '.join(f'`{name}`' for name in weights)}.")
+        check_weights(self.weights)
 
 
 @dataclass(frozen=True)

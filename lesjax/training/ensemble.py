@@ -31,11 +31,11 @@ from lesjax.training.loop import (
     Run,
     bar,
     check_lbfgs,
-    evaluation,
     labels_set_sign,
     load_best,
     phase_weights,
     start,
+    validated,
 )
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.sign import align, decisive
@@ -88,9 +88,8 @@ def _train_members(
         run.orient_models()
     potentials = [load_best(run.folder.path) for run in runs]
     if not labels_set_sign(config.training):
-        weights = phase_weights(config.training.phases[-1])
-        chosen = decisive(prepared.train, prepared.valid)
-        potentials = align(potentials, chosen, evaluation(config.training), weights, config.training.batch_size)
+        names = validated(phase_weights(config.training.phases[-1]))
+        potentials = align(potentials, decisive(prepared.train, prepared.valid), names, config.training.batch_size)
     ensemble = Ensemble.of(potentials)
     ensemble.save(folder.path / "model")
     return ensemble

@@ -61,8 +61,8 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
         {
             "run": to_plain(config),
             "model": to_plain(prepared.model),
-            "n_train": len(prepared.train_frames),
-            "n_valid": len(prepared.valid_frames),
+            "n_train": len(prepared.train),
+            "n_valid": 0 if prepared.valid is None else len(prepared.valid),
             # data that were handed over have none
             "fingerprint": prepared.fingerprint or known,
             "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],

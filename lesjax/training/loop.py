@@ -27,10 +27,11 @@ from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
 from lesjax.training.folder import check_folder, run_folder, write_description
 from lesjax.training.initialize import initial_state, scaled_potential
-from lesjax.training.losses import RESPONSE, Weights, metric_name
+from lesjax.training.losses import Sums, loss_of_sums
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.sign import decisive, flip, orient
 from lesjax.training.step import adam_step, evaluate_rows, lbfgs_step, update_rule
+from lesjax.training.terms import TERMS, Weights
 
 
 class DivergedError(RuntimeError):
@@ -113,11 +114,6 @@ def start(config: RunConfig, prepared: Prepared) -> "Run":
     return Run(section, prepared, folder, state, progress)
 
 
-def evaluation(section: TrainingSection) -> Callable:
-    """`evaluate_rows`, with the stress if a phase trains on it."""
-    return partial(evaluate_rows, with_stress=any(phase.stress_weight > 0 for phase in section.phases))
-
-
 class Run:
     """One run in progress: the state between epochs."""
 
@@ -131,7 +127,6 @@ class Run:
     ) -> None:
         self.section, self.prepared, self.folder = section, prepared, folder
         self.state, self.progress = state, progress
-        self.evaluation = evaluation(section)
         self.started: float | None = None
         self.saved_at = time.monotonic()
         self.best: Potential | None = None
@@ -165,7 +160,7 @@ class Run:
         assert phase is not None
         if self.started is None:
             self.started = time.monotonic() - self.progress.seconds
-        if self.progress.epoch_in_phase == 0 and phase_weights(phase).of_response():
+        if self.progress.epoch_in_phase == 0 and sets_sign(phase):
             self.choose_sign(phase_weights(phase))
 
     def stretch_epochs(self) -> int:
@@ -198,7 +193,7 @@ class Run:
         """
         potentials = [self.state["potential"], flip(self.state["potential"], -1.0)]
         arguments = (self.prepared.train, self.section.batch_size, weights)
-        losses = [dataset_errors(self.evaluation, potential, *arguments)[0] for potential in potentials]
+        losses = [dataset_errors(potential, *arguments)[0] for potential in potentials]
         if losses[1] < losses[0]:
             self.state = {**self.state, "potential": potentials[1]}
             self.reset_lbfgs()
@@ -241,7 +236,7 @@ class Run:
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
         arguments = (potential.core(), valid, self.section.batch_size, weights)
         try:
-            valid_loss, metrics = dataset_errors(self.evaluation, *arguments)
+            valid_loss, metrics = dataset_errors(*arguments)
         except ValueError as error:
             self.save_best()
             raise DivergedError(
@@ -301,7 +296,7 @@ class Run:
         if labels_set_sign(self.section):
             return
         chosen = decisive(self.prepared.train, self.prepared.valid)
-        arguments = (chosen, self.evaluation, phase_weights(self.section.phases[-1]), self.section.batch_size)
+        arguments = (chosen, validated(phase_weights(self.section.phases[-1])), self.section.batch_size)
         for name in ("model", "model-last"):
             oriented = orient(load(self.folder.path / name), *arguments)
             if oriented is not None:
@@ -310,7 +305,12 @@ class Run:
 
 def labels_set_sign(section: TrainingSection) -> bool:
     """Whether any phase trains on labels that depend on the sign of the latent charges."""
-    return any(phase_weights(phase).of_response() for phase in section.phases)
+    return any(map(sets_sign, section.phases))
+
+
+def sets_sign(phase: Phase) -> bool:
+    """Whether a phase trains on labels that depend on the sign of the latent charges."""
+    return any(term.signed and term.name in phase_weights(phase) for term in TERMS)
 
 
 def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
@@ -325,9 +325,13 @@ def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
 
 
 def phase_weights(phase: Phase) -> Weights:
-    """The weights of a phase; all but energy and forces are left out where they weigh nothing."""
-    optional = {name: getattr(phase, f"{name}_weight") or None for name in ("stress", *RESPONSE)}
-    return Weights(energy=phase.energy_weight, forces=phase.forces_weight, **optional)
+    """Positive weights of a phase: a term with a weight of zero is left out and costs nothing."""
+    return {name: weight for name, weight in phase.weights.items() if weight > 0}
+
+
+def validated(weights: Weights) -> tuple[str, ...]:
+    """Terms of a validation: those of the loss, and all others that cost no further pass through the model."""
+    return tuple(term.name for term in TERMS if term.name in weights or not term.costly)
 
 
 def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> float:
@@ -343,29 +347,28 @@ def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> fl
 
 
 def dataset_errors(
-    evaluation: Any, potential: Potential, dataset: Dataset, batch_size: int, weights: Weights
+    potential: Potential, dataset: Dataset, batch_size: int, weights: Weights
 ) -> tuple[float, dict[str, float]]:
-    """Loss of the whole set, and RMSE and MAE of each kind of label that it has.
+    """Loss of the whole set, and RMSE and MAE of each term that is `validated` and that it has labels of.
 
     Raises:
         ValueError: for induced or equilibrated charges that have no solution.
     """
-    sums = []
+    batches = []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        errors, prediction = evaluation(potential, dataset.buckets[bucket], rows, mask, weights)
+        sums, prediction = evaluate_rows(potential, dataset.buckets[bucket], rows, mask, validated(weights))
         check_solution(prediction.induction, prediction.equilibration)
-        sums.append(errors)
-    sums = jax.device_get(sums)
-    loss, metrics = 0.0, {}
-    for name in dict.fromkeys(name for errors in sums for name in errors):
-        squares, magnitudes, count = np.sum([errors[name] for errors in sums if name in errors], axis=0, dtype=float)
-        if count:
-            short = metric_name(name)
-            metrics[f"{short}_rmse"] = math.sqrt(squares / count)
-            metrics[f"{short}_mae"] = magnitudes / count
-            weight = getattr(weights, name)
-            loss += 0.0 if weight is None else float(weight) * squares / count
-    return loss, metrics
+        batches.append(sums)
+    batches = jax.device_get(batches)
+    totals, metrics = {}, {}
+    for term in TERMS:
+        parts = [sums[term.name] for sums in batches if term.name in sums]
+        total = Sums(*np.sum(parts, axis=0, dtype=float)) if parts else None
+        if total is not None and total.number > 0:
+            totals[term.name] = total
+            metrics[f"{term.short}_rmse"] = math.sqrt(total.squares / total.number)
+            metrics[f"{term.short}_mae"] = float(total.magnitudes / total.number)
+    return float(loss_of_sums(totals, weights)), metrics
 
 
 @contextmanager

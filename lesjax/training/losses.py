@@ -1,121 +1,100 @@
-"""Loss and error sums over a batch; labels that are NaN count for nothing.
+"""The loss, in one place for training and validation; labels that are NaN count for nothing.
 
-The weight of a label is one over the number of labels of its kind in the batch, so that a batch of
-partly labelled structures has the same loss as the labelled part alone.
+Each term is the mean penalty of its labels in the batch, so that a batch of partly labelled structures has the same
+loss as the labelled part alone. Sums and counts add up over batches and devices.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Collection, Mapping
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
-from lesjax.models.potential import Prediction
-from lesjax.properties import dipole_moment, quadrupole_moment, traceless
+from lesjax.models.potential import Potential, Prediction, predict
 from lesjax.training.data import Batch
+from lesjax.training.terms import TERMS, Weights
 
 
-# labels that depend on the sign of the latent charges
-RESPONSE = ("charges", "dipole", "quadrupole", "born_effective_charges")
+class Pair(NamedTuple):
+    """Predicted and reference values of one term, and which of the references are known."""
+
+    predicted: Float[Array, "b ..."]
+    reference: Float[Array, "b ..."]
+    known: Bool[Array, "b ..."]
 
 
-def metric_name(label: str) -> str:
-    """The name of a label in metrics and plots: that of Born effective charges is shorter there."""
-    return "bec" if label == "born_effective_charges" else label
+class Sums(NamedTuple):
+    """Sums over the known labels of one term; they add up."""
+
+    penalties: Float[Array, ""]
+    squares: Float[Array, ""]
+    magnitudes: Float[Array, ""]
+    number: Float[Array, ""]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Weights:
-    """Factors of the terms; all but energy and forces are None where they take no part, which saves their cost."""
-
-    energy: Float[Array, ""] | float
-    forces: Float[Array, ""] | float
-    stress: Float[Array, ""] | float | None = None
-    charges: Float[Array, ""] | float | None = None
-    dipole: Float[Array, ""] | float | None = None
-    quadrupole: Float[Array, ""] | float | None = None
-    born_effective_charges: Float[Array, ""] | float | None = None
-
-    def of_response(self) -> bool:
-        """Whether any label weighs in that depends on the sign of the latent charges."""
-        return any(getattr(self, name) is not None for name in RESPONSE)
+def predict_batch(potential: Potential, batch: Batch, *, with_stress: bool) -> Prediction:
+    """Predictions for stacked systems."""
+    one = partial(predict, with_stress=with_stress)
+    return jax.vmap(one, in_axes=(None, 0, 0))(potential, batch.system, batch.solver)
 
 
-def moments(prediction: Prediction, batch: Batch) -> tuple[Float[Array, "b 3"], Float[Array, "b 3 3"]]:
-    """Dipoles (e Å) and traceless quadrupoles (e Å²) of stacked open systems, about their origins."""
-
-    def one(
-        positions: Array, charges: Array, dipoles: Array | None, quadrupoles: Array | None, origin: Array
-    ) -> tuple[Array, Array]:
-        dipole = dipole_moment(positions, charges, dipoles=dipoles, origin=origin)
-        quadrupole = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
-        return jnp.asarray(dipole), jnp.asarray(traceless(quadrupole))
-
-    assert prediction.charges is not None
-    latent = (prediction.charges, prediction.dipoles, prediction.quadrupoles)
-    return jax.vmap(one)(jnp.asarray(batch.system.positions), *latent, jnp.asarray(batch.origins))
+def compare(potential: Potential, batch: Batch, names: Collection[str]) -> tuple[dict[str, Pair], Prediction]:
+    """Predict a batch, and pair the values of the terms `names` that exist for it."""
+    needs = {need for term in TERMS if term.name in names for need in term.needs}
+    prediction = predict_batch(potential, batch, with_stress="stress" in needs and all(batch.system.pbc))
+    return pairs(potential, prediction, batch, names), prediction
 
 
-def residuals(
-    prediction: Prediction, batch: Batch, born_charges: Float[Array, "b n 3 3"] | None = None
-) -> dict[str, tuple[Array, Array]]:
-    """Errors and their masks, by the names of `Weights`.
+def pairs(potential: Potential, prediction: Prediction, batch: Batch, names: Collection[str]) -> dict[str, Pair]:
+    """Values of the terms `names` that structures of this periodicity have and that the model predicts.
 
-    Energy per atom (eV), forces (eV/Å), stress (eV/Å³), charges (e), for open systems dipole (e Å) and traceless
-    quadrupole (e Å²), and Born effective charges (e) where they are given. Energies are compared without the reference
-    energies of the elements. Charges are summed over channels.
+    Energies are compared without the reference energies of the elements, charges summed over channels.
     """
-    real = batch.system_mask
-    atoms = batch.system.atom_mask & real[:, None]
-    n_atoms = jnp.maximum(jnp.sum(batch.system.atom_mask, axis=1), 1).astype(prediction.energy.dtype)
-    labels = batch.labels
-    pairs = {
-        "energy": (prediction.energy / n_atoms, labels.energy / n_atoms, real),
-        "forces": (prediction.forces, labels.forces, atoms[:, :, None]),
+    return {
+        term.name: Pair(term.predicted(potential, prediction, batch), term.reference(batch), term.known(batch))
+        for term in TERMS
+        if term.name in names
+        and term.applies(batch.system.pbc)
+        and all(getattr(prediction, need) is not None for need in term.needs)
     }
-    if prediction.stress is not None:
-        pairs["stress"] = (prediction.stress, labels.stress, real[:, None, None])
-    if prediction.charges is not None:
-        pairs["charges"] = (jnp.sum(prediction.charges, axis=2), labels.charges, atoms)
-        if not any(batch.system.pbc):
-            dipole, quadrupole = moments(prediction, batch)
-            pairs["dipole"] = (dipole, labels.dipole, real[:, None])
-            pairs["quadrupole"] = (quadrupole, labels.quadrupole, real[:, None, None])
-    if born_charges is not None:
-        pairs["born_effective_charges"] = (born_charges, labels.born_effective_charges, atoms[:, :, None, None])
+
+
+def sums(pairs: Mapping[str, Pair]) -> dict[str, Sums]:
+    """Sums of each term over a batch."""
     result = {}
-    for name, (value, label, mask) in pairs.items():
-        known = mask & jnp.isfinite(label)
-        result[name] = (jnp.where(known, value - jnp.where(known, label, 0.0), 0.0), known)
+    for term in TERMS:
+        if term.name in pairs:
+            predicted, reference, known = pairs[term.name]
+            error = jnp.where(known, predicted - jnp.where(known, reference, 0.0), 0.0)
+            penalty = jnp.where(known, term.penalty(error), 0.0)
+            values = (penalty, error * error, jnp.abs(error), known.astype(error.dtype))
+            result[term.name] = Sums(*map(jnp.sum, values))
     return result
 
 
-def square_sums(
-    prediction: Prediction, batch: Batch, weights: Weights, born_charges: Float[Array, "b n 3 3"] | None = None
-) -> dict[str, tuple[Array, Array]]:
-    """For each kind of label that weighs in: sum of squares of the errors, and their number; batches add up."""
-    return {
-        name: (jnp.sum(error * error), jnp.sum(known).astype(error.dtype))
-        for name, (error, known) in residuals(prediction, batch, born_charges).items()
-        if getattr(weights, name) is not None
-    }
-
-
-def loss_of_sums(sums: Mapping[str, tuple[Array, Array]], weights: Weights) -> Float[Array, ""]:
-    """Weighted sum of the mean squared residuals, of what `square_sums` gives for one or for many batches."""
-    total = jnp.zeros((), sums["energy"][0].dtype)
-    for name, (squares, count) in sums.items():
-        total += getattr(weights, name) * squares / jnp.maximum(count, 1.0)
+def loss_of_sums(sums: Mapping[str, Sums], weights: Weights) -> Float[Array, ""] | float:
+    """Weighted sum of the mean penalties, for the sums of one or of many batches; traced or on the host."""
+    total = 0.0
+    for term in TERMS:
+        if term.name in weights and term.name in sums:
+            penalties, number = sums[term.name].penalties, sums[term.name].number
+            # one where there is no label
+            total += weights[term.name] * penalties / (number + (number == 0).astype(number.dtype))
     return total
 
 
-def error_sums(
-    prediction: Prediction, batch: Batch, born_charges: Float[Array, "b n 3 3"] | None = None
-) -> dict[str, Float[Array, "3"]]:
-    """For each kind of label: sums of squares and of magnitudes of the errors, and their number."""
-    return {
-        name: jnp.stack([jnp.sum(e * e), jnp.sum(jnp.abs(e)), jnp.sum(known).astype(e.dtype)])
-        for name, (e, known) in residuals(prediction, batch, born_charges).items()
-    }
+def batch_sums(potential: Potential, batch: Batch, names: Collection[str]) -> dict[str, Sums]:
+    """Sums of the terms `names` over a batch."""
+    return sums(compare(potential, batch, names)[0])
+
+
+def batch_loss(potential: Potential, batch: Batch, weights: Weights, params: PyTree) -> Float[Array, ""]:
+    """Loss of one batch as a function of the parameters, which replace those of the potential.
+
+    It is zero where no label has a weight.
+    """
+    potential = dataclasses.replace(potential, params=params)
+    return jnp.asarray(loss_of_sums(batch_sums(potential, batch, weights.keys()), weights), float)

@@ -7,42 +7,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesjax.runs import atomic_path
-from lesjax.training.calibration import Calibration
-from lesjax.training.evaluate import Parity
+from lesjax.training.evaluation import Calibration, Parity
+from lesjax.training.terms import TERMS, find
 
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# kind: (title, unit, factor)
-KINDS = {
-    "energy": ("energy per atom", "meV", 1e3),
-    "forces": ("forces", "eV/Å", 1.0),
-    "stress": ("stress", "eV/Å³", 1.0),
-    "charges": ("charges", "e", 1.0),
-    "dipole": ("dipole", "e Å", 1.0),
-    "quadrupole": ("traceless quadrupole", "e Å²", 1.0),
-    "bec": ("Born effective charges", "e", 1.0),
-}
 COLORS = ("#1f6f8b", "#d1495b", "#edae49", "#6a994e")
 
 
 def learning_curve(axes: "Axes", records: Sequence[Mapping[str, Any]], label: str = "", color: str = COLORS[0]) -> None:
-    """Validation errors of the forces, or of the first kind that there is, against the epoch."""
-    units = {"forces": ("meV/Å", 1e3), "energy": ("meV/atom", 1e3)}
-    units |= {kind: (unit, factor) for kind, (_, unit, factor) in KINDS.items() if kind not in units}
-    kind = next(kind for kind in units if f"{kind}_rmse" in records[-1])
-    unit, factor = units[kind]
+    """Validation errors of the forces, or of the first term that there is, against the epoch."""
+    terms = sorted(TERMS, key=lambda term: term.name != "forces")
+    term = next(term for term in terms if f"{term.short}_rmse" in records[-1])
     epochs = [record["epoch"] for record in records]
-    axes.semilogy(epochs, [factor * record[f"{kind}_rmse"] for record in records], color=color, label=label)
-    axes.set(xlabel="epoch", ylabel=f"validation RMSE of the {kind} ({unit})")
+    errors = [term.table_scale * record[f"{term.short}_rmse"] for record in records]
+    axes.semilogy(epochs, errors, color=color, label=label)
+    axes.set(xlabel="epoch", ylabel=f"validation RMSE of the {term.title} ({term.table_unit})")
     axes.grid(alpha=0.3, which="both")
 
 
 def parity(axes: "Axes", kind: str, pair: Parity, label: str = "", color: str = COLORS[0]) -> None:
     """Predicted against reference values with the diagonal."""
-    title, unit, factor = KINDS[kind]
+    term = find(kind)
+    title, unit, factor = term.title, term.table_unit, term.table_scale
     reference, predicted = factor * pair.reference, factor * pair.predicted
     if len(reference) > 5000:  # every point would be a large file that shows no more
         chosen = np.random.default_rng(0).choice(len(reference), 5000, replace=False)
@@ -81,7 +71,8 @@ def save_parity(path: str | pathlib.Path, pairs: Mapping[str, Parity]) -> None:
 
 def calibration(axes: "Axes", kind: str, pair: Calibration, color: str = COLORS[0]) -> None:
     """Error against spread, with the root mean square error in ten groups of equal size and the line of equal size."""
-    title, unit, factor = KINDS[kind]
+    term = find(kind)
+    title, unit, factor = term.title, term.table_unit, term.table_scale
     positive = (pair.spread > 0) & (pair.error > 0)
     spread, error = factor * pair.spread[positive], factor * pair.error[positive]
     axes.loglog(spread, error, ".", markersize=3, alpha=0.3, color=color)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,15 +13,21 @@ from lesjax.models.config import ModelConfig
 from lesjax.system import electronic_state
 from lesjax.training.config import DataConfig, RunConfig
 from lesjax.training.data import Dataset, make_dataset, reference_energies
-from lesjax.training.losses import RESPONSE
+from lesjax.training.terms import TERMS, labelled
 
 
-LABELS = ("energy", "forces", "stress", *RESPONSE)
+# why no structure can have a label, by the structures that have it
+NOWHERE = {
+    "any": "no structure has it. Leave it out.",
+    "periodic": "no structure is periodic in all directions. Leave it out.",
+    "open": "all structures are periodic, and a cell has no moments of its own. Leave it out, or set "
+    "`data.pbc` = false for molecules in a box.",
+}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a run works on; `valid` is None where there is no validation set.
+    """Everything that a run works on; `valid` and `test` are None where there is no such set.
 
     `fingerprint` tells other training and validation data apart, see `fingerprint`; None where it is not known.
     """
@@ -29,9 +35,7 @@ class Prepared:
     model: ModelConfig
     train: Dataset
     valid: Dataset | None
-    train_frames: list[io.Atoms]
-    valid_frames: list[io.Atoms]
-    test_frames: list[io.Atoms] = field(default_factory=list)
+    test: Dataset | None = None
     fingerprint: str | None = None
 
 
@@ -52,24 +56,22 @@ def prepare(config: RunConfig) -> Prepared:
         valid = dataclasses.replace(valid, name=f"{source.name}, of which some were drawn to validate on")
     if not train.frames:
         raise ValueError(f"`data.valid_fraction` = {data.valid_fraction} leaves no structure to train on.")
-    check_labels(config, train, valid)
     model = model_config(config.model, data, train.frames, train.labels)
-    test_frames: list[io.Atoms] = []
-    if data.test is not None:  # read now: a broken file should not show up after hours of training
-        test = _read("test", data.test, data)
-        test_frames = test.frames
-        if not any(test.has(name) for name in LABELS):
-            raise ValueError(f"{test.name}: no structure has a label under the names of `data.keys`.")
-        test.dataset(model)
-    return Prepared(
+    prepared = Prepared(
         model,
         train=train.dataset(model),
         valid=valid.dataset(model) if valid.frames else None,
-        train_frames=train.frames,
-        valid_frames=valid.frames,
-        test_frames=test_frames,
         fingerprint=fingerprint(train, valid),
     )
+    check_labels(config, prepared, train.name, valid.name)
+    if data.test is None:
+        return prepared
+    # read now: a broken file should not show up after hours of training
+    source = _read("test", data.test, data)
+    test = source.dataset(model)
+    if not labelled(test):
+        raise ValueError(f"{source.name}: no structure has a label under the names of `data.keys`.")
+    return dataclasses.replace(prepared, test=test)
 
 
 @dataclass(frozen=True)
@@ -88,21 +90,6 @@ class _Source:
         frames, labels = [self.frames[i] for i in members], [self.labels[i] for i in members]
         return dataclasses.replace(self, frames=frames, labels=labels, indices=[self.indices[i] for i in members])
 
-    def has(self, label: str) -> bool:
-        """Whether any structure has this label, and the periodicity that it is compared for."""
-        return any(
-            np.isfinite(getattr(labels, label)).any() and _is_compared(label, self.pbc_of(atoms))
-            for atoms, labels in zip(self.frames, self.labels, strict=True)
-        )
-
-    def admits(self, label: str) -> bool:
-        """Whether any structure has the periodicity that this label is compared for."""
-        return any(_is_compared(label, self.pbc_of(atoms)) for atoms in self.frames)
-
-    def pbc_of(self, atoms: io.Atoms) -> np.ndarray:
-        """The periodic directions of a structure."""
-        return atoms.pbc if self.pbc is None else np.broadcast_to(self.pbc, 3)
-
     def dataset(self, model: ModelConfig) -> Dataset:
         """The structures as the model wants them."""
         with self.named():
@@ -117,13 +104,6 @@ class _Source:
             yield
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
-
-
-def _is_compared(label: str, pbc: np.ndarray) -> bool:
-    """Whether a label is compared for structures of these periodic directions, see `lesjax.training.losses`."""
-    if label == "stress":
-        return bool(pbc.all())
-    return label not in ("dipole", "quadrupole") or not pbc.any()
 
 
 def _read(name: str, path: str, data: DataConfig) -> _Source:
@@ -154,33 +134,31 @@ def fingerprint(*sources: _Source) -> str:
     return digest.hexdigest()
 
 
-def check_labels(config: RunConfig, train: _Source, valid: _Source) -> None:
-    """Raise ValueError where a phase weighs what no structure has, or what cannot be computed."""
+def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_name: str) -> None:
+    """Raise ValueError where a phase has a weight for what no structure has, or for what cannot be computed."""
+    train, valid = labelled(prepared.train), labelled(prepared.valid) if prepared.valid is not None else None
     for i, phase in enumerate(config.training.phases):
-        weighed = [name for name in LABELS if getattr(phase, f"{name}_weight") > 0]
-        for name in weighed:
-            key = f"`training.phases[{i}].{name}_weight`"
-            if name == "stress" and not train.admits(name):
-                raise ValueError(f"{key} is positive, but no structure is periodic in all directions. Set it to 0.")
-            if name in ("dipole", "quadrupole") and not train.admits(name):
+        terms = [term for term in TERMS if phase.weights.get(term.name, 0.0) > 0]
+        for term in terms:
+            key = f"`training.phases[{i}].weights.{term.name}`"
+            if not any(term.applies(bucket.system.pbc) for bucket in prepared.train.buckets):
+                raise ValueError(f"{key} is positive, but {NOWHERE[term.where]}")
+            if term.name not in train:
+                kind = "" if term.where == "any" else f"{term.where} "
+                names = ", ".join(getattr(config.data.keys, term.name, ()))
+                order = f"{term.name}_order"
+                order = f", their order in `data.keys.{order}`," if hasattr(config.data.keys, order) else ""
                 raise ValueError(
-                    f"{key} is positive, but all structures are periodic, and a cell has no moments of its own. "
-                    "Set it to 0, or `data.pbc` = false for molecules in a box."
+                    f"{key} is positive, but no {kind}structure of {train_name} has {term.name}; looked for {names}. "
+                    f"Name the key in `data.keys.{term.name}`{order} or leave the weight out."
                 )
-            if not train.has(name):
-                kind = {"stress": "periodic ", "dipole": "open ", "quadrupole": "open "}.get(name, "")
-                order = ", their order in `data.keys.born_effective_charges_order`," if "born" in name else ""
-                raise ValueError(
-                    f"{key} is positive, but no {kind}structure of {train.name} has {name}; "
-                    f"looked for {', '.join(getattr(config.data.keys, name))}. Name the key in "
-                    f"`data.keys.{name}`{order} or set the weight to 0."
-                )
-            if name in RESPONSE and config.model.long_range is None:
-                raise ValueError(f"{key} is positive, but `model.long_range` = false leaves no charges. Set it to 0.")
-        if valid.frames and not any(valid.has(name) for name in weighed):
+            if "charges" in term.needs and config.model.long_range is None:
+                raise ValueError(f"{key} is positive, but `model.long_range` = false leaves no charges. Leave it out.")
+        if valid is not None and not any(term.name in valid for term in terms):
+            names = " or ".join(term.name for term in terms)
             raise ValueError(
-                f"No structure to validate on, of {valid.name}, has {' or '.join(weighed)}, which "
-                f"`training.phases[{i}]` trains on. Give a `data.valid` with labels, or `data.valid_fraction` = 0."
+                f"No structure to validate on, of {valid_name}, has {names}, which `training.phases[{i}]` trains on. "
+                "Give a `data.valid` with labels, or `data.valid_fraction` = 0."
             )
 
 

@@ -6,14 +6,14 @@ charge held, or a phase has trained on labels of charges, that has set the sign,
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from lesjax.models.potential import Potential
 from lesjax.training.data import Dataset, epoch_batches
-from lesjax.training.losses import Weights
+from lesjax.training.step import evaluate_rows
 
 
 # of the elements from hydrogen to plutonium; 0 where there is none
@@ -43,30 +43,27 @@ def _kinds(dataset: Dataset) -> set[tuple[str, float]]:
     return {("element", float(z)) for z in numbers} | {("total charge", float(q)) for q in charges}
 
 
-def orient(
-    potential: Potential, dataset: Dataset, evaluation: Callable, weights: Weights, batch_size: int
-) -> Potential | None:
+def orient(potential: Potential, dataset: Dataset, names: tuple[str, ...], batch_size: int) -> Potential | None:
     """The potential with the signs of the convention, None if it has them already or they are set otherwise.
 
     Args:
         potential: a trained model.
         dataset: structures whose average charges decide.
-        evaluation: `evaluate_rows`, with its `with_stress`.
-        weights: of the loss that `evaluation` computes besides.
+        names: terms that are computed besides: those of the validation, for which all is compiled.
         batch_size: structures computed at once.
     """
     elements = [z for z in potential.config.short_range.elements if z <= len(PAULING)]
     if len(elements) < 2 or not sign_is_free(potential, dataset):
         return None
     negative = max(elements, key=lambda z: PAULING[z - 1])
-    charges, numbers = charges_of(potential, dataset, evaluation, weights, batch_size)
+    charges, numbers = charges_of(potential, dataset, names, batch_size)
     totals = charges[numbers == negative].sum(axis=0)
     signs = np.where(totals > 0, -1.0, 1.0)
     return None if np.all(signs > 0) else flip(potential, signs)
 
 
 def align(
-    potentials: Sequence[Potential], dataset: Dataset, evaluation: Callable, weights: Weights, batch_size: int
+    potentials: Sequence[Potential], dataset: Dataset, names: tuple[str, ...], batch_size: int
 ) -> list[Potential]:
     """The potentials with the signs in which their charges overlap with those of the first one, channel by channel.
 
@@ -74,7 +71,7 @@ def align(
     """
     if not sign_is_free(potentials[0], dataset):
         return list(potentials)
-    charges = [charges_of(potential, dataset, evaluation, weights, batch_size)[0] for potential in potentials]
+    charges = [charges_of(potential, dataset, names, batch_size)[0] for potential in potentials]
     overlaps = [np.sum(own * charges[0], axis=0) for own in charges]
     return [
         potential if np.all(overlap >= 0) else flip(potential, np.where(overlap < 0, -1.0, 1.0))
@@ -91,14 +88,14 @@ def sign_is_free(potential: Potential, dataset: Dataset) -> bool:
 
 
 def charges_of(
-    potential: Potential, dataset: Dataset, evaluation: Callable, weights: Weights, batch_size: int
+    potential: Potential, dataset: Dataset, names: tuple[str, ...], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Latent charges of all atoms, [n, c], and their atomic numbers; arguments as of `orient`."""
     charges, numbers = [], []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         system = dataset.buckets[bucket].system
         real = np.asarray(system.atom_mask)[rows] & mask[:, None]
-        found = evaluation(potential.core(), dataset.buckets[bucket], rows, mask, weights)[1].charges
+        found = evaluate_rows(potential.core(), dataset.buckets[bucket], rows, mask, names)[1].charges
         charges.append(np.asarray(found)[real])
         numbers.append(np.asarray(system.atomic_numbers)[rows][real])
     return np.concatenate(charges), np.concatenate(numbers)

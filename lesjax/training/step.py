@@ -10,17 +10,12 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Potential, Prediction, predict, predict_born_charges
+from lesjax.models.potential import Potential, Prediction, Solved
 from lesjax.models.short_range import find, name_of
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Batch, take
-from lesjax.training.losses import Weights, error_sums, loss_of_sums, square_sums
-
-
-def predict_batch(potential: Potential, batch: Batch, *, with_stress: bool) -> Prediction:
-    """Predictions for stacked systems."""
-    one = partial(predict, with_stress=with_stress)
-    return jax.vmap(one, in_axes=(None, 0, 0))(potential, batch.system, batch.solver)
+from lesjax.training.losses import Pair, Sums, batch_loss, compare, sums
+from lesjax.training.terms import Weights
 
 
 class UpdateRule(NamedTuple):
@@ -121,49 +116,22 @@ def lbfgs_step(
     return {**state, "potential": potential, "ema": params, "lbfgs": memory}, jnp.asarray(value)
 
 
-def batch_loss(potential: Potential, batch: Batch, weights: Weights, params: PyTree) -> Float[Array, ""]:
-    """Loss of one batch as a function of the parameters, which replace those of the potential."""
-    potential = dataclasses.replace(potential, params=params)
-    return loss_of_sums(batch_square_sums(potential, batch, weights), weights)
-
-
-def batch_square_sums(potential: Potential, batch: Batch, weights: Weights) -> dict[str, tuple[Array, Array]]:
-    """`square_sums` of one batch."""
-    with_stress = weights.stress is not None and all(batch.system.pbc)
-    prediction = predict_batch(potential, batch, with_stress=with_stress)
-    return square_sums(prediction, batch, weights, wanted_born_charges(potential, batch, weights))
-
-
-def born_charges(potential: Potential, batch: Batch) -> Float[Array, "b n 3 3"]:
-    """Born effective charges of stacked systems, e."""
-    assert potential.config.long_range is not None
-    # without it no sum is computed
-    solver = batch.solver if potential.config.long_range.charges.responds else None
-    one = partial(predict_born_charges, potential)
-    return jax.vmap(one)(batch.system, solver, jnp.asarray(batch.epsilon_infinity))[0]
-
-
-def wanted_born_charges(potential: Potential, batch: Batch, weights: Weights) -> Float[Array, "b n 3 3"] | None:
-    """Born effective charges if they have a nonzero weight, which costs up to seven passes through the model."""
-    wanted = weights.born_effective_charges is not None and potential.config.long_range is not None
-    return born_charges(potential, batch) if wanted else None
-
-
-@partial(jax.jit, static_argnames="with_stress")
+@partial(jax.jit, static_argnums=4)
 def evaluate_rows(
-    potential: Potential, bucket: Batch, rows: Array, mask: Array, weights: Weights, *, with_stress: bool
-) -> tuple[dict[str, Array], Prediction]:
-    """Sums of errors and predictions for some rows of a bucket; compiled once per model and shape.
+    potential: Potential, bucket: Batch, rows: Array, mask: Array, names: tuple[str, ...]
+) -> tuple[dict[str, Sums], Prediction]:
+    """Sums of these terms and predictions for some rows of a bucket; compiled once per model and shape.
 
     The potential comes without reference energies, see `Potential.core`.
     """
-    batch = take(bucket, rows, mask)
-    prediction = predict_batch(potential, batch, with_stress=with_stress and all(batch.system.pbc))
-    born = wanted_born_charges(potential, batch, weights)
-    return error_sums(prediction, batch, born), prediction
+    pairs, prediction = compare(potential, take(bucket, rows, mask), names)
+    return sums(pairs), prediction
 
 
-@jax.jit
-def born_charges_of_rows(potential: Potential, bucket: Batch, rows: Array, mask: Array) -> Float[Array, "b n 3 3"]:
-    """Born effective charges of some structures of a bucket, e; compiled once per shape."""
-    return born_charges(potential, take(bucket, rows, mask))
+@partial(jax.jit, static_argnums=4)
+def compare_rows(
+    potential: Potential, bucket: Batch, rows: Array, mask: Array, names: tuple[str, ...]
+) -> tuple[dict[str, Pair], Solved]:
+    """Values of these terms for some rows of a bucket, and the flags of induced or equilibrated charges."""
+    pairs, prediction = compare(potential, take(bucket, rows, mask), names)
+    return pairs, (prediction.induction, prediction.equilibration)

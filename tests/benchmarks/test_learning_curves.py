@@ -56,7 +56,7 @@ def test_settings_of_each_model_are_accepted(model, tmp_path):
         if long_range is not None:
             assert long_range.dipoles == (model == "les_dipoles")
             assert (long_range.charges == "equilibration") == (model == "equilibration")
-        assert all(phase.charges_weight == 0 for phase in config.training.phases)
+        assert not any("charges" in phase.weights for phase in config.training.phases)
         assert len(config.training.phases) == len(study.steps)  # a phase without steps would keep its own epochs
 
 

@@ -45,7 +45,8 @@ def training_losses(potential: Potential, kind: str) -> np.ndarray:
         frames.append(atoms)
     dataset = make_dataset(potential.config, frames, io.all_labels(frames), max_buckets=1)
     charges_weight = 0.0 if potential.config.long_range is None else 0.3
-    phase = Phase(epochs=1, learning_rate=1e-2, energy_weight=2.0, forces_weight=1.0, charges_weight=charges_weight)
+    weights = {"energy": 2.0, "forces": 1.0, "charges": charges_weight}
+    phase = Phase(epochs=1, learning_rate=1e-2, weights=weights)
     section = TrainingSection(batch_size=2, phases=(phase,), weight_decay=1e-3, ema=0.9)
     state = initial_state(section, potential)
     losses = []

@@ -14,10 +14,10 @@ import pytest
 
 import lesjax
 from lesjax import ewald
-from lesjax.neighbors.batching import stack_systems
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig, from_dict, to_dict
 from lesjax.models.les import LesModel
 from lesjax.models.potential import Potential, energy_parts, predict
+from lesjax.neighbors.batching import stack_systems
 from lesjax.system import System
 from toy import moved_potential
 

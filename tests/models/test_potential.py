@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from lesjax import ewald
-from lesjax.neighbors.batching import stack_systems
 from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.models.potential import Potential, predict
+from lesjax.neighbors.batching import stack_systems
 from lesjax.system import System
 from toy import moved_potential
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import lesjax
-from lesjax.models.config import LongRangeConfig
-from lesjax.training.config import DataConfig, ModelSection, Phase, RunConfig, TrainingSection, load_config
-from lesjax.schema import build
+from lesjax.models import LongRangeConfig, ModelConfig
+from lesjax.schema import build, to_plain
+from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection, load_config
 
 
 FILE = """
@@ -17,9 +17,10 @@ output = "runs/x"
 train = "train.xyz"
 keys.energy = "dft_energy"
 [model]
+hidden = [8, 4]
+[model.short_range]
 cutoff = 4
 messages = [["Bchi"]]
-hidden = [8, 4]
 [model.long_range]
 sigma = 1.5
 [[training.phases]]
@@ -28,6 +29,7 @@ epochs = 5
 epochs = 7
 learning_rate = 1e-3
 schedule = "step"
+weights = {energy = 10, dipole = 0.5}
 """
 
 
@@ -45,13 +47,17 @@ def test_file_becomes_a_configuration(path):
     assert config.data.train == str(path.parent / "train.xyz")
     assert config.data.keys.energy == ("dft_energy",)
     assert config.data.keys.forces == ("REF_forces", "forces", "force")
-    assert config.model.cutoff == 4.0
-    assert isinstance(config.model.cutoff, float)
-    assert config.model.messages == (("Bchi",),)
+    assert config.model.short_range.cutoff == 4.0
+    assert isinstance(config.model.short_range.cutoff, float)
+    assert config.model.short_range.messages == (("Bchi",),)
     assert config.model.hidden == (8, 4)
     assert config.model.long_range == LongRangeConfig(sigma=1.5)
     assert [phase.epochs for phase in config.training.phases] == [5, 7]
     assert config.training.phases[1].schedule == "step"
+    assert [p.weights for p in config.training.phases] == [
+        {"energy": 1.0, "forces": 1.0},
+        {"energy": 10.0, "dipole": 0.5},
+    ]
 
 
 SHIPPED = sorted((Path(lesjax.__file__).parent / "configs").glob("*.toml"))
@@ -76,9 +82,9 @@ def test_shipped_files(name, path):
         ("training.seed=3", "training.seed", 3),
         ("training.ema=0", "training.ema", 0.0),
         ("model.long_range=false", "model.long_range", None),
-        ("model.long_range.n_channels=2", "model.long_range.n_channels", 2),
-        ('model.messages=[["M", "Ar"], ["Bchi"]]', "model.messages", (("M", "Ar"), ("Bchi",))),
-        ("model.messages=[]", "model.messages", ()),
+        ("model.long_range.charges.n_channels=2", "model.long_range.charges.n_channels", 2),
+        ('model.short_range.messages=[["M", "Ar"], ["Bchi"]]', "model.short_range.messages", (("M", "Ar"), ("Bchi",))),
+        ("model.short_range.messages=[]", "model.short_range.messages", ()),
         ("model.hidden=16", "model.hidden", (16,)),
         ("data.pbc=false", "data.pbc", False),
         ("data.pbc=[true, true, false]", "data.pbc", (True, True, False)),
@@ -89,6 +95,11 @@ def test_shipped_files(name, path):
         ('data.keys.forces=["a", "b"]', "data.keys.forces", ("a", "b")),
         ("data.reference_energies={H = -13, O = -2.5}", "data.reference_energies", {"H": -13.0, "O": -2.5}),
         ("training.phases.1.epochs=9", "training.phases.1.epochs", 9),
+        (
+            "training.phases.1.weights.forces=2",
+            "training.phases.1.weights",
+            {"energy": 10.0, "dipole": 0.5, "forces": 2.0},
+        ),
         ("training.phases=[{epochs = 2}]", "training.phases", (Phase(epochs=2),)),
     ],
 )
@@ -102,13 +113,16 @@ def test_set(path, override, name, value):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.cutof=5", r"Unknown key `model\.cutof`\. Did you mean `model\.cutoff`\?"),
+        (
+            "model.short_range.cutof=5",
+            r"Unknown key `model\.short_range\.cutof`\. Did you mean `model\.short_range\.cutoff`\?",
+        ),
         ("trainning.seed=5", r"Unknown key `trainning`\. Did you mean `training`\?"),
         ("training.phases.0.learningrate=5", r"`training\.phases\[0\]\.learningrate`.*`training\.phases\[0\]\.learn"),
         ("data.qqq=1", r"Unknown key `data\.qqq`\. Known here: train, valid,"),
-        ("model.cutoff=far", r"`model\.cutoff` must be a number, got 'far'"),
-        ("model.cutoff=true", r"`model\.cutoff` must be a number, got True"),
-        ("model.n_radial=2.5", r"`model\.n_radial` must be a whole number, got 2\.5"),
+        ("model.short_range.cutoff=far", r"`model\.short_range\.cutoff` must be a number, got 'far'"),
+        ("model.short_range.cutoff=true", r"`model\.short_range\.cutoff` must be a number, got True"),
+        ("model.short_range.n_radial=2.5", r"`model\.short_range\.n_radial` must be a whole number, got 2\.5"),
         ("output=1", r"`output` must be a text, got 1"),
         ("model.linear=1", r"`model\.linear` must be true or false, got 1"),
         ("model.long_range=true", r"`model\.long_range` must be a table or false, got True"),
@@ -128,13 +142,20 @@ def test_set(path, override, name, value):
         ("training.phases=[]", r"In `training`: `phases` is empty"),
         ("training.phases.0.epochs=0", r"In `training\.phases\[0\]`: `epochs` must be at least 1, got 0"),
         ("training.phases.0.learning_rate=nan", r"`training\.phases\[0\]\.learning_rate` must be finite, got nan"),
-        ("training.phases.0.energy_weight=inf", r"`training\.phases\[0\]\.energy_weight` must be finite, got inf"),
+        (
+            "training.phases.0.weights.force=1",
+            r"In `training\.phases\[0\]`: `weights` has no term 'force'; .* forces, ",
+        ),
+        ("training.phases.0.weights.energy=inf", r"`training\.phases\[0\]\.weights\.energy` must be finite, got inf"),
+        ("training.phases.0.weights=1", r"`training\.phases\[0\]\.weights` must be a table, got 1"),
+        ("training.phases.0.energy_weight=1", r"Unknown key .* Did you mean `training\.phases\[0\]\.weights`\?"),
         ("training.seed=-1", r"`seed` must lie from 0 to 4294967295, got -1"),
-        ("model.long_range.hidden=[4, 0]", r"`hidden` must have whole widths of at least 1, got \(4, 0\)"),
+        ("model.long_range.charges.hidden=[4, 0]", r"`hidden` must have whole widths of at least 1, got \(4, 0\)"),
         ("output=''", r"`output` is empty"),
         ("training.phases.0.schedule=exponential", r"`schedule` must be 'constant', 'cosine', 'step' or 'plateau'"),
-        ("training.phases.0.energy_weight=-1", r"`energy_weight` must not be negative, got -1"),
-        ("training.phases=[{epochs = 1, energy_weight = 0, forces_weight = 0}]", r"The weights are all zero: give one"),
+        ("training.phases.0.weights.energy=-1", r"`weights` must not be negative"),
+        ("training.phases=[{epochs = 1, weights = {energy = 0, forces = 0}}]", r"not all zero"),
+        ("training.phases=[{epochs = 1, weights = {}}]", r"not all zero"),
         ("training.phases=[{}]", r"`training\.phases\[0\]\.epochs` is missing"),
         ("training.batch_size=0", r"`batch_size` must be at least 1, got 0"),
         ("training.ema=1", r"`ema` must lie in \[0, 1\), got 1"),
@@ -193,9 +214,9 @@ def test_file_that_is_no_toml(path, content):
 
 
 def test_configuration_survives_its_own_dictionary():
-    """A run can be described by what `dataclasses.asdict` writes into config.json."""
-    config = RunConfig(DataConfig("a.xyz", pbc=(True, True, False)), "out", ModelSection(), TrainingSection())
-    assert build(RunConfig, dataclasses.asdict(config)) == config
+    """A run can be described by what `to_plain` writes into config.json."""
+    config = RunConfig(DataConfig("a.xyz", pbc=(True, True, False)), "out", ModelConfig(), TrainingSection())
+    assert build(RunConfig, to_plain(config)) == config
 
 
 def test_every_key_has_a_meaning():

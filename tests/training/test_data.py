@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lesjax import io
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
+from lesjax.models import CACEConfig, LongRangeConfig, ModelConfig
 from lesjax.training.data import epoch_batches, make_dataset, reference_energies, subtract_reference, take
 from toy import make_frame, make_frames
 
@@ -69,7 +69,7 @@ def test_dataset_keeps_every_structure():
 
 def test_short_range_dataset_has_no_solver():
     frames = make_frames(1)
-    config = ModelConfig(SALT.representation)
+    config = ModelConfig(SALT.short_range, None)
     assert make_dataset(config, frames, io.all_labels(frames)).buckets[0].solver is None
 
 

@@ -19,18 +19,17 @@ from lesjax.training import (
     ensemble as ensemble_module,
     evaluate,
     loop,
+    losses,
     plots,
-    step,
     train,
     train_ensemble,
 )
-from lesjax.training.calibration import Calibration, spearman
 from lesjax.training.config import Phase
 from lesjax.training.ensemble import member_config
+from lesjax.training.evaluation import Calibration, spearman
 from lesjax.training.folder import run_folder
-from lesjax.training.orient import align, flip
 from lesjax.training.prepare import prepare
-from lesjax.training.step import make_evaluation
+from lesjax.training.sign import align, flip
 from toy import Killed, killing, log_of, make_config, make_frame, make_frames, moved_potential, phases
 
 
@@ -68,7 +67,6 @@ def assert_same(a, b, *, exactly):
 
 
 @WAYS
-@pytest.mark.usefixtures("compiled_once")
 class TestTraining:
     def test_member_is_a_single_training_of_its_seed(self, tmp_path, together):
         config = make_config(tmp_path, phases=phases(3), seed=3, ensemble=2)
@@ -85,15 +83,19 @@ class TestTraining:
                 np.testing.assert_allclose(own, expected, rtol=RTOL, atol=RTOL)
         first = load(members(config)[0] / "model").params
         jax.tree.map(np.testing.assert_array_equal, ensemble[0].params, first)
-        losses = [log_of(run)[-1]["valid_loss"] for run in members(config)]
-        assert losses[0] != pytest.approx(losses[1], rel=1e-2)
+        last = [log_of(run)[-1]["valid_loss"] for run in members(config)]
+        assert last[0] != pytest.approx(last[1], rel=1e-2)
         assert len(load_ensemble(Path(config.output) / "model")) == 2
 
     @pytest.mark.usefixtures("cheap_model")
     def test_plateau_early_stop_and_lbfgs_are_those_of_each_member(self, tmp_path, together):
         """Members that stop at other epochs, and a line search of each."""
         plateau = Phase(epochs=9, learning_rate=0.3, schedule="plateau", patience=1)
-        chosen = (plateau, *phases(3, lbfgs=True), *phases(2, learning_rate=0.1, forces_weight=5.0))
+        chosen = (
+            plateau,
+            *phases(3, lbfgs=True),
+            *phases(2, learning_rate=0.1, weights={"energy": 1.0, "forces": 5.0}),
+        )
         settings = {"batch_size": 8, "ema": 0.0, "early_stop": 2, "data": {"valid_fraction": 0.0}}
         config = make_config(tmp_path, phases=chosen, ensemble=3, **settings)
         train_ensemble(config, together=together)
@@ -132,8 +134,8 @@ class TestTraining:
         config = make_config(tmp_path, phases=phases(40), ensemble=3)
         known = loop.dataset_errors
 
-        def errors(evaluation, params, *arguments):
-            loss, metrics = known(evaluation, params, *arguments)
+        def errors(*arguments):
+            loss, metrics = known(*arguments)
             return (np.nan if len(calls) == 4 else loss), calls.append(0) or metrics
 
         calls = []
@@ -147,13 +149,13 @@ class TestTraining:
 @WAYS
 @pytest.mark.usefixtures("cheap_model")
 def test_compiled_as_often_as_a_single_model(tmp_path, monkeypatch, together):
-    traces, known = [], step.predict
+    traces, known = [], losses.predict
 
     def counted(*arguments, **options):
         traces.append(0)
         return known(*arguments, **options)
 
-    monkeypatch.setattr(step, "predict", counted)
+    monkeypatch.setattr(losses, "predict", counted)
     train(make_config(tmp_path, output="single"))
     single = len(traces)
     train_ensemble(make_config(tmp_path, ensemble=4), together=together)
@@ -197,7 +199,7 @@ def test_mean_and_spread_are_those_of_single_predictions(potentials, tmp_path):
     system = System.from_ase(atoms, cutoff=ensemble.cutoff)
     found = ensemble(system)
     singles = [load(tmp_path / "model" / str(i))(system) for i in range(3)]
-    for name in ("energy", "interaction_energy", "long_range_energy", "forces", "stress", "charges"):
+    for name in ("energy", "total_energy", "long_range_energy", "forces", "stress", "charges"):
         values = np.array([getattr(single, name) for single in singles], float)
         size = np.abs(values).max()
         for part, expected in (("mean", values.mean(axis=0)), ("spread", values.std(axis=0, ddof=1))):
@@ -247,13 +249,11 @@ def test_folders_that_are_no_ensemble(potentials, tmp_path):
 def test_aligned_charges(potentials, tmp_path):
     """Members of the other sign come back, with the same forces."""
     prepared = prepare(make_config(tmp_path))
-    evaluation = make_evaluation(prepared.model, with_stress=False)
-    weights = loop.phase_weights(Phase(epochs=1))
-    arguments = (prepared.train, evaluation, weights, 4)
+    arguments = (prepared.train, loop.validated(loop.phase_weights(Phase(epochs=1))), 4)
     expected = align(potentials, *arguments)
     found = align([potentials[0], *(flip(potential, -np.ones(1)) for potential in potentials[1:])], *arguments)
     for one, other in zip(found, expected, strict=True):
-        jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+        jax.tree.map(np.testing.assert_array_equal, (one.params, one.signs), (other.params, other.signs))
     assert found[0] is potentials[0]
 
 
@@ -270,7 +270,6 @@ def test_rank_correlation():
     assert Calibration(np.array([3.0, 4.0]), np.array([1.0, 2.0])).ratio() == pytest.approx(np.sqrt(5.0))
 
 
-@pytest.mark.usefixtures("compiled_once")
 def test_errors_of_the_mean_and_its_spread(potentials, tmp_path):
     frames = make_frames(3)
     frames[1].info.pop("REF_energy")

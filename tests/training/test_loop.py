@@ -4,20 +4,25 @@ import dataclasses
 import itertools
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from safetensors.numpy import load_file
 
-from lesjax.models import load
-from lesjax.training import DivergedError, loop, train, train_ensemble
+from lesjax.models import ModelConfig, load
+from lesjax.system import System
+from lesjax.training import DivergedError, loop, losses, train, train_ensemble
 from lesjax.training.config import Phase
 from lesjax.training.folder import run_folder
-from lesjax.training.loop import learning_rate, phase_weights
+from lesjax.training.loop import learning_rate, phase_weights, sets_sign, validated
 from lesjax.training.prepare import prepare
+from lesjax.training.terms import TERMS
 from toy import log_of, make_config, make_frame, make_frames, phases
+from toy_model import ToyConfig
 
 
 X64 = jax.config.jax_enable_x64
@@ -38,15 +43,45 @@ def test_schedules():
 
 
 def test_weights_of_a_phase():
-    weights = phase_weights(Phase(epochs=1, energy_weight=0.0, forces_weight=2.0))
-    assert (weights.energy, weights.forces, weights.stress, weights.charges) == (0.0, 2.0, None, None)
-    weights = phase_weights(Phase(epochs=1, stress_weight=3.0, charges_weight=4.0))
-    assert (weights.stress, weights.charges) == (3.0, 4.0)
-    assert weights.of_response()
-    assert not phase_weights(Phase(epochs=1, stress_weight=3.0)).of_response()
-    names = ("dipole", "quadrupole", "born_effective_charges")
-    weights = phase_weights(Phase(epochs=1, **{f"{name}_weight": 5.0 for name in names}))
-    assert [getattr(weights, name) for name in names] == [5.0] * 3
+    """Those that are zero are left out, and costly terms without one are not validated."""
+    phase = Phase(epochs=1, weights={"energy": 0.0, "forces": 2.0})
+    assert phase_weights(phase) == {"forces": 2.0}
+    assert validated(phase_weights(phase)) == ("energy", "forces", "charges", "dipole", "quadrupole")
+    stress = Phase(epochs=1, weights={"stress": 3.0})
+    assert "stress" in validated(phase_weights(stress))
+    assert not sets_sign(stress)
+    for name in ("charges", "dipole", "quadrupole", "born_effective_charges"):
+        assert sets_sign(Phase(epochs=1, weights={"stress": 3.0, name: 5.0}))
+
+
+@pytest.fixture
+def huber(monkeypatch):
+    """Huber's penalty of the forces, which is linear from 0.05 eV/Å on."""
+    rows = [
+        dataclasses.replace(term, penalty=partial(optax.losses.huber_loss, delta=0.05))
+        if term.name == "forces"
+        else term
+        for term in TERMS
+    ]
+    monkeypatch.setattr(losses, "TERMS", tuple(rows))
+    jax.clear_caches()  # functions that were compiled for squares
+    yield
+    jax.clear_caches()
+
+
+def test_another_penalty_trains_and_validates_on_the_same_number(huber, tmp_path):
+    """The whole set in one batch, without an average: its loss in a step is that of the validation before."""
+    frames = make_frames(4)
+    del frames[1].arrays["REF_forces"]
+    model = ModelConfig(ToyConfig(), None, hidden=(), energy_scale=1.0)
+    settings = {"batch_size": 4, "ema": 0.0, "data": {"valid_fraction": 0.0}}
+    weights = {"energy": 0.5, "forces": 2.0}
+    train(make_config(tmp_path, frames, phases=phases(4, weights=weights), model=model, **settings))
+    log = log_of(tmp_path / "run")
+    for before, record in itertools.pairwise(log):
+        assert record["train_loss"] == pytest.approx(before["valid_loss"], rel=1e-5)
+        squares = 0.5 * before["energy_rmse"] ** 2 + 2.0 * before["forces_rmse"] ** 2
+        assert before["valid_loss"] < 0.7 * squares  # Huber's is half of the square at most
 
 
 @pytest.fixture
@@ -60,7 +95,7 @@ def falling_losses(monkeypatch):
     return use
 
 
-@pytest.mark.usefixtures("compiled_once", "cheap_model")
+@pytest.mark.usefixtures("cheap_model")
 class TestHostLogic:
     """With a model that compiles in no time."""
 
@@ -91,8 +126,8 @@ class TestHostLogic:
         seen = []
         errors = iter([5.0, 3.0, 4.0, 3.5])
 
-        def evaluate(evaluation, params, *_):
-            seen.append(jax.tree.map(np.array, params))
+        def evaluate(potential, *_):
+            seen.append(jax.tree.map(np.array, potential.params))
             return next(errors), {"forces_rmse": 1.0}
 
         monkeypatch.setattr(loop, "dataset_errors", evaluate)
@@ -107,28 +142,31 @@ class TestHostLogic:
         train(config)
         state = load_file(Path(config.output) / "checkpoint.safetensors")
         last = load_file(Path(config.output) / "model-last" / "params.safetensors")
-        bias = "['params']['energy_readout']['linear']['bias']"
-        assert last[bias] == state[("['ema']" if ema else "['params']") + bias]
-        assert (state[f"['ema']{bias}"] == state[f"['params']{bias}"]) == (ema == 0.0) or not ema
+        (name,) = (name for name in last if name.endswith("['energy']['readout']['layer0']['linear']['kernel']"))
+        place = name.removeprefix("['params']")
+        average, parameters = state[f"['ema']{place}"], state[f"['potential'].params{place}"]
+        np.testing.assert_array_equal(last[name], average if ema else parameters)
+        assert np.array_equal(average, parameters) == (ema == 0.0)
 
     def test_phases_use_their_own_weights(self, tmp_path):
-        """Charges alone, whose optimum is w = 1, and then energies alone, whose optimum is elsewhere."""
-        first = Phase(epochs=60, learning_rate=0.1, energy_weight=0.0, forces_weight=0.0, charges_weight=1.0)
-        second = dataclasses.replace(first, epochs=40, energy_weight=1.0, charges_weight=0.0)
+        """First charges, then energies, each of which lets go of the other."""
+        first = Phase(epochs=40, learning_rate=0.1, weights={"charges": 1.0})
+        second = dataclasses.replace(first, epochs=30, weights={"energy": 1.0})
         config = make_config(tmp_path, phases=(first, second), ema=0.0, data={"reference_energies": "none"})
         train(config)
         log = log_of(config.output)
-        assert [record["phase"] for record in log] == [0] * 60 + [1] * 40
-        assert log[59]["charges_rmse"] < 0.05 < log[99]["charges_rmse"]
-        assert log[99]["energy_rmse"] < log[59]["energy_rmse"]
-        assert log[59]["valid_loss"] == pytest.approx(log[59]["charges_rmse"] ** 2)
-        assert log[99]["valid_loss"] == pytest.approx(log[99]["energy_rmse"] ** 2)
+        assert [record["phase"] for record in log] == [0] * 40 + [1] * 30
+        assert log[39]["charges_rmse"] < 0.2 * log[0]["charges_rmse"]
+        assert log[39]["charges_rmse"] < log[69]["charges_rmse"]
+        assert log[69]["energy_rmse"] < 0.5 * log[39]["energy_rmse"]
+        assert log[39]["valid_loss"] == pytest.approx(log[39]["charges_rmse"] ** 2)
+        assert log[69]["valid_loss"] == pytest.approx(log[69]["energy_rmse"] ** 2)
 
     def test_lbfgs_forgets_the_loss_of_the_phase_before(self, tmp_path):
         """The loss at its start is that of its own weights and parameters, of another optimizer or not."""
         chosen = (
             *phases(2, lbfgs=True),
-            *phases(2, lbfgs=True, energy_weight=100.0),
+            *phases(2, lbfgs=True, weights={"energy": 100.0, "forces": 1.0}),
             *phases(3, learning_rate=0.1),
             *phases(2, lbfgs=True),
         )
@@ -161,14 +199,16 @@ class TestHostLogic:
         """The open structures come first, and have no stress."""
         rng = np.random.default_rng(0)
         frames = [make_frame(rng, pbc=pbc) for pbc in (False, True, False, True)]
-        config = make_config(tmp_path, frames, phases=phases(1, stress_weight=1.0), data={"valid_fraction": 0.0})
+        config = make_config(
+            tmp_path, frames, phases=phases(1, weights={"energy": 1.0, "stress": 1.0}), data={"valid_fraction": 0.0}
+        )
         train(config)
         (record,) = log_of(config.output)
         stress = np.array([atoms.info["REF_stress"] for atoms in frames if "REF_stress" in atoms.info])
-        w = load_file(Path(config.output) / "model-last" / "params.safetensors")
-        w = w["['params']['energy_readout']['linear']['bias']"][0]
-        expected = np.sqrt(np.mean((stress - w * np.eye(3)) ** 2))
-        assert record["stress_rmse"] == pytest.approx(expected, rel=1e-5)
+        potential = load(Path(config.output) / "model-last")
+        systems = [System.from_ase(atoms, cutoff=potential.cutoff) for atoms in frames if "REF_stress" in atoms.info]
+        predicted = np.array([potential(system).stress for system in systems])
+        assert record["stress_rmse"] == pytest.approx(np.sqrt(np.mean((predicted - stress) ** 2)), rel=1e-5)
 
     def test_what_is_written(self, tmp_path):
         config = make_config(tmp_path)
@@ -271,7 +311,6 @@ def test_other_data_are_refused(tmp_path):
 # --- divergence
 
 
-@pytest.mark.usefixtures("compiled_once")
 class TestDivergence:
     def test_learning_rate_too_large(self, tmp_path):
         """The second phase blows up: model and checkpoint of the first stay."""

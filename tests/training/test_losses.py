@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from lesjax import io
+from lesjax.models import ModelConfig, Potential
 from lesjax.models.potential import Prediction
 from lesjax.system import System
+from lesjax.training import losses, terms
 from lesjax.training.data import Batch
-from lesjax.training.losses import Weights, error_sums, loss_of_sums, square_sums
+from lesjax.training.losses import loss_of_sums
+from lesjax.training.terms import TERMS
 
 
 B, N = 3, 4
@@ -33,9 +36,8 @@ def make_batch(pbc=(True, True, True), **labels):
         neighbor_mask=np.zeros((B, N, 1), bool),
         pbc=pbc,
     )
-    shapes = {"energy": (B,), "forces": (B, N, 3), "stress": (B, 3, 3), "charges": (B, N)}
-    shapes |= {"dipole": (B, 3), "quadrupole": (B, 3, 3), "born_effective_charges": (B, N, 3, 3)}
-    values = {name: labels.get(name, rng.normal(size=shape)) for name, shape in shapes.items()}
+    shapes = io.Labels.shapes(N)
+    values = {name: labels.get(name, rng.normal(size=(B, *shape))) for name, shape in shapes.items()}
     values["forces"] = np.where(mask[:, :, None], values["forces"], np.nan)
     values["charges"] = np.where(mask, values["charges"], np.nan)
     values = {name: value.astype(DTYPE) for name, value in values.items()}
@@ -48,34 +50,42 @@ def make_prediction():
     mask = np.arange(N) < np.array(SIZES)[:, None]
     energy = rng.normal(size=B)
     values = {
-        "energy": energy + 100.0,  # the loss compares energies without references
-        "interaction_energy": energy,
+        "energy": energy,
+        "total_energy": None,
         "short_range_energy": energy,
         "long_range_energy": energy,
         "forces": np.where(mask[:, :, None], rng.normal(size=(B, N, 3)), 0.0),
         "stress": rng.normal(size=(B, 3, 3)),
         "charges": np.where(mask[:, :, None], rng.normal(size=(B, N, 2)), 0.0),
     }
-    return Prediction(**{name: jnp.asarray(value, DTYPE) for name, value in values.items()})
+    return Prediction(**{name: None if value is None else jnp.asarray(value, DTYPE) for name, value in values.items()})
 
 
 OPEN = (False, False, False)
 PREDICTION = make_prediction()
 BORN = jnp.asarray(np.random.default_rng(3).normal(size=(B, N, 3, 3)), DTYPE)
-ALL = Weights(energy=2.0, forces=3.0, stress=5.0, charges=7.0)
+ALL = {"energy": 2.0, "forces": 3.0, "stress": 5.0, "charges": 7.0}
+POTENTIAL = Potential({}, None, ModelConfig())  # Born effective charges, which alone would need it, are given
 
 
-def loss(prediction, batch, weights, born_charges=None):
-    return loss_of_sums(square_sums(prediction, batch, weights, born_charges), weights)
+@pytest.fixture(autouse=True)
+def given_born_charges(monkeypatch):
+    rows = [dataclasses.replace(t, predicted=lambda *_: BORN) if t.name == terms.BORN.name else t for t in TERMS]
+    monkeypatch.setattr(losses, "TERMS", tuple(rows))
+
+
+def sums(prediction, batch, names):
+    return losses.sums(losses.pairs(POTENTIAL, prediction, batch, names))
+
+
+def loss(prediction, batch, weights):
+    return jnp.asarray(loss_of_sums(sums(prediction, batch, weights), weights))
 
 
 def expected(prediction, batch, weights, systems=range(B)):
     """The same in numpy, with the labels that are there written out one by one."""
     total = 0.0
-    for field in dataclasses.fields(Weights):
-        name = field.name
-        if getattr(weights, name) is None:
-            continue
+    for name, weight in weights.items():
         squares = []
         for i in systems:
             n = SIZES[i]
@@ -83,7 +93,7 @@ def expected(prediction, batch, weights, systems=range(B)):
             x = np.asarray(batch.system.positions[i, :n], float) - np.asarray(batch.origins[i], float)
             second = np.einsum("n,na,nb->ab", q, x, x)
             label, value = {
-                "energy": (batch.labels.energy[i] / n, prediction.interaction_energy[i] / n),
+                "energy": (batch.labels.energy[i] / n, prediction.energy[i] / n),
                 "forces": (batch.labels.forces[i, :n], prediction.forces[i, :n]),
                 "stress": (batch.labels.stress[i], prediction.stress[i]),
                 "charges": (batch.labels.charges[i, :n], q),
@@ -93,14 +103,14 @@ def expected(prediction, batch, weights, systems=range(B)):
             }[name]
             error = np.ravel(np.asarray(value, float) - np.asarray(label, float))
             squares += (error[np.isfinite(error)] ** 2).tolist()
-        total += getattr(weights, name) * (np.mean(squares) if squares else 0.0)
+        total += weight * (np.mean(squares) if squares else 0.0)
     return total
 
 
 @pytest.mark.parametrize(
     "weights",
-    [ALL, Weights(1.0, 0.0), Weights(0.0, 1.0), Weights(0.0, 0.0, stress=2.0), Weights(0.0, 0.0, charges=2.0)],
-    ids=["all", "energy", "forces", "stress", "charges"],
+    [ALL, *({name: 2.0} for name in ALL)],
+    ids=["all", *ALL],
 )
 def test_loss_is_the_weighted_mean_square(weights):
     batch = make_batch()
@@ -113,8 +123,8 @@ def test_loss_of_the_response(name):
     value = np.random.default_rng(4).normal(size=getattr(make_batch().labels, name).shape)
     value[1] = np.nan
     value[2].flat[0] = np.nan
-    batch, weights = make_batch(OPEN, **{name: value}), Weights(0.0, 0.0, **{name: 2.0})
-    found, gradient = jax.value_and_grad(loss)(PREDICTION, batch, weights, BORN)
+    batch, weights = make_batch(OPEN, **{name: value}), {name: 2.0}
+    found, gradient = jax.value_and_grad(loss)(PREDICTION, batch, weights)
     np.testing.assert_allclose(found, expected(PREDICTION, batch, weights), rtol=1e-5)
     assert np.isfinite(gradient.charges).all()
     if name != "born_effective_charges":  # of cells that are periodic there are no moments
@@ -140,12 +150,11 @@ def test_missing_labels_have_no_gradient():
     batch = partly_labelled()
     gradient = jax.grad(loss)(PREDICTION, batch, ALL)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    np.testing.assert_array_equal(gradient.interaction_energy != 0, [True, False, True])
+    np.testing.assert_array_equal(gradient.energy != 0, [True, False, True])
     assert not gradient.forces[0].any()
     assert not gradient.forces[1, 1].any()
     assert gradient.forces[1, 0].all()
     assert not gradient.stress.any()
-    assert not gradient.energy.any()  # the one with the reference energies takes no part
 
 
 def test_no_label_at_all_is_a_loss_of_zero():
@@ -167,16 +176,39 @@ def test_filled_up_rows_count_for_nothing():
 def test_what_a_model_does_not_predict_is_left_out():
     short = dataclasses.replace(PREDICTION, stress=None, charges=None)
     batch = make_batch()
-    np.testing.assert_allclose(loss(short, batch, ALL), loss(PREDICTION, batch, Weights(2.0, 3.0)), rtol=1e-6)
-    assert set(error_sums(short, batch)) == {"energy", "forces"}
+    np.testing.assert_allclose(
+        loss(short, batch, ALL), loss(PREDICTION, batch, {"energy": 2.0, "forces": 3.0}), rtol=1e-6
+    )
+    assert set(sums(short, batch, ALL)) == {"energy", "forces"}
 
 
-def test_error_sums():
+def test_sums_of_errors():
     batch = partly_labelled()
-    sums = error_sums(PREDICTION, batch)
+    found = sums(PREDICTION, batch, ALL)
     known = np.isfinite(np.asarray(batch.labels.forces))
     errors = np.asarray(PREDICTION.forces - batch.labels.forces)[known]
-    wanted = [np.sum(errors**2), np.sum(np.abs(errors)), known.sum()]
-    np.testing.assert_allclose(sums["forces"], wanted, rtol=1e-5)
-    assert sums["energy"][2] == 2
-    assert sums["stress"].tolist() == [0.0, 0.0, 0.0]
+    wanted = [np.sum(errors**2), np.sum(errors**2), np.sum(np.abs(errors)), known.sum()]
+    np.testing.assert_allclose(found["forces"], wanted, rtol=1e-5)
+    assert found["energy"].number == 2
+    assert list(found["stress"]) == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_sums_add_up_over_batches():
+    """The loss of a batch is that of the sums over its parts, not the mean of their losses."""
+    batch = partly_labelled()
+    masks = ([True, False, True], [False, True, False])
+    parts = [dataclasses.replace(batch, system_mask=jnp.array(mask)) for mask in masks]
+    totals = jax.tree.map(jnp.add, *(sums(PREDICTION, part, ALL) for part in parts))
+    np.testing.assert_allclose(loss_of_sums(totals, ALL), loss(PREDICTION, batch, ALL), rtol=1e-6)
+    on_the_host = jax.tree.map(lambda *x: np.sum(x, dtype=float), *(sums(PREDICTION, part, ALL) for part in parts))
+    np.testing.assert_allclose(loss_of_sums(on_the_host, ALL), loss(PREDICTION, batch, ALL), rtol=1e-6)
+
+
+def test_penalty_of_a_row(monkeypatch):
+    """One that is not zero for an error of zero, so that padded labels would show."""
+    rows = [dataclasses.replace(term, penalty=lambda x: jnp.abs(x) + 1.0) for term in TERMS if term.name == "forces"]
+    monkeypatch.setattr(losses, "TERMS", tuple(rows))
+    batch = partly_labelled()
+    known = np.isfinite(np.asarray(batch.labels.forces))
+    errors = np.asarray(PREDICTION.forces - batch.labels.forces)[known]
+    np.testing.assert_allclose(loss(PREDICTION, batch, {"forces": 3.0}), 3.0 * np.mean(abs(errors) + 1.0), rtol=1e-5)

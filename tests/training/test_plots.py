@@ -5,8 +5,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from lesjax.training import plots
-from lesjax.training.calibration import Calibration
-from lesjax.training.evaluate import Parity
+from lesjax.training.evaluation import Calibration, Parity
+from lesjax.training.terms import TERMS, find
 
 
 PNG = b"\x89PNG"
@@ -18,18 +18,18 @@ def make_records(kind):
     ]
 
 
-@pytest.mark.parametrize("kind", ["energy", "forces", "stress", "charges", "bec"])
+@pytest.mark.parametrize("kind", [term.short for term in TERMS])
 def test_learning_curve(tmp_path, kind):
     plots.save_learning_curve(tmp_path / "curve.png", make_records(kind))
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
     axes = Figure().subplots()
     plots.learning_curve(axes, make_records(kind))
-    assert f"RMSE of the {kind} (" in axes.get_ylabel()
+    assert f"RMSE of the {find(kind).title} (" in axes.get_ylabel()
 
 
 def test_parity_of_every_kind(tmp_path):
     rng = np.random.default_rng(0)
-    pairs = {kind: Parity(rng.normal(size=10), rng.normal(size=10)) for kind in plots.KINDS}
+    pairs = {kind: Parity(rng.normal(size=10), rng.normal(size=10)) for kind in [term.short for term in TERMS]}
     pairs["energy"] = Parity(np.ones(1), np.ones(1))  # a single point has no extent
     plots.save_parity(tmp_path / "new" / "parity.png", pairs)
     assert (tmp_path / "new" / "parity.png").read_bytes().startswith(PNG)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lesjax import io
+from lesjax.training.data import Dataset
 from lesjax.training.prepare import prepare
 from toy import MODEL, make_config, make_frame, make_frames, phases
 
@@ -14,15 +15,26 @@ def energies(frames):
     return [atoms.info["REF_energy"] for atoms in frames]
 
 
+def places(structures):
+    """A coordinate that tells structures apart, of a data set in the order of its structures, or of frames."""
+    if not isinstance(structures, Dataset):
+        return [pytest.approx(atoms.positions[0, 0], rel=1e-6) for atoms in structures]
+    found = {}
+    for bucket, members in zip(structures.buckets, structures.members, strict=True):
+        found |= dict(zip(members.tolist(), np.asarray(bucket.system.positions)[:, 0, 0].tolist(), strict=True))
+    return [found[i] for i in range(len(structures))]
+
+
 def test_split_by_fraction(tmp_path):
     prepared = prepare(make_config(tmp_path))
     assert (len(prepared.train), len(prepared.valid)) == (6, 2)
-    everything = energies(prepared.train_frames) + energies(prepared.valid_frames)
-    assert sorted(everything) == sorted(energies(io.read(tmp_path / "train.xyz")))
+    everything = places(prepared.train) + places(prepared.valid)
+    file = sorted(io.read(tmp_path / "train.xyz"), key=lambda atoms: atoms.positions[0, 0])
+    assert sorted(everything) == places(file)
     same = prepare(make_config(tmp_path, output="other"))
-    assert energies(same.valid_frames) == energies(prepared.valid_frames)
+    assert places(same.valid) == places(prepared.valid)
     other = prepare(make_config(tmp_path, seed=5))
-    assert energies(other.valid_frames) != energies(prepared.valid_frames)
+    assert places(other.valid) != places(prepared.valid)
 
 
 def test_fingerprint_is_that_of_the_data(tmp_path):
@@ -34,8 +46,9 @@ def test_fingerprint_is_that_of_the_data(tmp_path):
         data = {"train": str(tmp_path / f"{name}.xyz"), **changes.pop("data", {})}
         return prepare(make_config(tmp_path, frames, data=data, **changes)).fingerprint
 
+    other_cutoff = dataclasses.replace(MODEL, short_range=dataclasses.replace(MODEL.short_range, cutoff=3.0))
     known = fingerprint()
-    assert known == fingerprint("other", model=dataclasses.replace(MODEL, cutoff=3.0), data={"pbc": False})
+    assert known == fingerprint("other", model=other_cutoff, data={"pbc": False})
     frames[1].arrays["REF_forces"][2, 0] += 1e-3
     frames[0].info["comment"] = "not used"
     found = [known, fingerprint(), fingerprint(data={"max_frames": 3}), fingerprint(seed=1)]
@@ -49,8 +62,8 @@ def test_files_for_validation_and_test(tmp_path):
         io.write(tmp_path / f"{name}.xyz", make_frames(3, seed))
     data = {name: str(tmp_path / f"{name}.xyz") for name in ("valid", "test")}
     prepared = prepare(make_config(tmp_path, data={**data, "max_frames": 5}))
-    assert (len(prepared.train), len(prepared.valid), len(prepared.test_frames)) == (5, 3, 3)
-    assert energies(prepared.test_frames) == energies(make_frames(3, 2))
+    assert (len(prepared.train), len(prepared.valid), len(prepared.test)) == (5, 3, 3)
+    assert places(prepared.test) == places(make_frames(3, 2))
 
 
 def test_no_validation(tmp_path):
@@ -60,12 +73,13 @@ def test_no_validation(tmp_path):
 
 
 def test_model_learns_from_the_data(tmp_path):
-    model = prepare(make_config(tmp_path)).model
-    assert model.representation.elements == (11, 17)
-    assert sum(model.reference_energies) * 2 == pytest.approx(
-        np.mean(energies(prepare(make_config(tmp_path)).train_frames))
-    )
-    forces = np.concatenate([atoms.arrays["REF_forces"] for atoms in prepare(make_config(tmp_path)).train_frames])
+    prepared = prepare(make_config(tmp_path))
+    model = prepared.model
+    assert model.short_range.elements == (11, 17)
+    frames = [atoms for atoms in io.read(tmp_path / "train.xyz") if places([atoms])[0] in places(prepared.train)]
+    assert len(frames) == 6
+    assert sum(model.reference_energies) * 2 == pytest.approx(np.mean(energies(frames)))
+    forces = np.concatenate([atoms.arrays["REF_forces"] for atoms in frames])
     assert model.energy_scale == pytest.approx(np.sqrt(np.mean(forces**2)))
     fixed = prepare(make_config(tmp_path, model=dataclasses.replace(MODEL, energy_scale=2.0, long_range=None))).model
     assert fixed.energy_scale == 2.0
@@ -100,24 +114,26 @@ def test_weight_without_labels(tmp_path):
     for atoms in frames:
         del atoms.arrays["REF_forces"]
     config = make_config(tmp_path, frames)
-    message = r"`training\.phases\[0\]\.forces_weight` is positive, but no structure of .* has forces; "
-    message += r"looked for REF_forces, forces, force\. Name the key in `data\.keys\.forces` or set"
+    message = r"`training\.phases\[0\]\.weights\.forces` is positive, but no structure of .* has forces; "
+    message += r"looked for REF_forces, forces, force\. Name the key in `data\.keys\.forces` or leave"
     with pytest.raises(ValueError, match=message):
         prepare(config)
 
 
 def test_weight_on_what_cannot_be_computed(tmp_path):
-    stress = phases(1, stress_weight=1.0)
-    with pytest.raises(ValueError, match=r"`training\.phases\[0\]\.stress_weight` is positive, .* periodic in all"):
+    stress = phases(1, weights={"stress": 1.0})
+    with pytest.raises(ValueError, match=r"`training\.phases\[0\]\.weights\.stress` is positive, .* periodic in all"):
         prepare(make_config(tmp_path, phases=stress, data={"pbc": False}))
     short_range = dataclasses.replace(MODEL, long_range=None)
-    with pytest.raises(ValueError, match=r"charges_weight` is positive, but `model\.long_range` = false"):
-        prepare(make_config(tmp_path, phases=phases(1, charges_weight=1.0), model=short_range))
+    with pytest.raises(ValueError, match=r"weights\.charges` is positive, but `model\.long_range` = false"):
+        prepare(make_config(tmp_path, phases=phases(1, weights={"charges": 1.0}), model=short_range))
     frames = make_frames(4)
     for atoms in frames:
         atoms.info["REF_dipole"] = np.ones(3)
-    with pytest.raises(ValueError, match=r"dipole_weight` is positive, but all structures are periodic.* `data\.pbc`"):
-        prepare(make_config(tmp_path, frames, phases=phases(1, dipole_weight=1.0)))
+    with pytest.raises(
+        ValueError, match=r"weights\.dipole` is positive, but all structures are periodic.* `data\.pbc`"
+    ):
+        prepare(make_config(tmp_path, frames, phases=phases(1, weights={"dipole": 1.0})))
 
 
 def test_validation_without_labels(tmp_path):
@@ -133,7 +149,7 @@ def test_validation_without_labels(tmp_path):
 
 
 def test_hidden_layer_without_width(tmp_path):
-    with pytest.raises(ValueError, match=r"`hidden` needs widths of at least 1, got \(0,\)"):
+    with pytest.raises(ValueError, match=r"`hidden` must have widths of at least 1, got \(0,\)"):
         prepare(make_config(tmp_path, model=dataclasses.replace(MODEL, hidden=(0,))))
 
 
@@ -146,16 +162,17 @@ def test_label_where_it_is_not_compared_does_not_count(tmp_path):
         atoms.info["stress_of_an_open_one"] = atoms.info.pop("REF_stress")
     frames[2].info["REF_stress"] = np.eye(3)
     for name, kind in (("dipole", "open"), ("stress", "periodic")):
-        config = make_config(tmp_path, frames, phases=phases(1, **{f"{name}_weight": 1.0}))
-        with pytest.raises(ValueError, match=rf"{name}_weight` is positive, but no {kind} structure of .* has {name}"):
+        config = make_config(tmp_path, frames, phases=phases(1, weights={name: 1.0}))
+        with pytest.raises(
+            ValueError, match=rf"weights\.{name}` is positive, but no {kind} structure of .* has {name}"
+        ):
             prepare(config)
 
 
 def test_element_of_the_validation_part_alone(tmp_path):
     frames = make_frames(8)
-    rare = prepare(make_config(tmp_path, frames)).valid_frames[0]
-    place = energies(frames).index(energies([rare])[0])
-    frames[place].symbols[0] = "Br"
+    rare = places(prepare(make_config(tmp_path, frames)).valid)[0]
+    frames[places(frames).index(rare)].symbols[0] = "Br"
     with pytest.raises(ValueError, match=r"of which some were drawn to validate on: Structure \d contains Br"):
         prepare(make_config(tmp_path, frames))
 

@@ -1,32 +1,29 @@
 """Charges, moments and Born effective charges: evaluation, the gradient of their losses, the sign of the charges."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lesjax import io
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.models.potential import Potential
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.system import System
 from lesjax.training import evaluate, loop
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import make_dataset
 from lesjax.training.folder import run_folder
-from lesjax.training.initialize import flip_charges, initial_state
-from lesjax.training.losses import Weights
+from lesjax.training.initialize import initial_state
+from lesjax.training.losses import batch_loss, compare
 from lesjax.training.prepare import Prepared
-from lesjax.training.step import batch_loss, born_charges, make_step
+from lesjax.training.sign import flip
+from lesjax.training.step import adam_step, update_rule
 from toy import make_config, make_frame
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 X64 = jax.config.jax_enable_x64
 SMALL = {"elements": (11, 17), "cutoff": 3.6, "n_bessel": 3, "n_radial": 2, "n_embedding": 1, "max_l": 1, "max_nu": 1}
 CONFIG = ModelConfig(
-    CACEConfig(**SMALL), LongRangeConfig(hidden=(4,), n_channels=2, k_cutoff=2.0, charge_scale=1.0), hidden=(4,)
+    CACEConfig(**SMALL), LongRangeConfig(LatentCharges(hidden=(4,), n_channels=2, scale=1.0), k_cutoff=2.0), hidden=(4,)
 )
 ORDER = io.Keys(born_effective_charges_order="displacement-first")
 KINDS = ("charges", "dipole", "quadrupole", "bec")
@@ -122,7 +119,8 @@ def batch(request, potential):
 
 def test_born_charges_of_a_padded_batch_are_those_of_the_structures(potential, batch):
     frames, pbc, bucket = batch
-    found = jax.jit(lambda p: born_charges(CONFIG, p, bucket))(potential.params)
+    pairs = jax.jit(lambda potential: compare(potential, bucket, ["born_effective_charges"])[0])(potential)
+    found = pairs["born_effective_charges"].predicted
     system = System.from_ase(frames[1], cutoff=potential.cutoff, pbc=pbc)
     expected = potential.born_effective_charges(system, epsilon_infinity=2.0)
     np.testing.assert_allclose(found[1, :3], expected, atol=1e-10 if X64 else 1e-4)
@@ -132,8 +130,8 @@ def test_born_charges_of_a_padded_batch_are_those_of_the_structures(potential, b
 @pytest.mark.skipif(not X64, reason="finite differences")
 def test_gradient_of_the_loss_of_born_charges(potential, batch):
     """In random directions of all parameters, against central differences."""
-    bucket, weights = batch[2], Weights(0.0, 0.0, born_effective_charges=1.0)
-    value_and_grad = jax.jit(jax.value_and_grad(lambda p: batch_loss(CONFIG, bucket, weights, p)))
+    bucket, weights = batch[2], {"born_effective_charges": 1.0}
+    value_and_grad = jax.jit(jax.value_and_grad(lambda params: batch_loss(potential, bucket, weights, params)))
     value, gradient = value_and_grad(potential.params)
     assert value > 0.1
     rng, h = np.random.default_rng(6), 1e-5
@@ -147,27 +145,30 @@ def test_gradient_of_the_loss_of_born_charges(potential, batch):
         assert sum(jax.tree.leaves(products)) == pytest.approx((sides[0] - sides[1]) / (2 * h), rel=1e-6, abs=1e-7)
 
 
-def test_flipped_state_has_the_energy_of_the_other(potential):
+def test_flipped_potential_has_the_energy_of_the_other(potential):
     system = System.from_ase(make_frames(1)[0], cutoff=potential.cutoff)
-    before = potential(system)
-    after = dataclasses.replace(potential, params=flip_charges(CONFIG, {"params": potential.params})["params"])(system)
+    before, after = potential(system), flip(potential, -1.0)(system)
     np.testing.assert_array_equal(after.charges, -before.charges)
     np.testing.assert_array_equal(after.energy, before.energy)
 
 
-def test_flipped_memory_of_adam_flips_the_next_step(potential):
-    """A step from the flipped state, without what sees the sign, is the flipped step."""
+def test_step_on_energies_and_forces_does_not_see_the_sign(potential):
+    """Parameters and Adam's memory move alike from both signs, so that it can be set at any time."""
     frames = make_frames(1)
     (bucket,) = make_dataset(CONFIG, frames, io.all_labels(frames)).buckets
     section = TrainingSection(batch_size=1)
-    step = make_step(CONFIG, section)
-    arguments = (bucket, np.arange(1), np.ones(1, bool), jnp.asarray(1e-2), Weights(0.0, 1.0))
-    state, _ = step(initial_state(section, potential.params), *arguments)
-    other, _ = step(flip_charges(CONFIG, state), *arguments)
-    expected = flip_charges(CONFIG, step(state, *arguments)[0])
-    readouts = [x["params"]["params"]["charge_readout"]["output"]["kernel"] for x in (state, expected)]
+    rest = (bucket, np.arange(1), np.ones(1, bool), jnp.asarray(1e-2), {"forces": 1.0})
+    state = initial_state(section, potential)
+    states = [state, {**state, "potential": flip(state["potential"], -1.0)}]
+    for _ in range(2):
+        states = [adam_step(update_rule(section), state, *rest)[0] for state in states]
+    readouts = [x["potential"].params["charges"]["readout"]["layer0"]["output"]["kernel"] for x in (states[0], state)]
     assert not np.allclose(*readouts)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), other, expected)
+    np.testing.assert_array_equal(states[1]["potential"].signs, -states[0]["potential"].signs)
+    for name in ("ema", "optimizer"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), *(x[name] for x in states))
+    params = [x["potential"].params for x in states]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), *params)
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
@@ -177,10 +178,8 @@ def test_phase_starts_with_the_sign_of_the_labels(potential, tmp_path, sign):
         atoms.arrays["REF_charges"][0] = np.nan
     config = make_config(tmp_path, frames)
     dataset = make_dataset(CONFIG, frames, io.all_labels(frames, ORDER), False, max_buckets=1)
-    prepared = Prepared(CONFIG, dataset, None, frames, [])
-    state = initial_state(config.training, potential.params)
-    functions = loop.compile_functions(CONFIG, config.training)
-    run = loop.Run(config.training, prepared, run_folder(tmp_path), functions, state, loop.TrainProgress())
-    run.choose_sign(Weights(0.0, 0.0, charges=1.0, dipole=1.0, quadrupole=1.0))
-    bias = [s["params"]["params"]["charge_readout"]["output"]["kernel"] for s in (run.state, state)]
-    np.testing.assert_array_equal(bias[0], sign * bias[1])
+    prepared = Prepared(CONFIG, dataset, None)
+    state = initial_state(config.training, potential)
+    run = loop.Run(config.training, prepared, run_folder(tmp_path), state, loop.TrainProgress())
+    run.choose_sign({"charges": 1.0, "dipole": 1.0, "quadrupole": 1.0})
+    np.testing.assert_array_equal(run.state["potential"].signs, sign * potential.signs)

@@ -38,15 +38,18 @@ def assert_same_run(a, b):
 
 # the plateau, the early stop and the second phase have a memory of their own
 RESUMED = (
-    Phase(epochs=6, learning_rate=0.02, schedule="plateau", patience=1, energy_weight=10.0),
-    Phase(epochs=5, learning_rate=0.01, forces_weight=5.0),
+    Phase(epochs=6, learning_rate=0.02, schedule="plateau", patience=1, weights={"energy": 10.0, "forces": 1.0}),
+    Phase(epochs=5, learning_rate=0.01, weights={"energy": 1.0, "forces": 5.0}),
 )
 
 
-LBFGS = (*phases(3, energy_weight=10.0), *phases(4, lbfgs=True), *phases(4, lbfgs=True, forces_weight=9.0))
+LBFGS = (
+    *phases(3, weights={"energy": 10.0, "forces": 1.0}),
+    *phases(4, lbfgs=True),
+    *phases(4, lbfgs=True, weights={"energy": 1.0, "forces": 9.0}),
+)
 
 
-@pytest.mark.usefixtures("compiled_once")
 class TestResume:
     @pytest.mark.parametrize(
         ("model", "checkpoint_seconds", "chosen"),

@@ -1,6 +1,6 @@
 """One step: what it learns from, what clips it, how often it compiles."""
 
-import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,15 @@ import optax
 import pytest
 
 from lesjax.models.cace.symmetrize import invariants
-from lesjax.training import initialize, loop
+from lesjax.training import initialize, loop, losses, step as step_module
 from lesjax.training.config import TrainingSection
-from lesjax.training.initialize import initial_state, scaled_parameters
-from lesjax.training.losses import Weights
+from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.prepare import prepare
-from lesjax.training.step import average_decay, make_evaluation, make_optimizer, make_step
+from lesjax.training.step import adam_step, average_decay, make_optimizer, update_rule
 from toy import MODEL, make_config, make_frame, make_frames, phases
+
+
+SECTION = TrainingSection(ema=0.9)
 
 
 @pytest.fixture(scope="module")
@@ -26,89 +28,99 @@ def small(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def step(small):
-    return make_step(small.model, TrainingSection(ema=0.9))
+def potential(small):
+    return scaled_potential(small.model, 0, small.train)
 
 
-@pytest.fixture(scope="module")
-def parameters(small):
-    return scaled_parameters(small.model, 0, small.train)
+def test_features_start_at_a_root_mean_square_of_one(small, potential, monkeypatch):
+    c, own = small.model.short_range, potential.params["short_range"]
 
+    def sizes(potential):
+        """Root mean square of the scaled features."""
+        (size,) = initialize._root_mean_squares(c, own, small.train)
+        return size * potential.params["energy"]["feature_scale"]["layer0"]
 
-def test_features_start_at_a_root_mean_square_of_one(small, parameters, monkeypatch):
-    def sizes(parameters):
-        return initialize._root_mean_square(small.model, parameters["params"]["representation"], small.train)
-
-    np.testing.assert_allclose(sizes(parameters), 1.0, rtol=1e-4)
-    together = sizes(scaled_parameters(small.model, 0, small.train, "all"))
+    np.testing.assert_allclose(sizes(potential), 1.0, rtol=1e-4)
+    together = sizes(scaled_potential(small.model, 0, small.train, "all"))
     assert np.mean(together**2) == pytest.approx(1.0, rel=1e-4)
     assert together.max() > 3.0 * together.min()
-    c = small.model.representation
     single, *products = together.reshape(len(c.messages) + 1, len(invariants(c.max_l, c.max_nu)), -1)[0]
     assert np.sqrt(np.mean(np.square(products))) < 0.5 * np.sqrt(np.mean(single**2))
     n_atoms, noise = small.train.buckets[0].system.atom_mask.shape[1], jnp.asarray([2.0, 1e-19, 0.0])
-    monkeypatch.setattr(initialize, "_features", lambda *_: jnp.broadcast_to(noise, (4, n_atoms, 3)))
-    np.testing.assert_allclose(sizes(parameters), [2.0, 1.0, 1.0])
+    monkeypatch.setattr(initialize, "_layers", lambda *_: (jnp.broadcast_to(noise, (4, n_atoms, 3)),))
+    np.testing.assert_allclose(initialize._root_mean_squares(c, own, small.train)[0], [2.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="`feature_scale` must be each or all, got 'none'"):
         TrainingSection(feature_scale="none")
 
 
-WEIGHTS = {
-    "energy": Weights(1.0, 0.0, stress=0.0),
-    "forces": Weights(0.0, 1.0, stress=0.0),
-    "stress": Weights(0.0, 0.0, stress=1e3),
-}
+WEIGHTS = {kind: {"energy": 0.0, "forces": 0.0, "stress": 0.0} for kind in ("energy", "forces", "stress")}
+WEIGHTS["energy"]["energy"], WEIGHTS["forces"]["forces"], WEIGHTS["stress"]["stress"] = 1.0, 1.0, 1e3
 RATE = 1e-3
 
 
+def step(state, small, kind, rows=(0, 1, 2, 3), mask=(True,) * 4):
+    bucket = small.train.buckets[0]
+    arguments = (bucket, np.array(rows), np.array(mask), jnp.asarray(RATE), WEIGHTS[kind])
+    return adam_step(update_rule(SECTION), state, *arguments)
+
+
 @pytest.mark.parametrize("kind", WEIGHTS)
-def test_steps_lower_the_loss_they_are_told_to(small, step, parameters, kind):
-    state = initial_state(TrainingSection(ema=0.9), parameters)
-    losses = []
+def test_steps_lower_the_loss_they_are_told_to(small, potential, kind, monkeypatch):
+    traces, known = [], losses.predict
+    monkeypatch.setattr(losses, "predict", lambda *x, **options: traces.append(0) or known(*x, **options))
+    state = initial_state(SECTION, potential)
+    values = []
     for _ in range(12):
-        state, loss = step(
-            state, small.train.buckets[0], np.arange(4), np.ones(4, bool), jnp.asarray(RATE), WEIGHTS[kind]
-        )
-        losses.append(float(loss))
-    assert losses[1] < losses[0]
-    assert losses[-1] < 0.9 * losses[0]
-    assert step._cache_size() == 1  # weights and rate are arguments
+        state, loss = step(state, small, kind)
+        values.append(float(loss))
+    assert values[1] < values[0]
+    assert values[-1] < 0.9 * values[0]
+    assert len(traces) <= 1  # weights and rate are arguments; none where another kind was compiled before
 
 
-def test_ema_follows_the_parameters(small, step, parameters):
-    state = initial_state(TrainingSection(ema=0.9), parameters)
-    before = jax.tree.map(np.array, state["ema"])
-    arguments = (small.train.buckets[0], np.arange(4), np.ones(4, bool), jnp.asarray(RATE), WEIGHTS["forces"])
-    expected = before
+def test_ema_follows_the_parameters(small, potential):
+    state = initial_state(SECTION, potential)
+    expected = jax.tree.map(np.array, state["ema"])
     for decay in (2 / 11, 3 / 12):  # (1 + t) / (10 + t) in step t, until it is 0.9
-        state, _ = step(state, *arguments)
-        new = jax.tree.map(np.array, state["params"])
+        state, _ = step(state, small, "forces")
+        new = jax.tree.map(np.array, state["potential"].params)
         expected = jax.tree.map(lambda a, b, d=decay: d * a + (1 - d) * b, expected, new)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state["ema"], expected)
-    section = TrainingSection(ema=0.9)
-    np.testing.assert_allclose([average_decay(section, jnp.asarray(t)) for t in (80.0, 81.0, 1000.0)], [0.9, 0.9, 0.9])
-    assert average_decay(TrainingSection(ema=0.0), jnp.asarray(5.0)) == 0.0
+    rule = update_rule(SECTION)
+    np.testing.assert_allclose([average_decay(rule, jnp.asarray(t)) for t in (80.0, 81.0, 1000.0)], [0.9, 0.9, 0.9])
+    assert average_decay(update_rule(TrainingSection(ema=0.0)), jnp.asarray(5.0)) == 0.0
 
 
-def test_rows_that_fill_up_do_not_count(small, step, parameters):
+def test_rows_that_fill_up_do_not_count(small, potential):
     """Two rows, filled up to four."""
-    states = []
-    for rows in ([0, 1, 2, 3], [0, 1, 3, 2]):
-        state = initial_state(TrainingSection(ema=0.9), parameters)
-        mask = np.array([True, True, False, False])
-        states.append(
-            step(state, small.train.buckets[0], np.array(rows), mask, jnp.asarray(RATE), WEIGHTS["forces"])
-        )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), states[0], states[1])
+    mask = (True, True, False, False)
+    states = [
+        step(initial_state(SECTION, potential), small, "forces", rows, mask)[0] for rows in ([0, 1, 2, 3], [0, 1, 3, 2])
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), *states)
+
+
+def test_terms_without_a_weight_cost_nothing(small, potential):
+    """The gradient of the loss of energies has no second derivatives."""
+
+    def cost(weights):
+        loss = partial(losses.batch_loss, potential, small.train.buckets[0], weights)
+        return jax.jit(jax.grad(loss)).lower(potential.params).compile().cost_analysis()["flops"]
+
+    assert cost({"energy": 1.0}) < 0.6 * cost({"energy": 1.0, "forces": 1.0})
 
 
 def gradient_of(values):
     return {"w": jnp.asarray(values)}
 
 
-def first_moment(section, gradient):
+def optimizer_of(**settings):
+    return make_optimizer(update_rule(TrainingSection(**settings)), MODEL)
+
+
+def first_moment(gradient, **settings):
     """What Adam remembers of its first gradient, over 1 - β₁ = 0.1."""
-    optimizer = make_optimizer(section)
+    optimizer = optimizer_of(**settings)
     with jax.numpy_dtype_promotion("standard"):
         _, state = optimizer.update(gradient, optimizer.init(gradient), gradient)
     (moments,) = (part for part in jax.tree.leaves(state, is_leaf=is_adam) if is_adam(part))
@@ -121,26 +133,28 @@ def is_adam(part):
 
 def test_clipping():
     gradient = gradient_of([30.0, 40.0])
-    np.testing.assert_allclose(first_moment(TrainingSection(clip=10.0), gradient), [6.0, 8.0], rtol=1e-5)
-    np.testing.assert_allclose(first_moment(TrainingSection(clip=100.0), gradient), [30.0, 40.0], rtol=1e-5)
-    np.testing.assert_allclose(first_moment(TrainingSection(clip=0.0), gradient), [30.0, 40.0], rtol=1e-5)
+    np.testing.assert_allclose(first_moment(gradient, clip=10.0), [6.0, 8.0], rtol=1e-5)
+    np.testing.assert_allclose(first_moment(gradient, clip=100.0), [30.0, 40.0], rtol=1e-5)
+    np.testing.assert_allclose(first_moment(gradient, clip=0.0), [30.0, 40.0], rtol=1e-5)
 
 
 def test_weight_decay_belongs_to_adamw():
     parameters, gradient = gradient_of([2.0, -4.0]), gradient_of([0.0, 0.0])
 
     def update(**settings):
-        optimizer = make_optimizer(TrainingSection(**settings))
+        optimizer = optimizer_of(**settings)
         with jax.numpy_dtype_promotion("standard"):
             return np.asarray(optimizer.update(gradient, optimizer.init(parameters), parameters)[0]["w"])
 
     np.testing.assert_allclose(update(optimizer="adam", weight_decay=0.1), [0.0, 0.0])
     np.testing.assert_allclose(update(optimizer="adamw", weight_decay=0.1), [-0.2, 0.4], rtol=1e-6)
-    parameters["bessel_frequencies"], gradient["bessel_frequencies"] = parameters["w"], gradient["w"]
-    optimizer = make_optimizer(TrainingSection(optimizer="adamw", weight_decay=0.1))
+    parameters["short_range"] = {"bessel_frequencies": parameters["w"], "other": parameters["w"]}
+    gradient["short_range"] = {"bessel_frequencies": gradient["w"], "other": gradient["w"]}
+    optimizer = optimizer_of(optimizer="adamw", weight_decay=0.1)
     with jax.numpy_dtype_promotion("standard"):
         moved = optimizer.update(gradient, optimizer.init(parameters), parameters)[0]
-    np.testing.assert_allclose(moved["bessel_frequencies"], 0.0)
+    np.testing.assert_allclose(moved["short_range"]["bessel_frequencies"], 0.0)
+    np.testing.assert_allclose(moved["short_range"]["other"], [-0.2, 0.4], rtol=1e-6)
     np.testing.assert_allclose(moved["w"], [-0.2, 0.4], rtol=1e-6)
 
 
@@ -149,19 +163,11 @@ def test_many_sizes_compile_at_most_three_times(tmp_path, monkeypatch):
     """Structures of 16, 20 … 52 atoms, with their neighbours and k-grids of many shapes."""
     rng = np.random.default_rng(0)
     frames = [make_frame(rng, repeats) for repeats in range(4, 14) for _ in range(2)]
-    made = []
-
-    def counted(maker):
-        def make(*arguments, **options):
-            made.append(maker(*arguments, **options))
-            return made[-1]
-
-        return make
-
-    monkeypatch.setattr(loop, "make_step", counted(make_step))
-    monkeypatch.setattr(loop, "make_evaluation", counted(make_evaluation))
-    config = make_config(tmp_path, frames, phases=phases(3, 2, learning_rate=1e-3), model=dataclasses.replace(MODEL))
+    traces = []
+    for name in ("batch_loss", "compare"):  # of a step, and of an evaluation
+        known = getattr(step_module, name)
+        monkeypatch.setattr(step_module, name, lambda *x, name=name, known=known: traces.append(name) or known(*x))
+    config = make_config(tmp_path, frames, phases=phases(3, 2, learning_rate=1e-3))
     loop.train(config)
-    step, evaluation = made
-    assert step._cache_size() <= 3
-    assert evaluation._cache_size() <= 3
+    assert 1 <= traces.count("batch_loss") <= 3
+    assert 1 <= traces.count("compare") <= 3

@@ -5,23 +5,24 @@ import math
 
 import ase
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lesjax import io
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.models.potential import Potential
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.system import System
 from lesjax.training import evaluate, evaluate_file
-from lesjax.training.evaluate import Parity
+from lesjax.training.data import make_dataset
+from lesjax.training.evaluation import Parity
 from toy import make_frame, make_frames
+from toy_model import ToyConfig
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
 SMALL = {"elements": (11, 17), "cutoff": 3.6, "n_bessel": 3, "n_radial": 2, "n_embedding": 1, "max_l": 1, "max_nu": 1}
 CONFIG = ModelConfig(
     CACEConfig(**SMALL),
-    LongRangeConfig(hidden=(4,), n_channels=2, k_cutoff=2.0),
+    LongRangeConfig(LatentCharges(hidden=(4,), n_channels=2), k_cutoff=2.0),
     hidden=(4,),
     reference_energies=(-500.0, -700.0),
 )
@@ -72,7 +73,7 @@ def test_metrics_are_those_of_single_predictions(potential):
         prediction, labels = potential(system.pad_to(6, 20)), io.labels(atoms)
         n = len(atoms)
         values = {
-            "energy": (labels.energy / n + 600.0, float(prediction.interaction_energy) / n),
+            "energy": (labels.energy / n + 600.0, float(prediction.energy) / n),
             "forces": (labels.forces, prediction.forces[:n]),
             "stress": (labels.stress, prediction.stress),
             "charges": (labels.charges, prediction.charges[:n].sum(axis=1)),
@@ -89,21 +90,28 @@ def test_metrics_are_those_of_single_predictions(potential):
             error = np.sign(reference @ predicted) * predicted - reference
         np.testing.assert_allclose(result.metrics[f"{name}_rmse"], np.sqrt(np.mean(error**2)), rtol=RTOL)
         np.testing.assert_allclose(result.metrics[f"{name}_mae"], np.mean(np.abs(error)), rtol=RTOL)
-        np.testing.assert_allclose(result.parity[name].reference, reference[known])  # in the order of the frames
+        np.testing.assert_allclose(result.parity[name].reference, reference[known], rtol=RTOL)  # in their order
     expected = 1.0 - np.sum(error**2) / np.sum((reference - reference.mean()) ** 2)
     np.testing.assert_allclose(result.metrics["charges_r2"], expected, rtol=RTOL)
     correlation = np.corrcoef(reference, predicted)[0, 1]
     np.testing.assert_allclose(result.metrics["charges_corr2"], correlation**2, rtol=RTOL)
 
 
-@pytest.mark.usefixtures("cheap_model")
 class TestWithCheapModel:
-    @pytest.fixture
-    def cheap(self, potential):
-        """The parameter of `cheap_predict`, by which charges are ± w."""
-        params = jax.tree.map(np.zeros_like, potential.params)
-        params["params"]["energy_readout"]["linear"]["bias"] = np.array([0.5], dtype=np.zeros(1).dtype)
-        return Potential(params=jax.tree.map(jax.numpy.asarray, params), config=CONFIG)
+    """A model whose charges are 0.5 e for Na and -0.5 e for Cl, wherever they are."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cheap(cls):
+        charges = LatentCharges(hidden=(), element_charges=True)
+        config = ModelConfig(
+            ToyConfig(elements=(11, 17)), LongRangeConfig(charges, k_cutoff=2.0), hidden=(),
+            reference_energies=(-500.0, -700.0),
+        )  # fmt: skip
+        potential = Potential.create(config)
+        of_charges = jax.tree.map(jnp.zeros_like, potential.params["charges"])
+        of_charges["element_charges"] = of_charges["element_charges"].at[:, 0].set(jnp.array([0.5, -0.5]))
+        return dataclasses.replace(potential, params={**potential.params, "charges": of_charges})
 
     def test_sign_of_the_charges_is_free(self, cheap):
         frames = make_frames(2)
@@ -116,8 +124,9 @@ class TestWithCheapModel:
 
     def test_sign_that_the_model_holds_stays(self, cheap):
         """A net charge tells the signs apart: labels of the other sign are errors."""
-        long_range = dataclasses.replace(CONFIG.long_range, charge_constraint="total")
-        config = dataclasses.replace(CONFIG, long_range=long_range)
+        charges = dataclasses.replace(cheap.config.long_range.charges, constraint="total")
+        long_range = dataclasses.replace(cheap.config.long_range, charges=charges)
+        held = dataclasses.replace(cheap, config=dataclasses.replace(cheap.config, long_range=long_range))
         frames = make_frames(2)
         for atoms in frames:
             atoms.info["charge"] = 1.0
@@ -125,7 +134,7 @@ class TestWithCheapModel:
         for _ in range(2):
             for atoms in frames:
                 atoms.arrays["REF_charges"] *= -1.0
-            maes.append(evaluate(Potential(cheap.params, config), frames).metrics["charges_mae"])
+            maes.append(evaluate(held, frames).metrics["charges_mae"])
         assert abs(maes[0] - maes[1]) > 0.1
 
     def test_pairs_come_in_the_order_of_the_frames(self, cheap):
@@ -163,11 +172,29 @@ class TestWithCheapModel:
 
     def test_no_labels(self, cheap, tmp_path):
         atoms = ase.Atoms("NaCl", [[0, 0, 0], [0, 0, 2.5]])
-        with pytest.raises(ValueError, match=r"No structure has an energy, .* Born effective charges under the names"):
+        with pytest.raises(
+            ValueError, match=r"No structure has any of energy per atom, .* Born effective charges under"
+        ):
             evaluate(cheap, [atoms])
         io.write(tmp_path / "bare.xyz", [atoms])
-        with pytest.raises(ValueError, match=r"bare\.xyz': No structure has an energy"):
+        with pytest.raises(ValueError, match=r"bare\.xyz': No structure has any of energy"):
             evaluate_file(cheap, tmp_path / "bare.xyz")
+
+    def test_dataset_is_evaluated_as_its_frames(self, cheap):
+        """Of two shapes and two periodicities, with labels missing."""
+        rng = np.random.default_rng(0)
+        frames = [make_frame(rng, repeats, pbc=pbc) for repeats, pbc in ((2, True), (1, False), (1, True), (1, True))]
+        del frames[2].arrays["REF_forces"]
+        frames[1].info["REF_dipole"] = np.ones(3)
+        dataset = make_dataset(cheap.config, frames, io.all_labels(frames))
+        expected, found = evaluate(cheap, frames), evaluate(cheap, dataset)
+        assert found.metrics == expected.metrics
+        assert found.metrics["n_structures"] == 4
+        assert list(found.parity) == ["energy", "forces", "stress", "charges", "dipole"]
+        for name, pair in found.parity.items():
+            np.testing.assert_array_equal(pair.predicted, expected.parity[name].predicted)
+        with pytest.raises(ValueError, match="`keys` and `pbc` are for structures"):
+            evaluate(cheap, dataset, pbc=False)
 
     def test_unknown_element_is_named(self, cheap, tmp_path):
         frames = make_frames(2)

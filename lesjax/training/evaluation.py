@@ -1,0 +1,287 @@
+"""Errors of a potential on labelled structures, and whether the spread of an ensemble tells where it errs."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lesjax import io
+from lesjax.models.checks import check_solution
+from lesjax.models.ensemble import Ensemble
+from lesjax.models.potential import Potential
+from lesjax.training.data import Dataset, epoch_batches, make_dataset
+from lesjax.training.sign import sign_is_free
+from lesjax.training.step import compare_rows
+from lesjax.training.terms import BORN, TERMS, Term, labelled_rows
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Reference and predicted values of one kind, without those that have no reference."""
+
+    reference: np.ndarray
+    predicted: np.ndarray
+
+    def rmse(self) -> float:
+        """Root mean square error."""
+        return float(np.sqrt(np.mean((self.predicted - self.reference) ** 2)))
+
+    def mae(self) -> float:
+        """Mean absolute error."""
+        return float(np.mean(np.abs(self.predicted - self.reference)))
+
+    def r2(self) -> float:
+        """Coefficient of determination; NaN where the reference does not vary."""
+        if np.ptp(self.reference) == 0:
+            return math.nan
+        spread = np.sum((self.reference - self.reference.mean()) ** 2)
+        return float(1.0 - np.sum((self.predicted - self.reference) ** 2) / spread)
+
+    def corr2(self) -> float:
+        """Square of Pearson's correlation, blind to a factor and an offset; NaN where one of the two does not vary."""
+        if np.ptp(self.reference) == 0 or np.ptp(self.predicted) == 0:
+            return math.nan
+        reference, predicted = self.reference - self.reference.mean(), self.predicted - self.predicted.mean()
+        return float((reference @ predicted) ** 2 / ((reference @ reference) * (predicted @ predicted)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Errors of the mean of an ensemble and its spread, for the same quantities.
+
+    Attributes:
+        error: magnitudes of the difference to the references.
+        spread: standard deviations over the members.
+
+    Forces are taken atom by atom: the error is the length of the difference, and the spread the root of the sum of the
+    squares of its three components. All else is taken number by number.
+    """
+
+    error: np.ndarray
+    spread: np.ndarray
+
+    def spearman(self) -> float:
+        """Rank correlation of spread and error: 1 where a larger spread always means a larger error."""
+        return spearman(self.spread, self.error)
+
+    def ratio(self) -> float:
+        """Root mean square error over root mean square spread; above one where the spread is too small."""
+        spread = float(np.sqrt(np.mean(self.spread**2)))
+        return float(np.sqrt(np.mean(self.error**2))) / spread if spread > 0 else math.inf
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers and pairs of values by the short names of `lesjax.training.terms.TERMS`, in the units that stand there.
+
+    Attributes:
+        metrics: errors of each term that the data have labels of. ``_r2`` is the coefficient of determination,
+            ``_corr2`` the squared correlation; one that is not defined, as for references that do not vary, is absent.
+        parity: references and predictions; flat, in the order of the structures, without those that have no label.
+            Energies are per atom and without the reference energies of the elements. Predictions of an ensemble are
+            the mean of its members.
+        calibration: error and spread of the same terms, for an ensemble.
+    """
+
+    metrics: dict[str, float | int]
+    parity: dict[str, Parity]
+    calibration: dict[str, Calibration] = field(default_factory=dict)
+
+
+def evaluate(
+    potential: Potential | Ensemble,
+    data: Dataset | Sequence[io.Atoms],
+    *,
+    keys: io.Keys | None = None,
+    pbc: bool | tuple[bool, bool, bool] | None = None,
+    batch_size: int = 8,
+    epsilon_infinity: float | str | None = None,
+) -> Evaluation:
+    r"""Compare a potential, or the mean of an ensemble, with the labels of structures.
+
+    Energies and forces fix the latent charges up to one sign for all of them. It is chosen once, by the one of
+    charges, dipole, quadrupole and Born effective charges whose predictions p and references r have the largest
+    :math:`|r \cdot p| / (|r| |p|)`, and used for all four; where the model holds a net charge of a structure, or has
+    charges that were given, their sign is left as it is. Channels are summed.
+
+    Moments are those of systems without a periodic direction, about the centre of mass, see `lesjax.io.Labels`; that of
+    a net charge that the model may leave depends on it. Quadrupoles are compared as the traceless part
+    :math:`M - \operatorname{tr}(M) / 3` of the second moment :math:`M = \sum_i q_i x_i x_i^T`. Born effective charges
+    are those of the charges minus their mean.
+
+    For an ensemble, the metrics also hold of each kind the root mean square ``_spread``, the standard deviation over
+    the members in the unit of the kind, and the rank correlation ``_spearman`` of spread and error, see `Calibration`.
+
+    Args:
+        potential: the model, or several.
+        data: structures with labels, or the data set that `lesjax.training.data.make_dataset` made of them.
+        keys: names of the labels of structures.
+        pbc: overrides the periodicity of structures.
+        batch_size: structures computed at once.
+        epsilon_infinity: electronic dielectric constant; Born effective charges are multiplied by its root. "fit" for
+            the value of least squares, which is reported in the metrics. That of a data set, and one for structures, if
+            it is not given.
+
+    Raises:
+        ValueError: for structures without a single label, elements that the model does not know, or an
+            `epsilon_infinity` that is no positive number, or that cannot be fitted.
+    """
+    if not isinstance(data, Dataset):
+        dataset = make_dataset(potential.config, data, io.all_labels(data, keys), pbc)
+    elif keys is None and pbc is None:
+        dataset = data
+    else:
+        raise ValueError("`keys` and `pbc` are for structures: a data set has been made with its own. Leave them out.")
+    if epsilon_infinity is not None:
+        dataset = _with_epsilon(dataset, epsilon_infinity)
+    parity, spread = {}, {}
+    for name, (reference, predicted) in _values(potential, dataset, batch_size).items():
+        if len(reference):
+            parity[name] = Parity(reference, predicted.mean(axis=0))
+            spread[name] = predicted.std(axis=0, ddof=1) if len(predicted) > 1 else None
+    terms = [term for term in TERMS if term.short in parity]
+    signed = [term for term in terms if term.signed]
+    if not terms:
+        titles = ", ".join(term.title for term in TERMS)
+        raise ValueError(f"No structure has any of {titles} under the names of `keys`.")
+    metrics: dict[str, float | int] = {"n_structures": len(dataset)}
+    is_free = sign_is_free(potential.stacked if isinstance(potential, Ensemble) else potential, dataset)
+    sign = latent_sign([parity[term.short] for term in signed]) if is_free else 1.0
+    born_factor = sign
+    if BORN.short in parity and epsilon_infinity == "fit":
+        metrics["epsilon_infinity"] = fitted_epsilon(parity[BORN.short], sign)
+        born_factor *= math.sqrt(metrics["epsilon_infinity"])
+    scored = {name: term for term in signed for name in (term.short, *term.names_of_parts()) if name in parity}
+    for name, term in scored.items():
+        factor = born_factor if term is BORN else sign
+        parity[name] = Parity(parity[name].reference, factor * parity[name].predicted)
+        spread[name] = None if spread[name] is None else abs(factor) * spread[name]
+    for term in terms:
+        metrics[f"{term.short}_rmse"] = parity[term.short].rmse()
+        metrics[f"{term.short}_mae"] = parity[term.short].mae()
+    for name in scored:
+        scores = {f"{name}_r2": parity[name].r2(), f"{name}_corr2": parity[name].corr2()}
+        metrics.update({key: score for key, score in scores.items() if math.isfinite(score)})
+    calibrations = {}
+    for term in terms:
+        if (deviation := spread[term.short]) is not None:
+            metrics[f"{term.short}_spread"] = float(np.sqrt(np.mean(deviation**2)))
+            calibrations[term.short] = calibration(term, parity[term.short], deviation)
+            rank = calibrations[term.short].spearman()
+            if math.isfinite(rank):
+                metrics[f"{term.short}_spearman"] = rank
+    return Evaluation(metrics, {term.short: parity[term.short] for term in terms}, calibrations)
+
+
+def _with_epsilon(dataset: Dataset, epsilon_infinity: float | str) -> Dataset:
+    """The data set with this electronic dielectric constant; one if it is to be fitted."""
+    if epsilon_infinity != "fit" and (isinstance(epsilon_infinity, str) or not epsilon_infinity > 0):
+        raise ValueError(f"`epsilon_infinity` must be a positive number or 'fit', got {epsilon_infinity!r}.")
+    value = 1.0 if epsilon_infinity == "fit" else float(epsilon_infinity)
+    buckets = (
+        dataclasses.replace(bucket, epsilon_infinity=jnp.full_like(bucket.epsilon_infinity, value))
+        for bucket in dataset.buckets
+    )
+    return dataclasses.replace(dataset, buckets=tuple(buckets))
+
+
+def latent_sign(pairs: Sequence[Parity]) -> float:
+    """The sign of the latent charges, 1.0 or -1.0, by the pair that makes the strongest statement."""
+    cosines = [0.0]
+    for pair in pairs:
+        size = np.linalg.norm(pair.reference) * np.linalg.norm(pair.predicted)
+        cosines.append(float(pair.reference @ pair.predicted / size) if size > 0 else 0.0)
+    return -1.0 if max(cosines, key=abs) < 0 else 1.0
+
+
+def fitted_epsilon(pair: Parity, sign: float) -> float:
+    """The electronic dielectric constant whose root scales Born effective charges best, by least squares."""
+    overlap, size = sign * float(pair.reference @ pair.predicted), float(pair.predicted @ pair.predicted)
+    if not overlap > 0:
+        raise ValueError(
+            "`epsilon_infinity` = 'fit' finds no positive factor between the Born effective charges of the model and "
+            "the references: give a number, and look for an order or labels that are wrong."
+        )
+    return (overlap / size) ** 2
+
+
+def _values(
+    potential: Potential | Ensemble, dataset: Dataset, batch_size: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """For each term and its parts: flattened references in the order of the structures, and predictions [m, values]."""
+    potentials = [member.core() for member in (potential if isinstance(potential, Ensemble) else [potential])]
+    labelled = [labelled_rows(bucket) for bucket in dataset.buckets]
+    values: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
+        batch = dataset.buckets[bucket]
+        # what is costly is left out where the batch has no label of it, not where the whole bucket has none
+        names = tuple(
+            term.name
+            for term in TERMS
+            if term.name in labelled[bucket]
+            and np.any(labelled[bucket][term.name][rows[mask]] if term.costly else labelled[bucket][term.name])
+        )
+        members = []
+        for member in potentials:
+            pairs, solution = jax.device_get(compare_rows(member, batch, rows, mask, names))
+            check_solution(*solution)
+            members.append(pairs)
+        for term in (term for term in TERMS if term.name in members[0]):
+            reference, known = members[0][term.name].reference, members[0][term.name].known
+            predicted = np.stack([pairs[term.name].predicted for pairs in members], axis=1)
+            for name, part in ((term.short, True), *term.names_of_parts().items()):
+                for k in np.flatnonzero(mask):
+                    chosen = known[k] & part
+                    structure = int(dataset.members[bucket][rows[k]])
+                    pair = np.asarray(reference[k][chosen], np.float64), np.asarray(predicted[k][:, chosen], np.float64)
+                    values.setdefault(name, {})[structure] = pair
+    result = {}
+    for name, by_structure in values.items():
+        references, predictions = zip(*(by_structure[i] for i in sorted(by_structure)), strict=True)
+        result[name] = np.concatenate(references), np.concatenate(predictions, axis=1)
+    return result
+
+
+def evaluate_file(
+    potential: Potential | Ensemble,
+    path: str | pathlib.Path,
+    *,
+    keys: io.Keys | None = None,
+    pbc: bool | None = None,
+    epsilon_infinity: float | str | None = None,
+) -> Evaluation:
+    """`evaluate` for a file that ase reads; an error names the file."""
+    frames = io.read(path)
+    try:
+        return evaluate(potential, frames, keys=keys, pbc=pbc, epsilon_infinity=epsilon_infinity)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
+
+
+def calibration(term: Term, pair: Parity, spread: np.ndarray) -> Calibration:
+    """Error and spread of each number, or of each vector; `spread` belongs to each number that is predicted."""
+    error = np.abs(pair.predicted - pair.reference)
+    if term.vector and len(error) % 3 == 0:
+        error, spread = (np.linalg.norm(x.reshape(-1, 3), axis=1) for x in (error, spread))
+    return Calibration(error, spread)
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    r"""Spearman's correlation: Pearson's of the ranks; NaN where one of them does not vary.
+
+    .. math:: \rho = \frac{\sum_i (r_i - \bar r)(s_i - \bar s)}{\sqrt{\sum_i (r_i - \bar r)^2 \sum_i (s_i - \bar s)^2}}
+    """
+    r, s = (ranks(x) - (len(x) + 1) / 2 for x in (a, b))
+    size = math.sqrt(float(np.sum(r * r)) * float(np.sum(s * s)))
+    return float(np.sum(r * s)) / size if size > 0 else math.nan
+
+
+def ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks from one, equal values with the mean of theirs."""
+    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
