@@ -97,7 +97,7 @@ ifneq ($(SHARED),)
 endif
 
 # Small models and a few steps: shows that the commands run, and nothing about errors.
-SMALL := --set model.max_l=1 --set model.max_nu=2 --set training.phases.0.epochs=2 --set training.eval_every=2
+SMALL := --set model.short_range.max_l=1 --set model.short_range.max_nu=2 --set training.phases.0.epochs=2 --set training.eval_every=2
 results-quick: $(VENV)/.installed
 	$(BENCH)/learning_curves.py gas --quick --json $(QUICK)/results/learning_curves.json
 	$(BENCH)/learning_curves.py kf_water --quick --models les --json $(QUICK)/results/learning_curves.json \

@@ -62,8 +62,7 @@ KEYS = io.Keys(energy=("inter_energy",))
 def interaction_energy(potential: Potential, atoms: ase.Atoms) -> tuple[float, np.ndarray]:
     """Energy with the reference energies in float64, and forces."""
     prediction = potential(System.from_ase(atoms, cutoff=potential.cutoff))
-    reference = potential.config.reference_energy(atoms.numbers)
-    return float(prediction.interaction_energy) + reference, np.asarray(prediction.forces, float)
+    return float(prediction.total_energy), np.asarray(prediction.forces, float)
 
 
 def data_file(data: str, name: str, part: str, work: pathlib.Path) -> pathlib.Path:

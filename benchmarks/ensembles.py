@@ -11,6 +11,7 @@ import argparse
 import json
 import pathlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +20,20 @@ from common import interleaved, shared, train, write_json
 from lesjax.runs import read_log
 from lesjax.training import load_config
 from lesjax.training.ensemble import available_cores
-from lesjax.training.initialize import initial_state, scaled_parameters
+from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.loop import phase_weights
 from lesjax.training.prepare import prepare
-from lesjax.training.step import make_step
+from lesjax.training.step import adam_step, update_rule
 
 
 STEPS = 5
 SETTINGS = (
     "data.max_frames=200",
-    "model.n_radial=8",
-    "model.n_embedding=3",
-    "model.max_l=2",
-    "model.max_nu=2",
-    "model.messages=[]",
+    "model.short_range.n_radial=8",
+    "model.short_range.n_embedding=3",
+    "model.short_range.max_l=2",
+    "model.short_range.max_nu=2",
+    "model.short_range.messages=[]",
     "training.phases.0.epochs=40",
     "training.ensemble=6",
 )
@@ -47,9 +48,9 @@ def cost(n_members: int, rounds: int) -> dict:
     (bucket,) = prepared.train.buckets
     rows, mask = jnp.arange(len(prepared.train)), jnp.ones(len(prepared.train), bool)
     arguments = (jnp.asarray(1e-4), phase_weights(config.training.phases[0]))
-    step = make_step(prepared.model, config.training)
-    parameters = [scaled_parameters(prepared.model, seed, prepared.train) for seed in range(n_members)]
-    states = [initial_state(config.training, params) for params in parameters]
+    step = partial(adam_step, update_rule(config.training))
+    potentials = [scaled_potential(prepared.model, seed, prepared.train) for seed in range(n_members)]
+    states = [initial_state(config.training, potential) for potential in potentials]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     several = jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0, None, None)))
     all_rows, masks = (jnp.stack([x] * n_members) for x in (rows, mask))

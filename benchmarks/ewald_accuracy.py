@@ -110,9 +110,7 @@ def plan(cell: np.ndarray, pbc: np.ndarray, method: str, *, earlier: bool, **opt
     if method == "direct":
         return solver
     cell, _ = solver.interaction.plan_cell(cell, sigma)
-    mesh, order = choose_mesh(
-        cell, k_cutoff, math.sqrt(0.75) * accuracy / 3.2, **sizes, interaction=solver.interaction
-    )
+    mesh, order = choose_mesh(cell, k_cutoff, math.sqrt(0.75) * accuracy / 3.2, **sizes, interaction=solver.interaction)
     return dataclasses.replace(solver, mesh=mesh, order=order)
 
 

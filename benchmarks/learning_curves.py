@@ -40,18 +40,18 @@ MODELS = {
     "short_range": ("short range", ("model.long_range=false",), plots.COLORS[1], "o"),
     "message_passing": (
         "short range, message passing",
-        ("model.long_range=false", 'model.messages=[["Bchi"]]', "model.bchi_shared=false"),
+        ("model.long_range=false", 'model.short_range.messages=[["Bchi"]]', "model.short_range.bchi_shared=false"),
         plots.COLORS[2],
         "s",
     ),
     "equilibration": (
         "charge equilibration",
-        ("model.long_range.charges=equilibration",),
+        ("model.long_range.charges.kind=equilibrated",),
         "#7b5ea7",
         "^",
     ),
     "les": ("LES", (), plots.COLORS[0], "D"),
-    "les_dipoles": ("LES with dipoles", ("model.long_range.dipoles=true",), plots.COLORS[3], "v"),
+    "les_dipoles": ("LES with dipoles", ("model.long_range.charges.dipoles=true",), plots.COLORS[3], "v"),
 }
 # Systems whose published errors are of another set.
 OTHER_SET = ("gas",)
@@ -63,7 +63,10 @@ PUBLISHED = {
     ("kf_water", 4.5): {"short_range": {180: 26.9, 1628: 24.0}, "les": {180: 10.9, 1628: 7.4}},
 }
 QUICK_MODELS = ("short_range", "les")
-QUICK = ("model.n_radial=2", "model.n_embedding=1", "model.max_l=1", "model.max_nu=2", "model.hidden=[4]")
+QUICK = (
+    *(f"model.short_range.{key}" for key in ("n_radial=2", "n_embedding=1", "max_l=1", "max_nu=2")),
+    "model.hidden=[4]",
+)
 N_VALID, N_TEST = 48, 102
 QUICK_SIZE, QUICK_STEPS, QUICK_HELD_OUT = 10, 10, 4
 
@@ -149,7 +152,7 @@ def key_of(system: str, cutoff: float, model: str, size: int) -> str:
 
 def is_current(run: Mapping) -> bool:
     """Whether a run has the settings that its model has today."""
-    own = [*MODELS[run["model"]][1], f"model.cutoff={run['cutoff']}"]
+    own = [*MODELS[run["model"]][1], f"model.short_range.cutoff={run['cutoff']}"]
     return list(run["settings"][: len(own)]) == own
 
 
@@ -175,7 +178,7 @@ def one_run(system: str, cutoff: float, model: str, size: int, arguments: argpar
     epochs = [epochs_for(steps * shorter, size, batch_size) for steps in study.steps]
     settings = [
         *MODELS[model][1],
-        f"model.cutoff={cutoff}",
+        f"model.short_range.cutoff={cutoff}",
         *(f"training.phases.{phase}.epochs={n}" for phase, n in enumerate(epochs)),
         f"training.eval_every={max(1, epochs[0] // 40)}",
         *(QUICK if arguments.quick else ()),

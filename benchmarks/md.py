@@ -13,7 +13,6 @@ interleaved, so that noise hits all alike. The speed of the PyTorch code is not 
 
 import argparse
 import dataclasses
-import functools
 import pathlib
 import tempfile
 import time
@@ -94,14 +93,15 @@ def parts(simulation: Simulation) -> dict:
     position, cell = simulation.state.position, simulation.cell
     system = jax.jit(lambda: within_cutoff(pairs, simulation.template, position, cell))()
     config = dataclasses.replace(potential.config, long_range=None)
+    short_range = dataclasses.replace(potential, config=config, signs=None)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def repeated(config, params, system, solver):
+    @jax.jit
+    def repeated(potential, system, solver):
         def again(_, forces):
             # nothing of an evaluation, the neighbours included, is the same as in the one before
             moved = dataclasses.replace(system, positions=system.positions + 1e-12 * forces)
             moved, _ = jax.lax.optimization_barrier((moved, forces))
-            return predict(config, params, moved, solver, with_stress=False).forces
+            return predict(potential, moved, solver, with_stress=False).forces
 
         return jax.lax.fori_loop(0, LOG_EVERY, again, jnp.zeros_like(system.positions))
 
@@ -112,14 +112,14 @@ def parts(simulation: Simulation) -> dict:
 
     far = position + jnp.asarray(simulation.settings.skin, position.dtype)
     @jax.jit
-    def once(params, system, solver):
-        prediction = predict(potential.config, params, system, solver, with_stress=False)
+    def once(potential, system, solver):
+        prediction = predict(potential, system, solver, with_stress=False)
         return prediction.energy, prediction.forces
 
     return {
-        "call": lambda: once(potential.params, system, solver),
-        "energy_and_forces": lambda: repeated(potential.config, potential.params, system, solver),
-        "short_range": lambda: repeated(config, potential.params, system, None),
+        "call": lambda: once(potential, system, solver),
+        "energy_and_forces": lambda: repeated(potential, system, solver),
+        "short_range": lambda: repeated(short_range, system, None),
         "neighbours": lambda: neighbours(pairs, position),
         "new_list": lambda: neighbours(pairs, far),
     }

@@ -93,7 +93,7 @@ RUNS = {
     "charge_transfer_equilibration": Run(
         "charge_transfer",
         CLUSTERS,
-        ("model.long_range.charges=equilibration",),
+        ('model.long_range.charges={kind="equilibrated",element_charges=true}',),
     ),
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ def of_published_weights(weights: str, files: dict[str, pathlib.Path], pbc: bool
     labels = io.all_labels(frames)
     rest = [replace(label, energy=label.energy - energy) for label, energy in zip(labels, energies, strict=True)]
     config = potential.config
-    references = reference_energies(config.representation.elements, frames, rest)
+    references = reference_energies(config.short_range.elements, frames, rest)
     potential = replace(potential, config=replace(config, reference_energies=references))
     return evaluate(potential, io.read(files["valid"]), pbc=pbc).metrics
 

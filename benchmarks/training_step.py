@@ -13,12 +13,11 @@ import numpy as np
 from common import TORCH_TIMINGS, interleaved, shared, write_json
 
 from lesjax import io
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.models.potential import initial_parameters
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import make_dataset, reference_energies
 from lesjax.training.initialize import initial_state
-from lesjax.training.step import make_step
+from lesjax.training.step import adam_step, update_rule
 
 
 PEPTIDE = {"n_radial": 12, "n_embedding": 4}
@@ -28,27 +27,29 @@ CASES = {
         "file": "data/dipeptides/train.xyz",
         "frames": 4,
         "reference_ms": 1380.0,
-        "representation": {
+        "short_range": {
             "cutoff": 4.5, "max_l": 4, "max_nu": 3, "messages": (("Bchi",),), "bchi_shared": False, **PEPTIDE,
         },
-        "long_range": {},
+        "long_range": LongRangeConfig(),
     },
     "dipeptides_l2_nu2": {
         "file": "data/dipeptides/train.xyz",
         "frames": 4,
         "reference_ms": 110.0,
-        "representation": {"cutoff": 5.5, "max_l": 2, "max_nu": 2, **PEPTIDE},
-        "long_range": {},
+        "short_range": {"cutoff": 5.5, "max_l": 2, "max_nu": 2, **PEPTIDE},
+        "long_range": LongRangeConfig(),
     },
     "dimers_CC_epoch": {
         "file": "data/dimers/CC_train.xyz",
         "frames": 10,
         "reference_ms": 447.0,
-        "representation": {
+        "short_range": {
             "cutoff": 5.0, "cutoff_p": 5.0, "max_l": 2, "max_nu": 2, "n_radial": 8, "n_embedding": 3,
             "messages": (("M", "Ar", "Bchi"),),
         },
-        "long_range": {"n_channels": 4, "separate_representation": True, "hidden": (24, 12), "k_cutoff": 2 * np.pi / 3},
+        "long_range": LongRangeConfig(
+            LatentCharges(n_channels=4, hidden=(24, 12)), separate_features=True, k_cutoff=2 * np.pi / 3
+        ),
     },
 }  # fmt: skip
 
@@ -64,8 +65,8 @@ def main() -> None:
         labels = [io.labels(atoms) for atoms in frames]
         elements = tuple(sorted({int(z) for atoms in frames for z in atoms.numbers}))
         config = ModelConfig(
-            representation=CACEConfig(elements=elements, **case["representation"]),
-            long_range=LongRangeConfig(**case["long_range"]),
+            short_range=CACEConfig(elements=elements, **case["short_range"]),
+            long_range=case["long_range"],
             reference_energies=reference_energies(elements, frames, labels),
         )
         section = TrainingSection()
@@ -74,13 +75,11 @@ def main() -> None:
         rows, mask = jnp.arange(len(frames)), jnp.ones(len(frames), bool)
         weights = {"energy": 1.0, "forces": 1.0}
         rate = jnp.asarray(1e-4, jnp.float32)
-        step = make_step(config, section)
-        params = initial_parameters(config, 0)
-        state = initial_state(section, params)
+        state = initial_state(section, Potential.create(config))
 
         def run() -> jax.Array:
             nonlocal state
-            state, value = step(state, bucket, rows, mask, rate, weights)  # noqa: B023
+            state, value = adam_step(update_rule(section), state, bucket, rows, mask, rate, weights)  # noqa: B023
             return value
 
         times, first = interleaved({"step": run}, arguments.rounds)

@@ -25,9 +25,9 @@ REFERENCE_MS = {192: 68.0, 1536: 518.0, 12288: 15_400.0}
 
 def model(long_range: bool) -> Potential:
     """The published shape with random weights."""
-    representation = CACEConfig(elements=(1, 8), cutoff=4.5, n_bessel=6, n_radial=12, n_embedding=2, max_l=3, max_nu=3)
+    cace = CACEConfig(elements=(1, 8), cutoff=4.5, n_bessel=6, n_radial=12, n_embedding=2, max_l=3, max_nu=3)
     les = LongRangeConfig(sigma=1.0, k_cutoff=float(np.pi)) if long_range else None
-    return Potential.create(ModelConfig(representation=representation, long_range=les))
+    return Potential.create(ModelConfig(cace, les))
 
 
 def moving(atoms: ase.Atoms, potential: Potential):
@@ -86,8 +86,8 @@ def kernel(atoms: ase.Atoms, potential: Potential):
 
     system = jax.tree.map(jax.numpy.asarray, System.from_ase(atoms, cutoff=potential.cutoff))
     solver = jax.tree.map(jax.numpy.asarray, potential.make_solver(system))
-    compiled = jax.jit(lambda p, s, k: predict(potential.config, p, s, k, with_stress=False))
-    return lambda: compiled(potential.params, system, solver)
+    compiled = jax.jit(lambda p, s, k: predict(p, s, k, with_stress=False))
+    return lambda: compiled(potential, system, solver)
 
 
 if __name__ == "__main__":

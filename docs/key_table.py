@@ -28,7 +28,8 @@ class KeyTable(SphinxDirective):
         hints = typing.get_type_hints(classes[0])
         lines = ["| key | default | meaning |", "|---|---|---|"]
         for field in dataclasses.fields(classes[0]):
-            if any(map(dataclasses.is_dataclass, (hints[field.name], *typing.get_args(hints[field.name])))):
+            types = (hints[field.name], *typing.get_args(hints[field.name]))
+            if "kinds" in field.metadata or any(map(dataclasses.is_dataclass, types)):
                 continue  # a table of its own
             if field.name not in meanings:
                 raise self.error(f"`{field.name}` of {classes[0].__name__} has no description in its docstring.")

@@ -64,7 +64,8 @@ print(f"{len(training)} frames to train, {len(test[0])} ions each; root mean squ
 # %%
 settings = [f"data.train={folder}/train.xyz", f"data.valid={folder}/valid.xyz", "training.phases.0.epochs=60"]
 if QUICK:
-    settings += ["training.phases.0.epochs=1", "model.cutoff=3.5", "model.max_l=1", "model.n_radial=2"]
+    settings += [f"model.short_range.{key}" for key in ("cutoff=3.5", "max_l=1", "n_radial=2")]
+    settings += ["training.phases.0.epochs=1"]
 potentials = {}
 for name, extra in {"short range": ["model.long_range=false"], "LES": []}.items():
     config = load_config("point_charges", [*settings, f"output={folder / name}", *extra])
@@ -158,5 +159,6 @@ plt.show()
 # ## To change
 #
 # - The number of training frames: with 10 (and the 20 to validate), the short-range model gets worse, and the charges?
-# - Message passing, `model.messages=[["Bchi"]]`, lets the short-range model see farther, but not to all distances.
+# - Message passing, `model.short_range.messages=[["Bchi"]]`, lets the short-range model see farther, but not to all
+#   distances.
 # - Other charges: write frames of your own with `point_charges.ewald`, for example +2 e and −1 e.

@@ -63,10 +63,10 @@ print(f"{len(training)} frames to train and validate, {len(test)} to test, {len(
 
 # %%
 settings = [f"data.train={folder}/train.xyz", f"output={folder}/model"]
-settings += ["model.max_l=2", "model.max_nu=2", "training.phases.0.epochs=400"]
+settings += ["model.short_range.max_l=2", "model.short_range.max_nu=2", "training.phases.0.epochs=400"]
 if QUICK:
     settings += ["training.phases.0.epochs=1", "training.phases.1.epochs=1"]
-    settings += ["model.cutoff=3", "model.max_l=1", "model.n_radial=2"]
+    settings += [f"model.short_range.{key}" for key in ("cutoff=3", "max_l=1", "n_radial=2")]
 potential = train(load_config("kf_water", settings), quiet=True)
 result = evaluate(potential, test)
 print(f"forces: mean absolute error {1e3 * result.metrics['forces_mae']:.1f} meV/Å")
@@ -161,7 +161,7 @@ plt.show()
 # ## To change
 #
 # - The charges: fewer or more frames (all compositions of the set), the larger model of the configuration.
-# - `model.long_range.element_charges=false`: what becomes of the charges?
+# - `model.long_range.charges.element_charges=false`: what becomes of the charges?
 # - `model.long_range=false`: which of the curves change?
 # - The slabs of the same data set: `a.info["kind"] == "interface"`, with `analysis.density_profile`.
 # - Diffusion: `analysis.mean_squared_displacement` and `analysis.diffusion` of the unwrapped positions.

@@ -67,9 +67,11 @@ for c, both in parts.items():
 # L-BFGS on the same few frames.
 
 # %%
-settings = ["model.max_l=2", "model.max_nu=2", "training.phases.0.epochs=500", "training.phases.1.epochs=1000"]
+settings = ["model.short_range.max_l=2", "model.short_range.max_nu=2"]
+settings += ["training.phases.0.epochs=500", "training.phases.1.epochs=1000"]
 if QUICK:
-    settings = ["model.max_l=1", "model.max_nu=2", "model.n_radial=2", "model.n_embedding=1", "model.hidden=[4]"]
+    small = ("max_l=1", "max_nu=2", "n_radial=2", "n_embedding=1")
+    settings = ["model.hidden=[4]", *(f"model.short_range.{key}" for key in small)]
     settings += ["training.phases.0.epochs=2", "training.phases.1.epochs=2"]
 names = {"short_range": "short range", "les": "LES"}
 potentials = {}
@@ -87,9 +89,8 @@ for c in classes:
 
 # %%
 def interaction_energy(potential, atoms):
-    """Interaction energy of the model, eV."""
-    prediction = potential(lesjax.System.from_ase(atoms, cutoff=potential.cutoff))
-    return float(prediction.interaction_energy) + potential.config.reference_energy(atoms.numbers)
+    """Interaction energy of the molecules, eV: the total energy of the model, as the labels are."""
+    return float(potential(lesjax.System.from_ase(atoms, cutoff=potential.cutoff)).total_energy)
 
 
 colors = {"short_range": "#d1495b", "les": "#1f6f8b"}
@@ -141,5 +142,5 @@ for c in classes:
 # ## To change
 #
 # - Other classes and pairs: CC, CP, PP, CA, PA, AA, each with four or fewer pairs in three orientations.
-# - One channel of charges: `model.long_range.n_channels=1`. Does it still fit a charge and a dipole?
+# - One channel of charges: `model.long_range.charges.n_channels=1`. Does it still fit a charge and a dipole?
 # - The full configurations, as in `benchmarks/dimers.py`, take 4 to 8 minutes for each run.

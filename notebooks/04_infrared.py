@@ -56,10 +56,10 @@ if QUICK:
     training, test = training[:40], test[:2]
 io.write(folder / "train.xyz", training)
 settings = [f"data.train={folder}/train.xyz", f"output={folder}/model"]
-settings += ["model.max_l=2", "model.max_nu=2", "training.phases.0.epochs=400"]
+settings += ["model.short_range.max_l=2", "model.short_range.max_nu=2", "training.phases.0.epochs=400"]
 if QUICK:
     settings += ["training.phases.0.epochs=8", "training.phases.1.epochs=1"]
-    settings += ["model.cutoff=3", "model.max_l=1", "model.n_radial=2"]
+    settings += [f"model.short_range.{key}" for key in ("cutoff=3", "max_l=1", "n_radial=2")]
 potential = train(load_config("kf_water", settings), quiet=True)
 metrics = evaluate(potential, test).metrics
 print(f"forces: mean absolute error {1e3 * metrics['forces_mae']:.1f} meV/Å")
@@ -164,5 +164,5 @@ plt.show()
 # - A set labelled by density-functional theory: `benchmarks/water_infrared.py` does so and compares with measured
 #   bands.
 # - `run`: a longer run makes the errors smaller, a lower temperature sharpens the bands.
-# - `model.long_range.dipoles=true` adds latent dipoles, which Z* includes.
+# - `model.long_range.charges.dipoles=true` adds latent dipoles, which Z* includes.
 # - `properties.static_dielectric_constant` of the dipole moments, which takes nanoseconds to converge.

@@ -21,6 +21,7 @@
 # %%
 import dataclasses
 import os
+from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
@@ -31,10 +32,10 @@ import numpy as np
 import optax
 
 import lesjax
-from lesjax.neighbors.batching import stack_systems
 from lesjax.datasets import point_charges
+from lesjax.models import Features, LongRangeConfig, ModelConfig, Potential, register
+from lesjax.neighbors.batching import stack_systems
 from lesjax.numerics import safe_norm
-from lesjax.system import pair_vectors
 
 
 QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting: shows that everything runs, and nothing else
@@ -66,12 +67,13 @@ print(f"{n_train} frames of {len(frames[0])} ions to train; root mean square for
 # %%
 def descriptor(system):
     """Gaussians of the distances to the neighbours of each element, and the element itself, [n, features]."""
-    distances = safe_norm(pair_vectors(system), where=system.neighbor_mask)  # 1 where there is no neighbour
-    envelope = jnp.where(system.neighbor_mask, (1.0 - jnp.minimum(distances / CUTOFF, 1.0) ** 2) ** 3, 0.0)
+    neighbors = system.neighborhood()
+    distances = safe_norm(neighbors.vectors, neighbors.mask)  # 1 where there is no neighbour
+    envelope = jnp.where(neighbors.mask, (1.0 - jnp.minimum(distances / CUTOFF, 1.0) ** 2) ** 3, 0.0)
     centres, width = jnp.linspace(2.0, CUTOFF, 12), 0.4
     radial = jnp.exp(-0.5 * ((distances[..., None] - centres) / width) ** 2) * envelope[..., None]
     elements = (system.atomic_numbers[:, None] == ELEMENTS).astype(distances.dtype)
-    summed = jnp.einsum("nmg,nms->ngs", radial, elements[system.neighbors])
+    summed = jnp.einsum("nmg,nms->ngs", radial, neighbors.gather(elements))
     return jnp.concatenate([summed.reshape(len(summed), -1), elements], axis=1)
 
 
@@ -211,6 +213,37 @@ exact = np.where(np.asarray(system.atomic_numbers) == 11, 1.0, -1.0)[:, None, No
 print("Z* of the first ion, e:")
 print(np.array2string(np.asarray(born[0]), precision=3, suppress_small=True))
 print(f"root mean square error of all elements {np.sqrt(np.mean((born - exact) ** 2)):.4f} e")
+
+# %% [markdown]
+# ## In lesjax
+#
+# The notebook has done by hand what lesjax does for any short-range model that is registered. Such a model gives
+# features and no energies: readouts, charges and their sign, dipoles, training, storage and dynamics come with it. In
+# the file of `lesjax train` it is `[model.short_range] kind = "descriptor"`. See *Extend lesjax* in the documentation.
+
+
+# %%
+@dataclass(frozen=True)
+class DescriptorConfig:
+    """Hyper-parameters; training fills in the elements."""
+
+    elements: tuple[int, ...] = ()
+    cutoff: float = CUTOFF
+
+
+class Descriptor(nn.Module):
+    """The descriptor as a short-range model; it has no parameters."""
+
+    config: DescriptorConfig
+
+    def __call__(self, system):
+        return Features(layers=(descriptor(system),))
+
+
+register("descriptor", Descriptor, DescriptorConfig)
+potential = Potential.create(ModelConfig(DescriptorConfig(elements=(11, 17)), LongRangeConfig(accuracy=1e-3)))
+prediction = potential(system)
+print("forces", prediction.forces.shape, "charges", prediction.charges.shape)
 
 # %% [markdown]
 # ## To change

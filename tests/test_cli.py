@@ -26,15 +26,17 @@ output = "unused"
 [data]
 train = "train.xyz"
 [model]
+hidden = [4]
+[model.short_range]
 cutoff = 3.6
 n_bessel = 3
 n_radial = 2
 n_embedding = 1
 max_l = 1
 max_nu = 1
-hidden = [4]
 [model.long_range]
 k_cutoff = 2.0
+[model.long_range.charges]
 hidden = [4]
 [training]
 batch_size = 3
@@ -167,7 +169,7 @@ def test_info(run, capsys):
     assert cli.main(["info", str(folder / "run" / "model")]) == 0
     out = capsys.readouterr().out
     assert out.splitlines()[0] == str(folder / "run" / "model")  # in one line, however long
-    expected = ("parameters", "Na, Cl", "state_inputs", "representation.cutoff", "3.6", "long_range.sigma")
+    expected = ("parameters", "Na, Cl", "state_inputs", "short_range.cutoff", "3.6", "long_range.sigma")
     for text_of_table in (*expected, "reference energy of Na"):
         assert text_of_table in out
 
@@ -183,14 +185,14 @@ def inputs(tmp_path, monkeypatch):
     ("arguments", "expected"),
     [
         ("train nothing.toml", "no configuration 'nothing.toml'"),
-        ("train config.toml --set model.cutof=4", "Unknown key `model.cutof`. Did you mean `model.cutoff`?"),
-        ("train config.toml --set model.cutoff=far", "`model.cutoff` must be a number"),
-        ("train config.toml --set model.cutoff=-4", "`cutoff` must be positive, got -4"),
-        ("train config.toml --set model.messages=[['X']]", "`messages` takes some of"),
+        ("train config.toml --set model.hiden=4", "Unknown key `model.hiden`. Did you mean `model.hidden`?"),
+        ("train config.toml --set model.short_range.cutoff=far", "`model.short_range.cutoff` must be a number"),
+        ("train config.toml --set model.short_range.cutoff=-4", "`cutoff` must be positive, got -4"),
+        ("train config.toml --set model.short_range.messages=[['X']]", "`messages` takes some of"),
         ("train config.toml --set data.train=gone.xyz", "`data.train`: there is no file 'gone.xyz'"),
         ("train config.toml --set data.test=gone.xyz", "`data.test`: there is no file 'gone.xyz'"),
         ("train config.toml --set data.train=config.toml", "cannot be read at frame 0"),
-        ("train config.toml --set data.keys.forces=F", "`training.phases[0].forces_weight` is positive"),
+        ("train config.toml --set data.keys.forces=F", "`training.phases[0].weights.forces` is positive"),
         ("train config.toml --set data.reference_energies.Na=1", "`data.reference_energies` needs one energy for each"),
         ("train config.toml --set training.phases.3.epochs=1", "`--set training.phases.3.epochs=1`: '3'"),
         ("train config.toml --ensemble 1", "`ensemble` must be at least 2, got 1"),
@@ -317,7 +319,7 @@ def test_as_a_process(run, tmp_path):
 
     described = call("info", str(folder / "run" / "model"))
     assert (described.returncode, described.stderr) == (0, "")
-    assert "representation.cutoff" in described.stdout
+    assert "short_range.cutoff" in described.stdout
     refused = call("train", str(folder / "config.toml"), "--set", "training.sed=1")
     assert refused.returncode == 1
     assert refused.stdout == ""

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+import toy_model
 from lesjax import demo, io
 from lesjax.runs import read_log
 from lesjax.training.config import Phase, TrainingSection
@@ -18,11 +19,9 @@ def tiny(monkeypatch):
         monkeypatch.setattr(demo, name, number)
     generate = functools.partial(demo.point_charges.generate, n_pairs=3, box=10.0)
     monkeypatch.setattr(demo.point_charges, "generate", generate)
-    model = dataclasses.replace(
-        demo.MODEL, cutoff=4.0, n_bessel=3, n_radial=2, n_embedding=1, max_l=0, max_nu=1, hidden=(4,)
-    )
-    monkeypatch.setattr(demo, "MODEL", model)
-    monkeypatch.setattr(demo, "LONG_RANGE", dataclasses.replace(demo.LONG_RANGE, hidden=(4,), accuracy=0.1))
+    monkeypatch.setattr(demo, "SHORT_RANGE", toy_model.ToyConfig(cutoff=4.0))
+    charges = dataclasses.replace(demo.LONG_RANGE.charges, hidden=(4,))
+    monkeypatch.setattr(demo, "LONG_RANGE", dataclasses.replace(demo.LONG_RANGE, charges=charges, accuracy=0.1))
     return TrainingSection(batch_size=4, phases=(Phase(epochs=2, learning_rate=1e-3),))
 
 

@@ -1,9 +1,11 @@
 """The examples in README and documentation run: every ``python`` block of a page, one after the other.
 
 A page finds data, a start and a trained model in the current folder under the names that it uses. Blocks that need what
-is not there are written as ``{code-block} python`` and are not run.
+is not there are written as ``{code-block} python`` and are not run. A block that begins with ``# needs PACKAGE`` is run
+where that package is installed.
 """
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from toy import MODEL, make_frames, moved_potential
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
+NEEDS = re.compile(r"# needs (\w+)\n")
 PAGES = [page for page in sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")]) if BLOCK.search(page.read_text())]
 
 CONFIG = ModelConfig(
@@ -48,6 +51,9 @@ def test_examples_run(page, tmp_path, monkeypatch):
     text = page.read_text()
     with jax.numpy_rank_promotion("allow"):
         for block in BLOCK.finditer(text):
+            needed = NEEDS.match(block.group(1))
+            if needed and importlib.util.find_spec(needed.group(1)) is None:
+                continue
             # lines of an error are those of the page
             code = "\n" * text.count("\n", 0, block.start(1)) + block.group(1)
             exec(compile(code, str(page), "exec"), names)

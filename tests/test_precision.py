@@ -16,12 +16,17 @@ from lesjax import io
 from lesjax.dynamics import Settings, energy_neighbor_list
 from lesjax.dynamics.simulation import Simulation
 from lesjax.ewald import make_solver
-from lesjax.models.config import LongRangeConfig
-from lesjax.models.potential import Potential, predict, predict_born_charges
+from lesjax.models import EquilibratedCharges, Induction, LatentCharges, LongRangeConfig, Potential
+from lesjax.models.potential import predict, predict_born_charges
 from lesjax.system import System
 from lesjax.training.config import DataConfig
 from lesjax.training.prepare import model_config
 from toy import MODEL, make_frame
+
+
+LATENT = LatentCharges(hidden=(4,))
+MULTIPOLES = LatentCharges(hidden=(4,), dipoles=True, quadrupoles=True, n_channels=2)
+INDUCED = LatentCharges(hidden=(4,), induction=Induction(kappa=True, alpha="tensor", self_consistent=True))
 
 
 def products(jaxpr: Any) -> Iterator[Any]:
@@ -42,10 +47,10 @@ def assert_all_digits(function: Any, *arguments: Any) -> None:
     assert all(precision == highest for precision in found), found
 
 
-def make_potential(atoms, messages=(("M", "Ar", "Bchi"),), **long_range) -> Potential:
-    long_range = LongRangeConfig(hidden=(4,), **long_range)
-    section = dataclasses.replace(MODEL, max_l=2, messages=messages, bchi_shared=False, long_range=long_range)
-    return Potential.create(model_config(section, DataConfig(train=""), [atoms], io.all_labels([atoms])))
+def make_potential(atoms, charges=LATENT, messages=(("M", "Ar", "Bchi"),)) -> Potential:
+    cace = dataclasses.replace(MODEL.short_range, max_l=2, messages=messages, bchi_shared=False)
+    model = dataclasses.replace(MODEL, short_range=cace, long_range=LongRangeConfig(charges))
+    return Potential.create(model_config(model, DataConfig(train=""), [atoms], io.all_labels([atoms])))
 
 
 @pytest.fixture
@@ -55,28 +60,23 @@ def atoms():
     return atoms
 
 
-MULTIPOLES = {"dipoles": True, "quadrupoles": True, "n_channels": 2}
-INDUCTION = {"induction": "self_consistent", "polarizability": "tensor", "hardness": True}
-
-
 @pytest.mark.parametrize(
-    ("method", "settings"),
+    ("method", "charges"),
     [
         ("direct", MULTIPOLES),
         ("mesh", MULTIPOLES),
         ("open", MULTIPOLES),
-        ("direct", INDUCTION),
-        ("open", {"charges": "equilibration"}),
+        ("direct", INDUCED),
+        ("open", EquilibratedCharges(hidden=(4,))),
     ],
 )
-def test_energy_forces_stress_and_born_charges(atoms, settings, method):
-    potential = make_potential(atoms, **settings)
+def test_energy_forces_stress_and_born_charges(atoms, charges, method):
+    potential = make_potential(atoms, charges)
     system = jax.tree.map(jnp.asarray, System.from_ase(atoms, cutoff=potential.cutoff, pbc=method != "open"))
     solver = make_solver(atoms.cell.array, method != "open", n_atoms=len(atoms), method=method)
     with_stress = method != "open"
-    call = lambda s: predict(potential.config, potential.params, s, solver, with_stress=with_stress)  # noqa: E731
-    assert_all_digits(call, system)
-    assert_all_digits(lambda s: predict_born_charges(potential.config, potential.params, s, solver)[0], system)
+    assert_all_digits(lambda s: predict(potential, s, solver, with_stress=with_stress), system)
+    assert_all_digits(lambda s: predict_born_charges(potential, s, solver)[0], system)
 
 
 @pytest.mark.usefixtures("jax_md_leniency")

@@ -9,13 +9,15 @@ from pathlib import Path
 import ase.io
 import jax
 
-from lesjax.models.config import CACEConfig, ModelConfig
+from lesjax.models import CACEConfig, ModelConfig
 from toy import make_frames, moved_potential
 
 
 PAGE = Path(__file__).parents[1] / "docs/howto/processes.md"
 CONFIG = ModelConfig(
-    CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2), hidden=(4,)
+    CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
+    None,
+    hidden=(4,),
 )
 
 FORK = """

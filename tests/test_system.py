@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list
 
-from lesjax.system import System, pair_vectors
+from lesjax.system import System
 
 
 DEFAULT = "float64" if jax.config.jax_enable_x64 else "float32"
@@ -34,10 +34,10 @@ def test_from_ase(crystal):
     assert system.atom_mask.all()
 
 
-def test_pair_vectors_equal_ase(crystal):
+def test_vectors_equal_ase(crystal):
     system = System.from_ase(crystal, cutoff=5.0)
     receivers, vectors = neighbor_list("iD", crystal, 5.0)
-    found = np.asarray(pair_vectors(system))
+    found = np.asarray(system.neighborhood().vectors)
     assert found.dtype == DEFAULT
     rows = np.column_stack([np.nonzero(system.neighbor_mask)[0], found[system.neighbor_mask]])
     expected = np.column_stack([receivers, vectors])
@@ -70,8 +70,8 @@ def test_padding(crystal):
     # padded entries join an atom with itself
     rows, _ = np.nonzero(~padded.neighbor_mask)
     np.testing.assert_array_equal(padded.neighbors[~padded.neighbor_mask], rows)
-    np.testing.assert_array_equal(pair_vectors(padded)[~padded.neighbor_mask], 0.0)
-    np.testing.assert_array_equal(pair_vectors(padded)[:n, :m], pair_vectors(system))
+    np.testing.assert_array_equal(padded.neighborhood().vectors[~padded.neighbor_mask], 0.0)
+    np.testing.assert_array_equal(padded.neighborhood().vectors[:n, :m], system.neighborhood().vectors)
     assert {a.dtype for a in jax.tree.leaves(padded)} == {a.dtype for a in jax.tree.leaves(system)}
     assert system.pad_to(n, m).shape == (n, m)
 
@@ -88,9 +88,9 @@ def test_stacks_and_maps(crystal):
     systems = [System.from_ase(crystal, cutoff=cutoff).pad_to(4, 60) for cutoff in (4.0, 5.0)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *systems)
     assert stacked.shape == (4, 60)
-    mapped = jax.vmap(pair_vectors)(stacked)
+    mapped = jax.vmap(lambda system: system.neighborhood().vectors)(stacked)
     for i, system in enumerate(systems):
-        np.testing.assert_allclose(mapped[i], pair_vectors(system), rtol=0, atol=RTOL)
+        np.testing.assert_allclose(mapped[i], system.neighborhood().vectors, rtol=0, atol=RTOL)
 
 
 def test_is_an_argument_of_jit(crystal):
@@ -100,7 +100,7 @@ def test_is_an_argument_of_jit(crystal):
     def counted(system):
         nonlocal traces
         traces += 1
-        return jnp.sum(pair_vectors(system) ** 2)
+        return jnp.sum(system.neighborhood().vectors ** 2)
 
     system = System.from_ase(crystal, cutoff=4.0)
     first = counted(system)

@@ -270,9 +270,7 @@ class SlabCoulomb(_SmearedCoulomb):
         return normal / xp.linalg.norm(normal)
 
 
-def _unlimited(
-    k_squared: Float[Array, "*k"], sigma: Float[Array, ""], finite: Bool[Array, "*k"]
-) -> Float[Array, "*k"]:
+def _unlimited(k_squared: Float[Array, "*k"], sigma: Float[Array, ""], finite: Bool[Array, "*k"]) -> Float[Array, "*k"]:
     """4π exp(-σ²k²/2) / k² where it is finite, elsewhere zero."""
     return 4.0 * math.pi * jnp.exp(-0.5 * sigma**2 * k_squared) * safe_reciprocal(k_squared, finite)
 

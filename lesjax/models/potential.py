@@ -231,8 +231,12 @@ def load(path: str | pathlib.Path) -> Potential:
     """
     check_process()
     config, arrays = storage.read(path)
-    like = jax.eval_shape(lambda: variables(Potential.create(config)))  # only shapes: nothing is compiled
-    values = storage.unflatten(like, arrays, str(pathlib.Path(path) / storage.FILES[1]))
+    description, parameters = (str(pathlib.Path(path) / name) for name in storage.FILES)
+    try:
+        like = jax.eval_shape(lambda: variables(Potential.create(config)))  # only shapes: nothing is compiled
+    except ValueError as error:
+        raise ValueError(f"{description!r} does not describe a model: {error}") from error
+    values = storage.unflatten(like, arrays, parameters)
     return Potential(values["params"], values.get("signs"), config)
 
 

@@ -108,6 +108,7 @@ def find(name: str) -> Kind:
 
     Raises:
         ValueError: for a name that is neither registered nor an entry point of an installed package.
+        TypeError: for an entry point that is no `Kind`.
     """
     kind = _KINDS.get(name)
     if kind is None:
@@ -118,7 +119,11 @@ def find(name: str) -> Kind:
                 "registers it with `lesjax.models.register`, or install the package that provides it."
             )
         kind = entries[0].load()
-        assert isinstance(kind, Kind)
+        if not isinstance(kind, Kind):
+            raise TypeError(
+                f"The entry point {name!r} = {entries[0].value} of the group {ENTRY_POINTS!r} must be a `Kind`, got "
+                f"{kind!r}. Correct the package that declares it."
+            )
     if isinstance(kind, str):
         kind = importlib.import_module(kind).KIND
         assert isinstance(kind, Kind)
@@ -135,6 +140,11 @@ def name_of(config: type) -> str:
     for name in tuple(_KINDS):
         if find(name).config is config:
             return name
+    # a class that was imported before its kind was asked for: only its own package is looked into
+    package = config.__module__.partition(".")[0]
+    for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+        if entry.module.partition(".")[0] == package and find(entry.name).config is config:
+            return entry.name
     raise ValueError(f"{config.__name__} belongs to no registered short-range model: see `lesjax.models.register`.")
 
 

@@ -227,9 +227,7 @@ def _gradient(problem: _Problem, form: Form, multipoles: Multipoles) -> Answer:
     )
 
 
-def _stationary_energy(
-    problem: _Problem, induced: Answer, total: Answer, self_interaction: bool
-) -> Float[Array, ""]:
+def _stationary_energy(problem: _Problem, induced: Answer, total: Answer, self_interaction: bool) -> Float[Array, ""]:
     """W with δχ⁻¹δ/2 as the stationary value of f·δ - f·χf/2, differentiated with respect to `problem` only."""
     leaves, structure = jax.tree.flatten(problem)
 

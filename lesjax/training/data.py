@@ -139,9 +139,7 @@ def make_dataset(
     return Dataset(buckets=tuple(buckets), members=tuple(members))
 
 
-def plan_solvers(
-    config: ModelConfig, systems: Sequence[System], indices: Sequence[int]
-) -> list[ewald.Solver] | None:
+def plan_solvers(config: ModelConfig, systems: Sequence[System], indices: Sequence[int]) -> list[ewald.Solver] | None:
     """Plan the sums of one bucket; host only.
 
     Raises:

@@ -35,9 +35,9 @@ def scaled_potential(config: ModelConfig, seed: int, dataset: Dataset, feature_s
     potential = Potential.create(config, seed)
     params = dict(potential.params)
     # the features of the energy, and separate ones of the charges
-    places = [("energy", params["short_range"])]
+    places = [("energy", params.get("short_range", {}))]  # a model may have no parameters
     if config.long_range is not None and config.long_range.separate_features:
-        places.append(("charges", params["charges"]["short_range"]))
+        places.append(("charges", params["charges"].get("short_range", {})))
     for name, own in places:
         sizes = _root_mean_squares(config.short_range, own, dataset)
         if feature_scale == "all":

@@ -94,7 +94,7 @@ class Term:
 
 
 def _n_atoms(batch: Batch) -> Float[Array, " b"]:
-    return jnp.maximum(jnp.sum(batch.system.atom_mask, axis=1), 1).astype(batch.labels.energy.dtype)
+    return jnp.maximum(jnp.sum(jnp.asarray(batch.system.atom_mask), axis=1), 1).astype(batch.labels.energy.dtype)
 
 
 def _charges(_: Potential, prediction: Prediction, batch: Batch) -> Float[Array, "b n"]:

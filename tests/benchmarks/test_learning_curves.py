@@ -11,6 +11,7 @@ import learning_curves as curves
 import pytest
 
 from lesjax.datasets import point_charges
+from lesjax.models import EquilibratedCharges
 from lesjax.training import load_config
 
 
@@ -52,10 +53,10 @@ def test_settings_of_each_model_are_accepted(model, tmp_path):
         config = load_config(study.config, [*data, *curves.MODELS[model][1], *curves.QUICK])
         long_range = config.model.long_range
         assert (long_range is None) == (model in ("short_range", "message_passing"))
-        assert bool(config.model.messages) == (model == "message_passing")
+        assert bool(config.model.short_range.messages) == (model == "message_passing")
         if long_range is not None:
-            assert long_range.dipoles == (model == "les_dipoles")
-            assert (long_range.charges == "equilibration") == (model == "equilibration")
+            assert getattr(long_range.charges, "dipoles", False) == (model == "les_dipoles")
+            assert isinstance(long_range.charges, EquilibratedCharges) == (model == "equilibration")
         assert not any("charges" in phase.weights for phase in config.training.phases)
         assert len(config.training.phases) == len(study.steps)  # a phase without steps would keep its own epochs
 
@@ -66,8 +67,9 @@ def test_quick_form_trains_evaluates_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(curves.point_charges, "generate", tiny)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(jax.config.jax_compilation_cache_dir))
     results, figure = tmp_path / "results.json", tmp_path / "curves.png"
-    arguments = ["learning_curves.py", "gas", "--quick", "--models", "les", "--sizes", "4", "--set", "model.max_nu=1"]
-    arguments += ["--work", str(tmp_path / "work"), "--json", str(results), "--plot", str(figure)]
+    arguments = ["learning_curves.py", "gas", "--quick", "--models", "les", "--sizes", "4"]
+    arguments += ["--set", "model.short_range.max_nu=1", "--work", str(tmp_path / "work")]
+    arguments += ["--json", str(results), "--plot", str(figure)]
     monkeypatch.setattr(sys, "argv", arguments)
     curves.main()
     content = json.loads(results.read_text())

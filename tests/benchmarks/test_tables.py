@@ -16,7 +16,7 @@ FOLDER = Path(tables.__file__).parent
 def run(system, cutoff, model, size, **metrics):
     return f"{system}_{cutoff:g}_{model}_{size}", {
         "system": system, "cutoff": cutoff, "model": model, "n_train": size, "epochs": 7, "seconds": 90,
-        "settings": [*learning_curves.MODELS[model][1], f"model.cutoff={cutoff}", "training.eval_every=1"],
+        "settings": [*learning_curves.MODELS[model][1], f"model.short_range.cutoff={cutoff}", "training.eval_every=1"],
         "metrics": {kind: metrics for kind in ("test", "bulk", "interface")}
         | {"training": {"n_structures": size}, "validation": {"n_structures": 48}},
     }  # fmt: skip

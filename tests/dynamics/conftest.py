@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.models.potential import Potential
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from toy import CELL, FRACTIONAL
 
 
 CONFIG = ModelConfig(
     CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
-    LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.6),
+    LongRangeConfig(LatentCharges(hidden=(4,), scale=0.5), k_cutoff=2.6),
     hidden=(4,),
     reference_energies=(-5.0, -7.0),
 )
@@ -25,7 +24,7 @@ def make_potential(config=CONFIG):
     created = Potential.create(config, seed=4)
     rng = np.random.default_rng(0)
     move = lambda p: jnp.asarray(p + 0.2 * rng.normal(size=p.shape), p.dtype)  # noqa: E731
-    return Potential(params=jax.tree.map(move, created.params), config=config)
+    return dataclasses.replace(created, params=jax.tree.map(move, created.params))
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 
 from lesjax.dynamics import LesCalculator
-from lesjax.models import potential as module
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.models.potential import Potential
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential, potential as module
 from lesjax.system import System
 from toy import CELL, make_frame, make_frames
 
@@ -22,7 +20,7 @@ needs_x64 = pytest.mark.skipif(not X64, reason="finite differences")
 
 CONFIG = ModelConfig(
     CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2),
-    LongRangeConfig(hidden=(4,), n_channels=2, charge_scale=0.5, k_cutoff=2.6),
+    LongRangeConfig(LatentCharges(hidden=(4,), n_channels=2, scale=0.5), k_cutoff=2.6),
     hidden=(4,),
     reference_energies=(-500.0, -700.0),
 )
@@ -33,7 +31,7 @@ def potential():
     created = Potential.create(CONFIG, seed=4)
     rng = np.random.default_rng(0)
     move = lambda p: jnp.asarray(p + 0.2 * rng.normal(size=p.shape), p.dtype)  # noqa: E731
-    return Potential(params=jax.tree.map(move, created.params), config=CONFIG)
+    return dataclasses.replace(created, params=jax.tree.map(move, created.params))
 
 
 @pytest.fixture
@@ -242,8 +240,9 @@ def test_no_atoms(potential):
 
 def test_total_charge_is_followed(potential):
     """ASE does not compare `info`, and would hand out the results for the charge before."""
-    long_range = dataclasses.replace(CONFIG.long_range, charge_constraint="total")
-    held = Potential(potential.params, dataclasses.replace(CONFIG, long_range=long_range))
+    charges = dataclasses.replace(CONFIG.long_range.charges, constraint="total")
+    long_range = dataclasses.replace(CONFIG.long_range, charges=charges)
+    held = dataclasses.replace(potential, config=dataclasses.replace(CONFIG, long_range=long_range))
     atoms = make_frames(1, seed=3)[0]
     atoms.calc = LesCalculator(held)
     with pytest.raises(ValueError, match=r"`total_charge` \(in e\) is needed by this model.*atoms\.info\['charge'\]"):

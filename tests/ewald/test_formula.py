@@ -41,9 +41,7 @@ def test_open_sum_is_the_equation():
     positions, charges = make_ions()
     solver = ewald.make_solver(CELL, False, n_atoms=5, sigma=SIGMA)
     found = ewald.energy(solver, *(jnp.asarray(x, float) for x in (positions, CELL, charges)))
-    expected = formula.open_energy(
-        positions, charges, lambda r: COULOMB * math.erf(r / (math.sqrt(2.0) * SIGMA)) / r
-    )
+    expected = formula.open_energy(positions, charges, lambda r: COULOMB * math.erf(r / (math.sqrt(2.0) * SIGMA)) / r)
     np.testing.assert_allclose(found, expected, rtol=1e-12 if X64 else 1e-5)
 
 

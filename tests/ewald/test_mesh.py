@@ -176,9 +176,7 @@ def test_error_where_the_plan_is_still_valid():
     assert solver.still_valid(stretched)
     positions, charges = random_system(stretched)
     arrays = [jnp.asarray(x) for x in (positions, stretched, charges)]
-    exact = gradient(
-        ewald.make_solver(stretched, True, n_atoms=len(charges), accuracy=1e-7, method="direct"), *arrays
-    )
+    exact = gradient(ewald.make_solver(stretched, True, n_atoms=len(charges), accuracy=1e-7, method="direct"), *arrays)
     error = jnp.linalg.norm(gradient(solver, *arrays) - exact) / jnp.linalg.norm(exact)
     assert error < 2e-4
 

@@ -10,16 +10,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import lesjax
-from lesjax.models import storage
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.models.potential import Potential
+from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential, storage
 from lesjax.system import System
 from toy import CELL, FRACTIONAL
 
 
 CONFIG = ModelConfig(
     CACEConfig((11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2, messages=(("M",),)),
-    LongRangeConfig(hidden=(4,), n_channels=2, k_cutoff=2.0),
+    LongRangeConfig(LatentCharges(hidden=(4,), n_channels=2), k_cutoff=2.0),
     hidden=(4,),
     reference_energies=(-1.0, -2.0),
 )
@@ -39,8 +37,9 @@ def path(tmp_path, potential):
 def test_round_trip_gives_identical_predictions(path, potential):
     loaded = lesjax.load(path)
     assert loaded.config == CONFIG
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, potential.params)
-    assert jax.tree.map(lambda x: x.dtype, loaded.params) == jax.tree.map(lambda x: x.dtype, potential.params)
+    for found, expected in zip(jax.tree.leaves(loaded), jax.tree.leaves(potential), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
     numbers, pbc = np.array([11, 11, 17, 17]), (True, True, True)
     system = System.from_arrays(FRACTIONAL @ CELL, CELL, numbers, pbc, cutoff=potential.cutoff)
     for found, expected in zip(jax.tree.leaves(loaded(system)), jax.tree.leaves(potential(system)), strict=True):
@@ -48,15 +47,18 @@ def test_round_trip_gives_identical_predictions(path, potential):
 
 
 def test_short_range_model(tmp_path):
-    potential = Potential.create(ModelConfig(CONFIG.representation))
+    potential = Potential.create(ModelConfig(CONFIG.short_range, None))
     potential.save(tmp_path / "model")
-    assert lesjax.load(tmp_path / "model").config.long_range is None
+    loaded = lesjax.load(tmp_path / "model")
+    assert loaded.config.long_range is None
+    assert loaded.signs is None
 
 
 def test_folder_holds_json_and_safetensors_alone(path):
     assert sorted(file.name for file in path.iterdir()) == ["config.json", "params.safetensors"]
     description = json.loads((path / "config.json").read_text())
-    assert description["config"]["representation"]["elements"] == [11, 17]
+    assert description["config"]["short_range"]["elements"] == [11, 17]
+    assert description["config"]["short_range"]["kind"] == "cace"
     assert len(load_file(path / "params.safetensors")) > 5
     assert sorted(file.name for file in path.parent.iterdir()) == ["model"]
 
@@ -98,7 +100,7 @@ def change_parameters(path, change):
     save_file(arrays, path / "params.safetensors")
 
 
-NAME = "['params']['energy_readout']['output']['kernel']"
+NAME = "['params']['energy']['readout']['layer0']['output']['kernel']"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +115,7 @@ NAME = "['params']['energy_readout']['output']['kernel']"
 )
 def test_parameters_of_another_model(path, change):
     change_parameters(path, change)
-    message = r"params\.safetensors' does not fit the model in .*energy_readout.*output.*kernel.*another configuration"
+    message = r"params\.safetensors' does not fit the model in .*energy.*readout.*output.*kernel.*another configuration"
     with pytest.raises(ValueError, match=message):
         lesjax.load(path)
 
@@ -127,16 +129,18 @@ def change_description(path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(format=99), "is of format 99, but this version of lesjax reads format 1: load it"),
-        (lambda d: d["config"].update(spin=1), r"ModelConfig has no \['spin'\]; the model comes from another version"),
-        (lambda d: d["config"]["representation"].update(max_m=1), r"CACEConfig has no \['max_m'\]"),
-        (lambda d: d["config"]["long_range"].update(mesh=1), r"LongRangeConfig has no \['mesh'\]"),
-        (lambda d: d["config"]["representation"].update(cutoff=-1.0), "`cutoff` must be positive, got -1"),
-        (lambda d: d["config"]["representation"].pop("elements"), "does not describe a model: .*elements"),
-        (lambda d: d["config"].pop("representation"), "does not describe a model: 'representation'"),
+        (lambda d: d.update(format=99), "is of format 99, but this version of lesjax reads format 2: load it"),
+        (lambda d: d["config"].update(spin=1), r"Unknown key `spin`"),
+        (lambda d: d["config"]["short_range"].update(max_m=1), r"Unknown key `short_range\.max_m`\. Did you mean"),
+        (lambda d: d["config"]["long_range"].update(mesh=1), r"Unknown key `long_range\.mesh`"),
+        (lambda d: d["config"]["short_range"].update(cutoff=-1.0), "`cutoff` must be positive, got -1"),
+        (lambda d: d["config"]["short_range"].update(kind="unheard"), "no short-range model 'unheard'"),
+        (lambda d: d["config"]["short_range"].pop("elements"), "`reference_energies` needs one value for each"),
+        (lambda d: d.update(config={}), "`config.short_range.elements` is empty"),
+        (lambda d: d["config"]["long_range"]["charges"].update(quadrupoles=True), "`quadrupoles` need tensors"),
         (lambda d: d.pop("config"), "does not describe a model: 'config'"),
         (lambda d: d.update(config=3), "does not describe a model"),
-        (lambda d: d["config"]["representation"].update(elements=3), "does not describe a model"),
+        (lambda d: d["config"]["short_range"].update(elements="H"), "does not describe a model"),
     ],
 )
 def test_description_that_cannot_be_used(path, change, message):
@@ -152,7 +156,7 @@ def test_description_that_is_no_json_object(path, text):
         lesjax.load(path)
 
 
-OTHER = ModelConfig(CACEConfig((1,), cutoff=3.0, n_radial=1, n_embedding=1, max_l=0, max_nu=1), hidden=(2,))
+OTHER = ModelConfig(CACEConfig((1,), cutoff=3.0, n_radial=1, n_embedding=1, max_l=0, max_nu=1), None, hidden=(2,))
 
 
 @pytest.mark.parametrize("config", [CONFIG, OTHER], ids=["same", "other"])

@@ -148,7 +148,8 @@ class TestTraining:
 
 @WAYS
 @pytest.mark.usefixtures("cheap_model")
-def test_compiled_as_often_as_a_single_model(tmp_path, monkeypatch, together):
+def test_compiled_once_for_all_members(tmp_path, monkeypatch, together):
+    """On cores the members share what a single model has compiled; together, their step is compiled once."""
     traces, known = [], losses.predict
 
     def counted(*arguments, **options):
@@ -156,10 +157,12 @@ def test_compiled_as_often_as_a_single_model(tmp_path, monkeypatch, together):
         return known(*arguments, **options)
 
     monkeypatch.setattr(losses, "predict", counted)
+    jax.clear_caches()
     train(make_config(tmp_path, output="single"))
     single = len(traces)
     train_ensemble(make_config(tmp_path, ensemble=4), together=together)
-    assert len(traces) == 2 * single > 0
+    assert single > 0
+    assert len(traces) - single == (1 if together else 0)
 
 
 def test_mistakes(tmp_path):
@@ -202,7 +205,10 @@ def test_mean_and_spread_are_those_of_single_predictions(potentials, tmp_path):
     for name in ("energy", "total_energy", "long_range_energy", "forces", "stress", "charges"):
         values = np.array([getattr(single, name) for single in singles], float)
         size = np.abs(values).max()
-        for part, expected in (("mean", values.mean(axis=0)), ("spread", values.std(axis=0, ddof=1))):
+        parts = {"mean": values.mean(axis=0), "spread": values.std(axis=0, ddof=1)}
+        if name == "total_energy":  # its spread is that of the energy
+            del parts["spread"]
+        for part, expected in parts.items():
             actual = getattr(getattr(found, part), name)
             np.testing.assert_allclose(actual, expected, rtol=1e-9 if X64 else 1e-3, atol=1e-6 * size, err_msg=name)
         np.testing.assert_allclose(getattr(found.members, name), values, rtol=1e-9 if X64 else 1e-3, atol=1e-6 * size)

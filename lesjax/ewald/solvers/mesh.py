@@ -52,9 +52,7 @@ class MeshSolver(Periodic):
         both = half_spectrum(weights, self.mesh) * w1[:, None, None] * w2[None, :, None] * half[None, None, :]
         return Grid(inverse_cell, both)
 
-    def factor(
-        self, grid: Grid, positions: Float[Array, "n 3"], multipoles: Multipoles
-    ) -> Float[Array, "n1 n2 n3"]:
+    def factor(self, grid: Grid, positions: Float[Array, "n 3"], multipoles: Multipoles) -> Float[Array, "n1 n2 n3"]:
         """Return one channel of multipoles on the mesh: the structure factor before its Fourier transform.
 
         Differentiable `order` - 2 times in positions and cell.
@@ -72,9 +70,7 @@ class MeshSolver(Periodic):
         """Return Σ_k w(k) |S(k)|², the energy, eV, each atom's with itself included."""
         return _square(factor, grid.weights)
 
-    def product(
-        self, grid: Grid, left: Float[Array, "n1 n2 n3"], right: Float[Array, "n1 n2 n3"]
-    ) -> Float[Array, ""]:
+    def product(self, grid: Grid, left: Float[Array, "n1 n2 n3"], right: Float[Array, "n1 n2 n3"]) -> Float[Array, ""]:
         """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of one with the other, eV."""
         return 2.0 * _product(left, right, grid.weights)
 

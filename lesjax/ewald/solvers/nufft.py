@@ -42,9 +42,7 @@ class NufftSolver(Periodic):
         both = half_spectrum(weights, (2 * k1 - 1, 2 * k2 - 1, 2 * k3 - 1))
         return Grid(inverse_cell, jnp.fft.fftshift(both, axes=(0, 1)))
 
-    def factor(
-        self, grid: Grid, positions: Float[Array, "n 3"], multipoles: Multipoles
-    ) -> Float[Array, "2 m1 m2 k3"]:
+    def factor(self, grid: Grid, positions: Float[Array, "n 3"], multipoles: Multipoles) -> Float[Array, "2 m1 m2 k3"]:
         """Return the real and imaginary part of S(k), |n1| < k1, |n2| < k2 and 0 <= n3 < k3, each axis ascending."""
 
         def of_charges(positions: Float[Array, "n 3"], charges: Float[Array, " n"]) -> Float[Array, "2 m1 m2 k3"]:

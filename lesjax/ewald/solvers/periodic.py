@@ -133,9 +133,7 @@ class Periodic:
         return [replace(solver, kmask=padded(solver)) for solver in solvers]
 
 
-def fractional_coordinates(
-    positions: Float[Array, "n 3"], inverse_cell: Float[Array, "3 3"]
-) -> Float[Array, "n 3"]:
+def fractional_coordinates(positions: Float[Array, "n 3"], inverse_cell: Float[Array, "3 3"]) -> Float[Array, "n 3"]:
     """Fractional coordinates of the image nearest to the origin, between -1/2 and 1/2."""
     # TF32, the default of some GPUs, would lose three digits
     fractional = jnp.matmul(positions, inverse_cell, precision=jax.lax.Precision.HIGHEST)

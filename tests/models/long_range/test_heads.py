@@ -14,9 +14,17 @@ import pytest
 
 import lesjax
 from lesjax import ewald
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig, from_dict, to_dict
-from lesjax.models.les import LesModel
-from lesjax.models.potential import Potential, energy_parts, predict
+from lesjax.models import (
+    CACEConfig,
+    EquilibratedCharges,
+    FixedCharges,
+    Induction,
+    LatentCharges,
+    LongRangeConfig,
+    ModelConfig,
+    Potential,
+)
+from lesjax.models.potential import apply, energy_parts, predict
 from lesjax.neighbors.batching import stack_systems
 from lesjax.system import System
 from toy import moved_potential
@@ -34,21 +42,20 @@ TOTAL_CHARGE, MULTIPLICITY = 1.0, 2.0
 
 SMALL = {"elements": (1, 8), "cutoff": 3.0, "n_bessel": 3, "n_radial": 2, "n_embedding": 1, "max_l": 2, "max_nu": 2}
 READOUT = {"hidden": (4,)}
-SETTINGS = {
-    "multipoles": {"dipoles": True, "quadrupoles": True, "n_channels": 2, "charge_constraint": "total"},
-    "one-shot": {
-        "charges": "fixed", "dipoles": True, "induction": "one_shot", "hardness": True, "polarizability": "isotropic",
-    },
-    # wide enough for the polarizabilities of random parameters
-    "self-consistent": {"induction": "self_consistent", "hardness": True, "polarizability": "tensor", "sigma": 2.5},
-    "equilibration": {"charges": "equilibration", "element_charges": True},
-}  # fmt: skip
+CHARGES = {
+    "multipoles": LatentCharges(dipoles=True, quadrupoles=True, n_channels=2, constraint="total", **READOUT),
+    "one-shot": FixedCharges(dipoles=True, induction=Induction(kappa=True)),
+    "self-consistent": LatentCharges(induction=Induction(kappa=True, alpha="tensor", self_consistent=True), **READOUT),
+    "equilibration": EquilibratedCharges(element_charges=True, **READOUT),
+}
+# wide enough for the polarizabilities of random parameters
+SIGMA = {"self-consistent": 2.5}
 MODELS = {
     name: ModelConfig(
-        CACEConfig(**SMALL), LongRangeConfig(**{"sigma": 1.2, **settings}, **READOUT, k_cutoff=2.5), **READOUT,
+        CACEConfig(**SMALL), LongRangeConfig(charges, sigma=SIGMA.get(name, 1.2), k_cutoff=2.5), **READOUT,
         state_inputs=("total_charge", "spin_multiplicity") if name == "multipoles" else (),
     )
-    for name, settings in SETTINGS.items()
+    for name, charges in CHARGES.items()
 }  # fmt: skip
 
 
@@ -65,6 +72,13 @@ def potential(request):
 def make_system(positions=POSITIONS, cell=CELL, pbc=(True, True, True), **state):
     state = {"total_charge": TOTAL_CHARGE, "spin_multiplicity": MULTIPLICITY} | state
     return System.from_arrays(positions, cell, NUMBERS, pbc, cutoff=3.0, **state)
+
+
+def predicted_parts(potential, system, solver):
+    """Charges and multipoles, and the energy under its name in a prediction."""
+    parts = energy_parts(potential, system, solver)[2]
+    names = ("charges", "dipoles", "quadrupoles")
+    return {"long_range_energy": parts.energy} | {name: getattr(parts, name) for name in names}
 
 
 def assert_close(found, expected, name, rtol=RTOL):
@@ -92,7 +106,10 @@ def test_rotation(potential, sign):
 def test_tensor_of_polarizability():
     """Turns with the system, is symmetric and positive definite, and far from a multiple of one."""
     potential = random_potential("self-consistent")
-    alpha_of = jax.jit(lambda system: LesModel(potential.config).apply(potential.params, system)[1].alpha)
+    heads = dict(potential.params["heads"])
+    heads["anisotropy"] = jax.tree.map(lambda p: 80.0 * p, heads["anisotropy"])
+    potential = dataclasses.replace(potential, params={**potential.params, "heads": heads})
+    alpha_of = jax.jit(lambda system: apply(potential, system)[1].alpha)
     r = -np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
     alpha, turned = alpha_of(make_system()), alpha_of(make_system(POSITIONS @ r, CELL @ r))
     assert_close(turned, np.einsum("ncab,ai,bj->ncij", alpha, r, r), "alpha")
@@ -132,11 +149,11 @@ def test_padded_and_mapped_is_alone(potential):
     solvers = [potential.make_solver(system) for system in systems]
     batch = jax.tree.map(jnp.asarray, stack_systems(systems, (7, 40)))
     names = ["charges", "dipoles", "quadrupoles", "long_range_energy"]
-    if potential.config.long_range.charges == "equilibration":
-        one = functools.partial(predict, potential.config, potential.params, with_stress=True)
+    if isinstance(potential.config.long_range.charges, EquilibratedCharges):
+        one = lambda *arguments: vars(predict(potential, *arguments, with_stress=True))  # noqa: E731
         names += ["energy", "forces", "stress"]
     else:
-        one = lambda *arguments: energy_parts(potential.config, potential.params, *arguments)[1]  # noqa: E731
+        one = functools.partial(predicted_parts, potential)
     mapped = jax.jit(jax.vmap(one))(batch, ewald.stack_solvers(type(solvers[0]).share_sizes(solvers)))
     for i, system in enumerate(systems):
         single = potential(system, solvers[i])
@@ -144,14 +161,14 @@ def test_padded_and_mapped_is_alone(potential):
             expected = getattr(single, name)
             if expected is None:
                 continue
-            found = getattr(mapped, name)[i]
+            found = mapped[name][i]
             if name in ("charges", "dipoles", "quadrupoles", "forces"):
                 np.testing.assert_array_equal(found[5:], 0.0, err_msg=name)
                 found = found[:5]
             assert_close(found, expected, name)
     # the same parameters, another total charge
     if potential.config.needs_total_charge:
-        np.testing.assert_allclose(np.sum(mapped.charges, (1, 2)), [1.0, -1.0], rtol=0, atol=1e-13 if X64 else 1e-6)
+        np.testing.assert_allclose(np.sum(mapped["charges"], (1, 2)), [1.0, -1.0], rtol=0, atol=1e-13 if X64 else 1e-6)
 
 
 @pytest.mark.parametrize("name", ["one-shot", "equilibration"])
@@ -164,7 +181,7 @@ def test_born_effective_charges_are_the_derivative_of_the_dipole(name):
         out = potential(make_system(positions, **cluster))
         charges = np.asarray(out.charges, float).sum(axis=1)
         latent = 0.0 if out.dipoles is None else np.asarray(out.dipoles, float).sum(axis=(0, 1))
-        if name == "one-shot":  # hardness: the sum of the charges is not held
+        if name == "one-shot":  # kappa: the sum of the charges is not held
             charges -= charges.mean()
         return positions.T @ charges + latent
 
@@ -183,18 +200,6 @@ def test_survives_the_disk(potential, tmp_path):
     loaded = lesjax.load(tmp_path / "model")
     assert loaded.config == potential.config
     assert_close(loaded(make_system()).energy, potential(make_system()).energy, "energy")
-
-
-@pytest.mark.parametrize("neutral", [True, False])
-def test_models_saved_with_the_older_key(neutral):
-    data = to_dict(ModelConfig(CACEConfig(elements=(1,)), LongRangeConfig()))
-    for name in set(SETTINGS["one-shot"]) | {"charge_constraint", "quadrupoles", "fixed_charges"}:
-        del data["long_range"][name]
-    data["long_range"]["neutral"] = neutral
-    del data["state_inputs"]
-    expected = LongRangeConfig(charge_constraint="neutral" if neutral else "free")
-    assert from_dict(data).long_range == expected
-    assert "neutral" in data["long_range"]
 
 
 def test_state_is_read_from_atoms():
@@ -218,49 +223,31 @@ def test_state_is_read_from_atoms():
 
 def test_fixed_charges_from_a_table():
     """The plain sum of point charges, whatever the parameters."""
-    long_range = LongRangeConfig(charges="fixed", fixed_charges=(("O", -0.8), ("H", 0.4)), **READOUT)
-    config = dataclasses.replace(MODELS["one-shot"], long_range=long_range)
-    params = Potential.create(config).params
-    charges = jax.jit(lambda system: LesModel(config).apply(params, system)[1].charges)(make_system())
+    long_range = LongRangeConfig(FixedCharges(values=(("O", -0.8), ("H", 0.4))))
+    potential = moved_potential(dataclasses.replace(MODELS["one-shot"], long_range=long_range))
+    charges = jax.jit(lambda system: apply(potential, system)[1].charges)(make_system())
     np.testing.assert_allclose(charges[:, 0], [-0.8, 0.4, 0.4, -0.8, 0.4], rtol=1e-6)
-    with pytest.raises(ValueError, match=r"`fixed_charges` needs one charge for each of H, O, got Na"):
-        ModelConfig(CACEConfig(**SMALL), LongRangeConfig(charges="fixed", fixed_charges=(("Na", 1.0),)))
+    assert "charges" not in potential.params
 
 
 def test_polarization_catastrophe_is_an_error():
     potential = random_potential("self-consistent")
-    heads = dict(potential.params["params"]["heads"])
-    bias = heads["polarizability"]["bias"]
-    heads["polarizability"] = {**heads["polarizability"], "bias": jnp.full_like(bias, 100.0)}
-    broken = Potential({"params": {**potential.params["params"], "heads": heads}}, potential.config)
+    heads = dict(potential.params["heads"])
+    heads["alpha"] = {**heads["alpha"], "bias": jnp.full_like(heads["alpha"]["bias"], 100.0)}
+    broken = dataclasses.replace(potential, params={**potential.params, "heads": heads})
     with pytest.raises(ValueError, match=r"polarization catastrophe.*Make them smaller"):
         broken(make_system())
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("options", "max_l", "message"),
     [
-        ({"charges": "none"}, r"`charges` must be 'latent', 'fixed' or 'equilibration', got 'none'"),
-        ({"charge_constraint": "held"}, r"`charge_constraint` must be 'free', 'neutral' or 'total', got 'held'"),
-        ({"induction": "one_shot"}, r"`induction` needs `hardness` = true or a `polarizability`"),
-        ({"hardness": True}, r"these need `induction` = 'one_shot' or 'self_consistent'; got 'none', True"),
-        (
-            {"hardness": True, "induction": "one_shot", "charge_constraint": "total"},
-            r"`charge_constraint` must be 'free', got 'total'",
-        ),
-        ({"charges": "equilibration", "dipoles": True}, r"'equilibration' goes with one channel of charges alone"),
-        ({"charges": "equilibration", "charge_constraint": "neutral"}, r"'neutral' contradicts .* 'equilibration'"),
-        ({"fixed_charges": (("H", 1.0),)}, r"`fixed_charges` needs `charges` = 'fixed' and one channel, got 'latent'"),
-        ({"dipoles": True, "self_energies_removed": 2.0}, r"`self_energies_removed` = 2\.0 is for published models"),
+        ({"dipoles": True}, 0, r"`dipoles` need vectors, which the short-range .* `max_l` to at least 1"),
+        ({"quadrupoles": True}, 1, r"`quadrupoles` need tensors, .* `max_l` to at least 2"),
+        ({"induction": Induction(alpha="tensor")}, 1, r"`anisotropy` need tensors"),
     ],
 )
-def test_settings_that_contradict(settings, message):
+def test_heads_that_the_short_range_model_cannot_serve(options, max_l, message):
+    config = ModelConfig(CACEConfig(**{**SMALL, "max_l": max_l}), LongRangeConfig(LatentCharges(**options)))
     with pytest.raises(ValueError, match=message):
-        LongRangeConfig(**settings)
-
-
-def test_settings_that_the_representation_cannot_serve():
-    with pytest.raises(ValueError, match=r"`max_l` = 1 is too small"):
-        ModelConfig(CACEConfig(elements=(1,), max_l=1), LongRangeConfig(quadrupoles=True))
-    with pytest.raises(ValueError, match=r"`state_inputs` takes some of .*'spin_multiplicity'.*, got \('spin',\)"):
-        ModelConfig(CACEConfig(elements=(1,)), state_inputs=("spin",))
+        Potential.create(config)

@@ -24,7 +24,7 @@ def test_all_weights_have_a_place(published):
     info, weights = published
     potential = convert_weights(info, weights)
     assert potential.config.long_range.k_cutoff == pytest.approx(np.pi)
-    assert potential.config.representation.elements == (1, 8)
+    assert potential.config.short_range.elements == (1, 8)
 
 
 @pytest.mark.usefixtures("jax_md_leniency")

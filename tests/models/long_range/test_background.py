@@ -9,9 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax.models import long_range
-from lesjax.models.config import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.models.potential import Potential
+from lesjax.models import (
+    CACEConfig,
+    EquilibratedCharges,
+    FixedCharges,
+    Induction,
+    LatentCharges,
+    LongRangeConfig,
+    ModelConfig,
+    Potential,
+    checks,
+)
 from lesjax.system import System
 from lesjax.training.config import load_config
 from lesjax.units import COULOMB
@@ -19,20 +27,21 @@ from toy import CELL, FRACTIONAL, moved_potential
 
 
 X64 = jax.config.jax_enable_x64
-REPRESENTATION = CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2)
-FIXED = {"charges": "fixed", "fixed_charges": (("Na", 1.0), ("Cl", -0.6))}
+SHORT_RANGE = CACEConfig(elements=(11, 17), cutoff=3.6, n_bessel=3, n_radial=2, n_embedding=1, max_l=1, max_nu=2)
+FIXED = FixedCharges(values=(("Na", 1.0), ("Cl", -0.6)))
+LATENT = LatentCharges(hidden=(4,), scale=5.0)
 NET = 0.8  # of two Na and two Cl
 PERIODIC = (True, True, True)
 
 
-def make_config(**options):
-    return ModelConfig(REPRESENTATION, LongRangeConfig(hidden=(4,), charge_scale=0.5, k_cutoff=2.5, **options), (4,))
+def make_config(charges=LATENT, *, background=False):
+    return ModelConfig(SHORT_RANGE, LongRangeConfig(charges, k_cutoff=2.5, background=background), (4,))
 
 
 def make_system(pbc=PERIODIC, scale=1.0, total_charge=0.7):
     positions = FRACTIONAL @ CELL + 0.1 * np.random.default_rng(0).normal(size=(4, 3))
     arrays = (scale * positions, scale * CELL, np.array([11, 11, 17, 17]), pbc)
-    return System.from_arrays(*arrays, cutoff=REPRESENTATION.cutoff, total_charge=total_charge)
+    return System.from_arrays(*arrays, cutoff=SHORT_RANGE.cutoff, total_charge=total_charge)
 
 
 def background_energy(charge, volume, sigma):
@@ -45,8 +54,8 @@ def test_energy_does_not_depend_on_sigma():
     system = make_system(scale=1.5)
 
     def energy(sigma):
-        options = {"sigma": sigma, "accuracy": 1e-7 if X64 else 1e-5, "background": True, **FIXED}
-        out = Potential.create(ModelConfig(REPRESENTATION, LongRangeConfig(**options), (4,)))(system)
+        long_range = LongRangeConfig(FIXED, sigma=sigma, accuracy=1e-7 if X64 else 1e-5, background=True)
+        out = Potential.create(ModelConfig(SHORT_RANGE, long_range, (4,)))(system)
         assert float(jnp.sum(out.charges)) == pytest.approx(NET)
         return float(out.long_range_energy)
 
@@ -58,23 +67,23 @@ def test_energy_does_not_depend_on_sigma():
 
 @pytest.mark.skipif(not X64, reason="needs JAX_ENABLE_X64=1")
 @pytest.mark.parametrize(
-    "options",
+    "charges",
     [
-        {},
-        {"induction": "one_shot", "hardness": True, "polarizability": "isotropic"},
-        {"induction": "self_consistent", "hardness": True},
-        {"charges": "equilibration"},
+        LATENT,
+        dataclasses.replace(LATENT, induction=Induction(kappa=True)),
+        dataclasses.replace(LATENT, induction=Induction(kappa=True, alpha="none", self_consistent=True)),
+        EquilibratedCharges(hidden=(4,), scale=0.5),
     ],
-    ids=lambda options: options.get("induction", options.get("charges", "latent")),
+    ids=["latent", "one-shot", "self-consistent", "equilibrated"],
 )
-def test_stress_is_the_derivative_of_the_energy(options):
-    config, system = make_config(background=True, **options), make_system()
+def test_stress_is_the_derivative_of_the_energy(charges):
+    config, system = make_config(charges, background=True), make_system()
     potential = moved_potential(config)
     solver = potential.make_solver(system)
     strain = np.random.default_rng(1).normal(size=(3, 3))
     strain += strain.T
 
-    def predict(step, potential=potential):
+    def predict(step):
         deform = np.eye(3) + step * strain
         changed = {"positions": system.positions @ deform, "cell": system.cell @ deform}
         return potential(dataclasses.replace(system, **changed), solver)
@@ -84,16 +93,16 @@ def test_stress_is_the_derivative_of_the_energy(options):
     assert volume * np.sum(out.stress * strain) == pytest.approx(difference, rel=1e-6)
     net = float(jnp.sum(out.charges))
     assert abs(net) > 0.1
-    if "induction" not in options:
+    if getattr(charges, "induction", None) is None:
         without = dataclasses.replace(config, long_range=dataclasses.replace(config.long_range, background=False))
-        part = out.energy - predict(0.0, Potential(potential.params, without)).energy
+        part = out.energy - predict(0.0, dataclasses.replace(potential, config=without)).energy
         assert float(part) == pytest.approx(background_energy(net, volume, 1.0), rel=1e-9)
 
 
 @pytest.mark.parametrize("pbc", [(True, True, False), (False, False, False)], ids=["slab", "open"])
 def test_no_background_elsewhere(pbc):
     system = make_system(pbc)
-    energies = [float(Potential.create(make_config(background=b, **FIXED))(system).energy) for b in (True, False)]
+    energies = [float(Potential.create(make_config(FIXED, background=b))(system).energy) for b in (True, False)]
     assert energies[0] == energies[1]
 
 
@@ -107,7 +116,7 @@ def test_key_of_the_configuration(tmp_path, background):
 
 def shown(potential, *systems):
     """Warnings of a process in which there was none."""
-    long_range._warn.cache_clear()
+    checks._warn.cache_clear()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for system in systems:
@@ -116,18 +125,18 @@ def shown(potential, *systems):
 
 
 def test_warning_of_a_charged_cell():
-    neutral, system = {"charges": "fixed", "fixed_charges": (("Na", 1.0), ("Cl", -1.0))}, make_system()
-    (warning,) = shown(Potential.create(make_config(**FIXED)), system, system)
+    neutral, system = dataclasses.replace(FIXED, values=(("Na", 1.0), ("Cl", -1.0))), make_system()
+    (warning,) = shown(Potential.create(make_config(FIXED)), system, system)
     assert str(warning.message).startswith("The latent charges of a periodic cell add up to 0.8 e without a background")
-    assert not shown(Potential.create(make_config(background=True, **FIXED)), system)
-    assert not shown(Potential.create(make_config(charge_constraint="neutral", **FIXED)), system)
-    assert not shown(Potential.create(make_config(**neutral)), system)
-    assert not shown(Potential.create(make_config(**FIXED)), make_system((False, False, False)))
+    assert not shown(Potential.create(make_config(FIXED, background=True)), system)
+    assert not shown(Potential.create(make_config(dataclasses.replace(FIXED, constraint="neutral"))), system)
+    assert not shown(Potential.create(make_config(neutral)), system)
+    assert not shown(Potential.create(make_config(FIXED)), make_system((False, False, False)))
     assert not shown(Potential.create(dataclasses.replace(make_config(), long_range=None)), system)
-    long_range._warn.cache_clear()
+    checks._warn.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        potential = Potential.create(make_config(**FIXED))
+        potential = Potential.create(make_config(FIXED))
         for _ in range(2):
             with pytest.raises(UserWarning, match="without a background"):
                 potential(system)

@@ -69,30 +69,30 @@ def assert_equal(found, expected, tolerance, name):
 
 
 def test_features(reference):
-    c = reference.potential.config.representation
-    params = reference.potential.params["params"]
-    names = {"representation": "node_feats"}
-    if reference.potential.config.long_range.separate_representation:
-        names = {"charge_representation": "node_feats0", "representation": "node_feats1"}
+    c = reference.potential.config.short_range
+    params = reference.potential.params
+    places = {"node_feats": params["short_range"]}
+    if reference.potential.config.long_range.separate_features:
+        places = {"node_feats0": params["charges"]["short_range"], "node_feats1": params["short_range"]}
     apply = jax.jit(CACE(c).apply)
     for key, system in reference.systems.items():
-        for name, published in names.items():
-            features = np.asarray(apply({"params": params[name]}, jax.tree.map(jnp.asarray, system)))
-            expected = reference.data[f"{key}/{published}"]
+        for published, weights in places.items():
+            (features,) = apply({"params": weights}, jax.tree.map(jnp.asarray, system)).layers
+            features, expected = np.asarray(features), reference.data[f"{key}/{published}"]
             features = features[: len(expected)].reshape(
                 len(expected), len(c.messages) + 1, -1, c.n_radial, c.n_embedding**2
             )
             tolerance = reference.tolerance(2e-7, 2e-5)
-            assert_equal(features.transpose(0, 3, 2, 4, 1), expected, tolerance, f"{key} {name}")
+            assert_equal(features.transpose(0, 3, 2, 4, 1), expected, tolerance, f"{key} {published}")
 
 
 def test_prediction(reference):
     c = reference.potential.config
     published = {"short_range_energy": "SR_energy", "charges": "LES_charge"}
     norm_factor = reference.info["long_range"]["norm_factor"]
-    if c.long_range.separate_representation:
+    if c.long_range.separate_features:
         published = {"short_range_energy": "CACE_energy_intra", "charges": "part0_q"}
-    published |= {"long_range_energy": "ewald_potential", "energy": "CACE_energy", "forces": "CACE_forces"}
+    published |= {"long_range_energy": "ewald_potential", "total_energy": "CACE_energy", "forces": "CACE_forces"}
     for key, system in reference.systems.items():
         out = reference.potential(system)
         n = system.atom_mask.sum()
