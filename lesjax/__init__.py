@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from lesjax import ewald as ewald, response as response, units as units
+from lesjax.neighbors.batching import stack_systems as stack_systems
 from lesjax.system import System as System
 
 

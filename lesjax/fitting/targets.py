@@ -127,7 +127,7 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
     them: choose some, if there are many.
 
     Args:
-        dataset: from `lesjax.training.data.make_dataset`.
+        dataset: from `lesjax.training.make_dataset`.
         weights: factors of the terms by the names of the labels, as in `lesjax.training.config.Phase`; multiply them
             all to weigh data against targets.
         batch_size: structures that are computed at once, which bounds the memory and does not change the value.

@@ -1,6 +1,7 @@
 """Training on energies, forces and stress, and evaluation."""
 
 from lesjax.training.config import RunConfig as RunConfig, load_config as load_config
+from lesjax.training.data import make_dataset as make_dataset
 from lesjax.training.ensemble import train_ensemble as train_ensemble
 from lesjax.training.evaluation import (
     Evaluation as Evaluation,

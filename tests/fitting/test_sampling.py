@@ -16,7 +16,7 @@ from lesjax import Potential, fitting, io, units
 from lesjax.dynamics import Settings
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig
 from lesjax.system import System
-from lesjax.training.data import make_dataset
+from lesjax.training import make_dataset
 from lesjax.training.loop import dataset_errors
 from lesjax.training.losses import batch_loss
 from toy import make_frame, make_frames, moved_potential
