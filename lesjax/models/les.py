@@ -18,7 +18,7 @@ class LesModel(nn.Module):
     """Atomic short-range energies and the sources of the long-range part of a system.
 
     Parameters are in ``short_range`` (the model's own), ``energy`` (scales of the features, readout), ``charges``
-    (readout and element charges; with separate features those, too) and ``heads``. The signs of the channels of charge
+    (readout and element charges, and separate features) and ``heads``. The signs of the channels of charge
     are in the collection ``signs``.
     """
 
@@ -42,7 +42,7 @@ class LesModel(nn.Module):
     def __call__(self, system: System) -> tuple[Float[Array, " n"], Sources | None]:
         """Return the short-range energy of each atom (eV) and the sources of the sum, None without it.
 
-        Padded atoms have energy, charges and all else zero.
+        All values of padded atoms are zero.
         """
         c, long_range = self.config, self.config.long_range
         features = self.short_range(system)

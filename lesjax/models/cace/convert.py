@@ -1,8 +1,8 @@
 r"""Published CACE-LES weights, arrays under their published names, to parameters of `LesModel`.
 
-The published features are ordered (radial, invariant, element channel, layer), ours (layer, invariant, radial,
-element channel); channel k = sender · n_embedding + receiver in both. The published sum is
-``norm_factor`` Σ … \|S\|² / V where ours has 1/(2ε0), so charges are scaled by √(norm_factor · 2ε0).
+The published features are ordered (radial, invariant, element channel, layer), here (layer, invariant, radial, element
+channel); channel k = sender · n_embedding + receiver in both. The published sum is ``norm_factor`` Σ … \|S\|² / V where
+the sum here has 1/(2ε0), so charges are scaled by √(norm_factor · 2ε0).
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,9 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
     """Build a potential from published weights.
 
     Args:
-        info: hyper-parameters: ``representation`` (one, or two where the charges have their own, theirs
-            first), each with zs, cutoff, cutoff_p, n_rbf, n_radial_basis, n_atom_basis, max_l, max_nu,
-            message_passing, mp_norm_factor; and ``long_range`` with sigma, dl, norm_factor,
-            charge_output_scaling.
+        info: hyper-parameters: ``representation`` (one, or two where the charges have their own, which comes first),
+            each with zs, cutoff, cutoff_p, n_rbf, n_radial_basis, n_atom_basis, max_l, max_nu, message_passing,
+            mp_norm_factor; and ``long_range`` with sigma, dl, norm_factor, charge_output_scaling.
         weights: arrays under their published names, torch layout ([out, in] for dense layers).
 
     Raises:
@@ -55,7 +54,7 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
         scale=settings["charge_output_scaling"] * to_e,
         hidden=charge_hidden,
         linear=charge_linear,
-        # the code behind checkpoints with two representations took the sum over all channels away from each of them
+        # the code behind checkpoints with two representations subtracted the sum over all channels from each of them
         self_energies_removed=float(n_channels if separate else 1),
     )
     long_range = LongRangeConfig(
@@ -72,13 +71,13 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
         own = {"short_range": _short_range(c, found, f"{charge_model}representation."), "feature_scale": scale}
         params["charges"] |= own
     found.check_all_used()
-    # numpy arrays could not be indexed by what is traced
+    # numpy arrays could not be indexed by traced arrays
     params = jax.tree.map(jnp.asarray, params)
     return Potential(params, jnp.ones_like(params["charges"]["readout"]["layer0"]["output"]["bias"]), config)
 
 
 class _Weights:
-    """A mapping that remembers what was taken from it."""
+    """Mapping that remembers which entries were taken."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = dict(weights)
