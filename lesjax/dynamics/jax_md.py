@@ -31,16 +31,16 @@ Box = float | np.ndarray | Array
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Neighbors:
-    """What the energy needs besides positions and box, as jax-md hands it on: neighbours and the plan of the Ewald sum.
+    """Arguments of the energy besides positions and box, as jax-md passes them: neighbours and plan of the Ewald sum.
 
     For jax-md's own functions it is a dense neighbour list; `to_sparse` gives the other format.
 
     Attributes:
-        pairs: the neighbour list.
+        neighbor_list: the neighbour list.
         solver: the plan of the long-range sum; None for a short-range model.
         drifted: the cell has left the range of that plan (`still_valid`), or the atoms of a slab reach beyond the
             height that it was planned for (`fits`). It stays set.
-        update_fn: what `update` calls; static.
+        update_fn: function that `update` calls; static.
     """
 
     pairs: NeighborList
@@ -49,7 +49,7 @@ class Neighbors:
     update_fn: Callable[..., "Neighbors"] = field(metadata={"static": True})
 
     def update(self, position: Float[Array, "n 3"], **kwargs: Any) -> "Neighbors":
-        """The list for these positions; can be compiled."""
+        """Update the list for these positions; can be compiled."""
         return self.update_fn(position, self, **kwargs)
 
     @property
@@ -66,7 +66,7 @@ class Neighbors:
 
     @property
     def format(self) -> partition.NeighborListFormat:
-        """How `idx` is to be read."""
+        """Layout of `idx`."""
         return partition.Dense
 
     def to_sparse(self) -> "SparseNeighbors":
@@ -78,19 +78,19 @@ class Neighbors:
 
     @property
     def did_buffer_overflow(self) -> Bool[Array, "*b"]:
-        """Allocate a new list on the host."""
+        """True if there was no room for all neighbours: allocate a new list on the host."""
         return self.pairs.overflow
 
     @property
     def cell_size_too_small(self) -> Bool[Array, "*b"]:
-        """Box or slab have changed more than what the plans hold for. Allocate a new list on the host."""
+        """True if box or slab have left the range of the plans: allocate a new list on the host."""
         return self.pairs.cell_too_small | self.drifted
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SparseNeighbors:
-    """Neighbours as pairs, to be read by functions of jax-md.
+    """Neighbours as pairs, for functions of jax-md.
 
     Attributes:
         idx: receiver and sender of each pair within cutoff + skin; the number of atoms in empty places.
@@ -102,13 +102,13 @@ class SparseNeighbors:
 
     @property
     def format(self) -> partition.NeighborListFormat:
-        """How `idx` is to be read."""
+        """Layout of `idx`."""
         return partition.Sparse
 
 
 @dataclass(frozen=True)
 class NeighborFns:
-    """As jax-md's `NeighborListFns`: `allocate` on the host, `update` anywhere."""
+    """Functions as in jax-md's `NeighborListFns`: `allocate` on the host, `update` anywhere."""
 
     allocate: Callable[..., Neighbors]
     update: Callable[..., Neighbors]
