@@ -1,4 +1,4 @@
-"""Few padded shapes for many systems: each shape costs one compilation of whatever runs on it."""
+"""Few padded shapes for many systems: each shape costs one compilation of each function."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def plan_buckets(shapes: Sequence[tuple[int, int]], max_buckets: int = MAX_BUCKE
         max_buckets: largest number of shapes.
 
     Returns:
-        The shapes in increasing order of atoms. `assign_bucket` says which one a system goes into.
+        The shapes in increasing order of atoms. `assign_bucket` gives the one for a system.
     """
     counted: dict[int, list[int]] = {}
     for n, m in shapes:

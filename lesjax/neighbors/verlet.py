@@ -12,9 +12,8 @@ grows with the width of these arrays.
 
 Small systems compare all pairs at their nearest image, and those farther images that the cutoff can reach; large ones
 sort the atoms into bins and compare neighbouring bins. In fractional coordinates a pair within r is within r / h_a
-along the lattice direction a, with h_a the height of the cell: true for any cell, however skewed, and whether it is
-left-handed or not. Along directions without periodicity a unit vector across the others takes the place of the lattice
-vector.
+along the lattice direction a, with h_a the height of the cell: true for any cell, however skewed, left-handed or not.
+Along directions without periodicity a unit vector across the others takes the place of the lattice vector.
 """
 
 import dataclasses
@@ -89,7 +88,7 @@ def allocate(
         cell: lattice vectors as rows, Å; rows of directions without periodicity are not used.
         pbc: which directions are periodic.
         cutoff: range of the potential, Å.
-        skin: added to the cutoff, Å. With a larger one the list is built less often, and more work to filter.
+        skin: added to the cutoff, Å. With a larger one the list is built less often, and takes more work to filter.
         at_least: a plan whose capacities are kept where they are larger.
         bins: sort the atoms into bins; by default from `BINS_FROM` atoms.
 
@@ -113,7 +112,7 @@ def allocate(
 
 
 def update(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> NeighborList:
-    """A list that holds for these positions, and for a next step as large as the last; the same one where it does.
+    """Return a list that holds for these positions and a next step as large as the last; the same one where it does.
 
     It can be compiled and mapped (then both branches run, so it is built each time). Check `overflow` and
     `cell_too_small` on the host.
@@ -123,9 +122,9 @@ def update(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[
 
 
 def renew(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> NeighborList:
-    """`update` without the look at each pair that tells whether there is room for those within the cutoff.
+    """`update` without the capacity check.
 
-    `within_cutoff` at the same positions looks at them anyway, and leaves no finite position where there is not.
+    `within_cutoff` at the same positions checks it anyway, and leaves no finite position where there is no room.
     """
     used = skin_used(neighbors, positions, cell)
     ahead = used + 1.5 * jnp.maximum(used - neighbors.used, 0.0)
@@ -143,7 +142,7 @@ def renew(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[A
 
 
 def crowded(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Bool[Array, ""]:
-    """Whether an atom has more neighbours within the cutoff than there is room for."""
+    """Return whether an atom has more neighbours within the cutoff than there is room for."""
     _, within = _filter(neighbors, positions, cell)
     return jnp.max(jnp.sum(within, axis=1, dtype=jnp.int32)) > neighbors.plan.capacity
 
@@ -151,7 +150,7 @@ def crowded(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float
 def within_cutoff(
     neighbors: NeighborList, system: System, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
 ) -> System:
-    """`system` at these positions with the neighbours within the cutoff; pure and differentiable.
+    """Return `system` at these positions with the neighbours within the cutoff; pure and differentiable.
 
     Its positions are the images of `nearest_images`, or NaN where there is no room for the neighbours of an atom, so
     that nothing is computed without them; `update` at the same positions sets `overflow`.
@@ -179,7 +178,7 @@ def within_cutoff(
 
 
 def skin_used(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, ""]:
-    """How much closer than in the reference configuration any pair can be at most, Å; see the module."""
+    """Upper bound of how much closer any pair is than in the reference configuration, Å; see the module."""
     frame = _frame(neighbors, cell)
     moved = matmul(positions, inverse(frame)) - neighbors.reference
     moved = matmul(moved - _whole(moved, neighbors.plan.pbc), frame)
@@ -193,12 +192,12 @@ def skin_used(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Flo
 def nearest_images(
     neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
 ) -> Float[Array, "n 3"]:
-    """The periodic image of each atom that is nearest to its reference, which the list's translations refer to."""
+    """Return the periodic image of each atom nearest to its reference, which the list's translations refer to."""
     return positions - matmul(_turns(neighbors, positions, cell), _frame(neighbors, cell))
 
 
 def compact(mask: Bool[Array, "n w"], width: int) -> tuple[Int[Array, "n m"], Bool[Array, "n m"]]:
-    """Columns of the first `width` true entries of each row, and which of them there are."""
+    """Columns of the first `width` true entries of each row, and a mask of those that exist."""
     return _columns(_packed(mask), width)
 
 
@@ -212,7 +211,7 @@ def _packed(mask: Bool[Array, "*n w"]) -> UInt32[Array, "*n words"]:
 
 
 def _columns(words: UInt32[Array, "n words"], width: int) -> tuple[Int[Array, "n m"], Bool[Array, "n m"]]:
-    """`compact` of what `_packed` gives. Arithmetic on all entries at once: a scatter takes four times as long."""
+    """Compute `compact` of packed rows by arithmetic on all entries at once: a scatter takes four times as long."""
     counts = jax.lax.population_count(words).astype(jnp.int32)
     ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
     wanted = jnp.arange(width, dtype=jnp.int32)[None, :]
@@ -298,7 +297,7 @@ def _in_bins(
     table = order[jnp.minimum(starts[:, None] + places, n - 1)]
     table = jnp.where(places < filled[:, None], table, n)
 
-    # the bins around each bin, and how often the way there goes round the cell
+    # the bins around each bin, and how many times the way there crosses the cell
     grid = np.array(list(np.ndindex(*plan.bins)), np.int32)
     offsets = np.array(list(itertools.product(*(range(-k, k + 1) for k in plan.reach))), np.int32)
     there = grid[:, None, :] + offsets[None]
@@ -313,7 +312,7 @@ def _in_bins(
     own = candidates[:, None, :] == table[:-1, :, None]
     own &= jnp.repeat(~jnp.any(turns != 0, axis=-1), room, axis=1)[:, None, :]
 
-    # the atom with the number n fills empty places, wherever it is
+    # the atom number n fills empty places
     cartesian = jnp.pad(matmul(wrapped, frame), ((0, 1), (0, 0)))
     shifts = jnp.repeat(matmul(turns.astype(frame.dtype), frame), room, axis=1)
     squared = jnp.zeros((), frame.dtype)
