@@ -10,7 +10,7 @@ from lesjax.ewald.solvers import OpenSolver
 from lesjax.ewald.sums import energy
 
 
-# Relative error of the reference, which its plan promises
+# Relative error that the plan of the reference promises
 _REFERENCE_ACCURACY = 1e-10
 
 _gradient = jax.jit(jax.grad(energy, 1))
@@ -29,7 +29,7 @@ def force_error(
 
     .. math:: \sqrt{\sum_i |F_i - F_i^{ref}|^2 \,/\, \sum_i |F_i^{ref}|^2},
 
-    what `accuracy` of `make_solver` bounds. The reference is the direct sum with all k-vectors that matter, in the
+    which `accuracy` of `make_solver` bounds. The reference is the direct sum with all k-vectors that matter, in the
     dtype of the positions: float32 cannot tell errors below 1e-5 from its rounding. The direct sum of open boundaries
     leaves nothing out: its error is zero.
 

@@ -5,7 +5,7 @@ j = 0 … p - 1, with f the fractional part of u and M_p the cardinal B-spline o
 and for how both are differentiated.
 
 On CPU, a loop over atoms that adds the whole p×p×p window in place takes 30 ns per atom for p = 4 and 100 ns for p = 6
-(10 000 atoms); a scatter of elements takes 580 ns, of windows 290 ns (p = 6). What lost: windows computed before
+(10 000 atoms); a scatter of elements takes 580 ns, of windows 290 ns (p = 6). Slower were windows computed before
 the loop (2 times as long), batched matrix products to contract windows (8 times, 10 000 atoms), windows of all atoms at
 once instead of blocks that stay in cache (8 times, 100 000 atoms). With 100 000 atoms, visiting them by columns of the
 mesh takes a third of the time of any order, and the edges folded in place instead of added as whole arrays save a
@@ -123,7 +123,7 @@ def _flat(scaled: Array, terms: Terms, shape: tuple[int, int, int], order: int) 
 
 
 def _fold(extended: Array, shape: tuple[int, int, int], order: int) -> Array:
-    """Add what was spread beyond the end of each axis to its beginning; in place but for the final cut."""
+    """Add what was spread beyond the end of each axis to its beginning; in place except for the final cut."""
     for axis, n in enumerate(shape, 1):
         first = lax.slice_in_dim(extended, 0, order - 1, axis=axis)
         beyond = lax.slice_in_dim(extended, n, n + order - 1, axis=axis)
