@@ -48,7 +48,7 @@ class Dataset:
     Attributes:
         buckets: stacked structures.
         members: index in the original list of each structure of each bucket.
-        config: the model that it was made for: neighbours, plans and energies without the references are its own.
+        config: the model that it was made for, which sets neighbours, plans and reference energies.
     """
 
     buckets: tuple[Batch, ...]
@@ -86,16 +86,16 @@ def make_dataset(
     max_buckets: int = MAX_BUCKETS,
     epsilon_infinity: float = 1.0,
 ) -> Dataset:
-    """Neighbours, plans of the sum, padding and stacking for a list of structures; host only.
+    """Make a data set of structures: neighbours, plans of the sum, padding and stacking; host only.
 
-    Structures with other periodic directions go into other buckets, at most `max_buckets` for each.
+    Structures with different periodic directions go into different buckets, at most `max_buckets` for each.
 
     Args:
         config: the model.
         frames: structures.
         labels: their labels.
         pbc: overrides the periodicity of the structures.
-        indices: their places in the file they come from, for messages.
+        indices: their indices in the file they come from, for messages.
         max_buckets: most padded shapes, and so compilations.
         epsilon_infinity: electronic dielectric constant of the material, see `Batch`.
 
@@ -170,7 +170,7 @@ def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
 
 
 def check_electronic_state(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
-    """Raise ValueError where the model needs a total charge or spin multiplicity that a structure has not."""
+    """Raise ValueError where the model needs a total charge or spin multiplicity that a structure lacks."""
     try:
         check_state(config, *electronic_state(atoms))
     except ValueError as error:
@@ -196,6 +196,6 @@ def epoch_batches(
 
 
 def take(bucket: Batch, rows: Array, mask: Array) -> Batch:
-    """The rows of a bucket as one batch; traced."""
+    """Return rows of a bucket as one batch; traced."""
     chosen = jax.tree.map(lambda x: x[rows], bucket)
     return dataclasses.replace(chosen, system_mask=chosen.system_mask & mask)

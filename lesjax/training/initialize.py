@@ -1,4 +1,4 @@
-"""Where a run starts: parameters, their average, and the memory of the optimizers."""
+"""Initial state of a run: parameters, their average, and the memory of the optimizers."""
 
 import dataclasses
 from functools import partial
@@ -18,7 +18,7 @@ from lesjax.training.sign import PAULING
 from lesjax.training.step import make_lbfgs, make_optimizer, update_rule
 
 
-# structures of each bucket that the size of the features is taken from
+# structures of each bucket from which the size of the features is computed
 MAX_STRUCTURES = 64
 # e per unit of Pauling's scale: two thirds of what force fields have for water and salts; charges grow slowly where
 # the short-range part explains most of the forces
@@ -28,8 +28,8 @@ CHARGE_PER_ELECTRONEGATIVITY = 0.6
 def scaled_potential(config: ModelConfig, seed: int, dataset: Dataset, feature_scale: str = "each") -> Potential:
     """A fresh potential with the features scaled to a root mean square of one over the training set.
 
-    Products of two and three factors spread over three orders of magnitude, on which Adam stalls, if not each feature
-    has a scale of its own; see `TrainingSection.feature_scale`. Charges of the elements (`element_charges`) start from
+    Products of two and three factors spread over three orders of magnitude, on which Adam stalls unless each feature
+    has its own scale; see `TrainingSection.feature_scale`. Charges of the elements (`element_charges`) start from
     the electronegativities.
     """
     potential = Potential.create(config, seed)

@@ -1,7 +1,7 @@
-"""The loss, in one place for training and validation; labels that are NaN count for nothing.
+"""The loss, in one place for training and validation; labels that are NaN are ignored.
 
 Each term is the mean penalty of its labels in the batch, so that a batch of partly labelled structures has the same
-loss as the labelled part alone. Sums and counts add up over batches and devices.
+loss as only its labelled part. Sums and counts add up over batches and devices.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ COLORS = ("#1f6f8b", "#d1495b", "#edae49", "#6a994e")
 
 
 def learning_curve(axes: "Axes", records: Sequence[Mapping[str, Any]], label: str = "", color: str = COLORS[0]) -> None:
-    """Validation errors of the forces, or of the first term that there is, against the epoch."""
+    """Validation errors of the forces, or of the first term in the records, against the epoch."""
     terms = sorted(TERMS, key=lambda term: term.name != "forces")
     term = next(term for term in terms if f"{term.short}_rmse" in records[-1])
     epochs = [record["epoch"] for record in records]
