@@ -1,12 +1,12 @@
-"""Distributions of the kinetic energy and of the volume in molecular dynamics, beside those of the canonical ensemble.
+"""Distributions of the kinetic energy and volume in molecular dynamics, compared with the canonical ensemble.
 
     JAX_ENABLE_X64=1 python benchmarks/canonical.py --json benchmarks/results/canonical.json
 
-Argon-like Lennard-Jones atoms with the integrators of `lesjax md`: a crystal and a liquid of 32 atoms, and a cluster
-of 13. With f degrees of freedom the kinetic energy has the mean f kT / 2 and the variance f (kT)² / 2 in every
-canonical ensemble. At constant energy the variance is smaller, by half for a harmonic crystal, and the mean depends on
-the start. The volume at constant pressure is compared with the distribution exp(-(F + P V) / kT), dF/dV = -⟨P⟩ from
-runs at seven fixed volumes; the flexible cell, whose shape fluctuates as well, with the same one. Errors are those of
+Argon-like Lennard-Jones atoms with the integrators of `lesjax md`: a crystal and a liquid of 32 atoms, and a cluster of
+13. With f degrees of freedom the kinetic energy has the mean f kT / 2 and the variance f (kT)² / 2 in every canonical
+ensemble. At constant energy the variance is smaller, by half for a harmonic crystal, and the mean depends on the
+initial state. The volume at constant pressure is compared with the distribution exp(-(F + P V) / kT), dF/dV = -⟨P⟩ from
+runs at seven fixed volumes; the flexible cell, whose shape fluctuates as well, with the same one. Errors are errors of
 means over 20 blocks.
 
 The last column is for clusters: the temperature of the motion without rotation, relative to that of the thermostat. A
@@ -58,13 +58,13 @@ class Case:
 
 
 def crystal() -> Case:
-    """32 atoms of a face-centred cubic crystal."""
+    """A face-centred cubic crystal of 32 atoms."""
     atoms = bulk("Ar", "fcc", a=5.4, cubic=True).repeat(2)
     return Case(atoms.positions, atoms.cell.array, 40.0, 500.0)
 
 
 def liquid() -> Case:
-    """The same at a density and temperature at which it has melted."""
+    """The same atoms at a density and temperature of the liquid."""
     atoms = bulk("Ar", "fcc", a=5.75, cubic=True).repeat(2)
     return Case(atoms.positions, atoms.cell.array, 150.0, 1500.0)
 
@@ -179,9 +179,9 @@ def mean_and_variance(values: np.ndarray, mean: float, variance: float) -> dict[
 
 
 def volumes(case: Case, found: np.ndarray, steps: int) -> tuple[float, float]:
-    """Mean and variance of the volume of this pressure by the equation of state, Å³ and Å⁶.
+    """Mean and variance of the volume at this pressure from the equation of state, Å³ and Å⁶.
 
-    The equation of state reaches four standard deviations around the volumes of the run, `found`.
+    The equation of state covers four standard deviations around the volumes of the run, `sampled`.
     """
     kT, pressure = case.temperature * BOLTZMANN, case.pressure * BAR
     grid, pressures = [], []

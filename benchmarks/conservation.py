@@ -4,15 +4,15 @@
     python benchmarks/conservation.py --json benchmarks/results/conservation.json
     JAX_ENABLE_X64=1 python benchmarks/conservation.py --json benchmarks/results/conservation.json
 
-From the last frame of the shared water set, with 10 000 steps of Langevin dynamics at 300 K first, and at constant
-pressure with a part of the same kind before the run: the volume goes from that of the data to that of the model. A part
+From the last frame of the shared water set, after 10 000 steps of Langevin dynamics at 300 K, and at constant
+pressure after a further part of the same kind, in which the volume of the data relaxes to that of the model. A part
 of a run has 20 000 steps of 0.5 fs. `drift` is the slope of the conserved energy over all parts, in eV per atom and ps,
-`drift_of_parts` those of the parts: Verlet's energy differs from what it conserves by terms in the square of
-the time step, which wander with the vibrations, and their scatter says how far a slope over 10 ps can be trusted.
+`drift_of_parts` the slopes of the parts: Verlet's energy differs from the conserved one by terms in the square of
+the time step, which vary with the vibrations, and their scatter shows how reliable a slope over 10 ps is.
 `reversal`: 500 steps, velocities turned round, 500 steps: the largest distance from the start. `kill`: a process is
-killed (SIGKILL) at random moments and started again until it ends; its files are compared byte by byte with those of a
-run that was left alone. `new_plan`: the cell is strained until the plan of the Ewald sum no longer holds; what a new
-plan at the same configuration changes in the energy.
+killed (SIGKILL) at random moments and started again until it ends; its files are compared byte by byte with those of an
+undisturbed run. `new_plan`: the cell is strained until the plan of the Ewald sum no longer holds; the change of the
+energy by a new plan at the same configuration.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def drift(
 
 
 def reversal(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path) -> float:
-    """Distance from the start after 500 steps there and back, Å."""
+    """Distance from the start after 500 steps forward and back, Å."""
     settings = Settings(steps=500, timestep=TIMESTEP, frame_every=500)
     there = simulate(potential, start, folder / "there", settings, quiet=True)
     there.set_momenta(-there.get_momenta())
@@ -82,7 +82,7 @@ def reversal(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path
 
 
 def killed(model: pathlib.Path, start: ase.Atoms, folder: pathlib.Path, seed: int) -> dict:
-    """Whether a run that is killed again and again writes the trajectory of one that is not."""
+    """Check whether a run that is killed repeatedly writes the trajectory of one that is not."""
     ase.io.write(folder / "start.xyz", start)
     command = [sys.executable, "-m", "lesjax", "md", str(model), str(folder / "start.xyz"), "--steps", "3000"]
     command += ["--ensemble", "npt", "--temperature", "300", "--checkpoint-every", "100", "--frame-every", "50"]

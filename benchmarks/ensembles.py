@@ -1,10 +1,10 @@
-"""Ensembles: cost of a step of eight models beside that of one, and whether the spread ranks the errors.
+"""Ensembles: cost of a step of eight models relative to one, and whether the spread ranks the errors.
 
     python benchmarks/ensembles.py --json benchmarks/results/ensembles.json
 
-The cost is that of the dimer configuration. The spread is that of small models on part of the dipeptides, for the
-forces on the validation set, on which the best epoch of each member was chosen. A part that is not asked for keeps its
-old result.
+The cost is measured for the dimer configuration. The spread is for small models on part of the dipeptides, for the
+forces on the validation set, on which the best epoch of each member was selected. A part that is not run keeps its old
+result.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What `accuracy` promises: the error of the forces over the one asked for, for four kinds of systems.
+"""Test of `accuracy`: the error of the forces over the requested one, for four kinds of systems.
 
     JAX_ENABLE_X64=1 python benchmarks/ewald_accuracy.py --json benchmarks/results/ewald_accuracy.json
 
@@ -57,7 +57,7 @@ def crystal(name: str, shape: str) -> tuple[Atoms, np.ndarray]:
 
 
 def water(shape: str, rng: np.random.Generator) -> tuple[Atoms, np.ndarray]:
-    """Molecules turned at random, one in 30 Å³, on a lattice."""
+    """Randomly oriented molecules, one in 30 Å³, on a lattice."""
     repeats = {"cubic": (4, 4, 4), "triclinic": (3, 4, 4), "1:1:5": (2, 2, 10)}[shape]
     angle = np.deg2rad(109.47)
     hydrogens = np.array([[1.0, 0.0, 0.0], [np.cos(angle), np.sin(angle), 0.0]])
@@ -93,13 +93,13 @@ def configurations(kind: str, shape: str) -> list[tuple[Atoms, np.ndarray]]:
 
 
 def kinds() -> list[tuple[str, str]]:
-    """Kind of system and shape of the cell."""
+    """Pairs of kind of system and shape of the cell."""
     bulks = [(kind, shape) for kind in ("random", "water", *CRYSTALS) for shape in SHAPES]
     return bulks + [(kind, shape) for kind in ("NaCl slab", "random slab") for shape in ("cubic", "triclinic")]
 
 
 def plan(cell: np.ndarray, pbc: np.ndarray, method: str, *, earlier: bool, **options: float) -> ewald.Solver:
-    """The plan of today, or of before the reflections of crystals were taken into account."""
+    """Return today's plan, or the one before the reflections of crystals were taken into account."""
     if not earlier:
         return ewald.make_solver(cell, pbc, method=method, **options)
     accuracy, sigma = options["accuracy"], options["sigma"]
@@ -117,7 +117,7 @@ def plan(cell: np.ndarray, pbc: np.ndarray, method: str, *, earlier: bool, **opt
 def measure(
     kind: str, shape: str, sigma: float, method: str, accuracy: float, stretch: float = 1.0, earlier: bool = False
 ) -> dict:
-    """Errors of ten configurations over the accuracy asked for, and the size of the plan."""
+    """Errors of ten configurations over the requested accuracy, and the size of the plan."""
     systems = configurations(kind, shape)
     atoms = systems[0][0]
     height = max(np.ptp(atoms.positions[:, 2]) + 1.0 for atoms, _ in systems)

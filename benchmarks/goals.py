@@ -1,4 +1,4 @@
-"""What the results are held against: the aims of the project and the published errors on the same data."""
+"""Goals of the results: the aims of the project and the published errors on the same data."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from real_data import RUNS, reported
 
 @dataclass(frozen=True)
 class Goal:
-    """A number that was found, None where there is none yet, and its limit: the largest or, with `at_least`, smallest.
+    """A measured number, None if it is missing, and its limit: the largest or, with `at_least`, smallest.
 
-    `factor` and `unit` are for showing both.
+    `factor` and `unit` are for display of both.
     """
 
     text: str
@@ -34,13 +34,13 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.
 
 
 def goals(results: Mapping[str, dict]) -> list[Goal]:
-    """All of them, from the contents of the result files by their names."""
+    """All goals, from the contents of the result files by their names."""
     groups = (of_learning_curves, of_dimers, of_published_sets, of_dynamics, of_ensembles, of_fits)
     return [goal for group in groups for goal in group(results)]
 
 
 def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Gas of point charges and aqueous KF."""
+    """Goals for the gas of point charges and aqueous KF."""
     runs = results.get("learning_curves", {}).get("runs", {})
 
     def value(system: str, cutoff: float, model: str, size: int, metric: str) -> float | None:
@@ -65,7 +65,7 @@ def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_dimers(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """The published sets, and the curve of charged pairs in those and in the shipped ones."""
+    """Goals for the published dimers, and for the curve of charged pairs in these and in the shipped ones."""
     for name, label in (("dimers", "published sets"), ("dimers_shipped", "shipped sets")):
         les = results.get(name, {}).get("table", {}).get("CC", {}).get("les", {})
         text = f"Dimers CC, {label}: largest error of LES beyond the cutoff over the interaction energy"
@@ -80,7 +80,7 @@ def of_dimers(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Dipeptides, superionic water and water, on the frames that each run reports; not the short-range models.
+    """Goals for dipeptides, superionic water and water, on the frames that each run reports; no short-range models.
 
     Published R² do not say whether they are coefficients of determination or squared correlations: both are compared.
     """
@@ -100,7 +100,7 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Conservation, restarts and the cost of molecular dynamics of water."""
+    """Goals for conservation, restarts and the cost of molecular dynamics of water."""
     runs = results.get("conservation", {}).get("runs", {})
     for dtype, limit in (("float64", 1e-6), ("float32", 1e-5)):
         found = runs.get(dtype, {})
@@ -131,7 +131,7 @@ def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_ensembles(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """What eight models cost, and whether their spread says where they err."""
+    """Goals for the cost of eight models, and for the rank correlation of their spread and error."""
     found = results.get("ensembles", {})
     yield Goal("Ensemble of 8, dimers: training step over that of one model", found.get("cost", {}).get("ratio"), 3.0)
     rank = found.get("ranking", {}).get("metrics", {}).get("forces_spearman")
@@ -140,7 +140,7 @@ def of_ensembles(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_fits(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Charge scales found from averages over ensembles."""
+    """Goals for charge scales fitted to averages over ensembles."""
     runs = {(*run["targets"], run["start"]): run for run in results.get("fit_charges", {}).get("runs", [])}
     for start in (0.8, 1.25):
         run = runs.get(("rdf", "dipole", start))

@@ -1,4 +1,4 @@
-"""The tables of the page of results that have a mark there, from the result files."""
+"""Tables with a mark on the page of results, from the result files."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -70,7 +70,7 @@ def _row(title: str, model: str, run: Mapping, published: str) -> list[str]:
 
 
 def of_dimers(results: Mapping[str, dict]) -> list[str]:
-    """RMSE of energy (meV) and forces (meV/Å), with all that is published."""
+    """RMSE of energy (meV) and forces (meV/Å), with all published errors."""
     found = results.get("dimers", {}).get("table", {})
     rows = []
     for name, models in dimers.PUBLISHED.items():
@@ -131,10 +131,10 @@ BLOCKS = {"overview": overview, "dimers": of_dimers, "dipeptides": of_dipeptides
 
 
 def with_tables(text: str, results: Mapping[str, dict]) -> str:
-    """The text of a page with its tables written anew.
+    """Return the text of a page with its tables rewritten.
 
     Raises:
-        ValueError: where the lines are missing between which a table stands.
+        ValueError: if the lines around a table are missing.
     """
     for name, function in BLOCKS.items():
         mark = BEGIN.format(name=name)
@@ -147,7 +147,7 @@ def with_tables(text: str, results: Mapping[str, dict]) -> str:
 
 
 def update_page(path: pathlib.Path, results: Mapping[str, dict]) -> None:
-    """Write the tables of a page anew."""
+    """Rewrite the tables of a page."""
     text = with_tables(path.read_text(), results)
     with atomic_path(path) as temporary:
         temporary.write_text(text)

@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py --page docs/results.md
 
-Each table names the command, the date and the device of its file. What is missing or not met comes first. With
-``--page`` the tables there that have a mark are written anew as well.
+Each table names the command, the date and the device of its file. Missing results and goals not met come first. With
+``--page`` the tables with a mark on that page are rewritten as well.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def dimers(content: dict) -> list[str]:
 
 
 def real_data(content: dict) -> list[str]:
-    """What each run reports, on test frames where it has some, beside what is published."""
+    """Errors of each run, on test frames if it has some, beside the published ones."""
     lines = table(
         ["run", "frames, training", "frames of the errors", *ERRORS, "epochs", "s"],
         ([name, str(run["metrics"].get("training", {}).get("n_structures", "–")), f"{m['n_structures']}, {kind}",
@@ -226,7 +226,7 @@ def ensembles(content: dict) -> list[str]:
 
 
 def fit_charges(content: dict) -> list[str]:
-    """Charge scales that fits found."""
+    """Fitted charge scales."""
     header = ["targets", "start", "found (true: 1)", "error (%)", "trajectories", "frames each", "s"]
     rows = (
         [" + ".join(run["targets"]), run["start"], number(run["found"], 5), number(run["error_percent"], 2),
@@ -238,7 +238,7 @@ def fit_charges(content: dict) -> list[str]:
 
 
 def ewald_accuracy(content: dict) -> list[str]:
-    """Error over the accuracy asked for, by kind of system and method."""
+    """Error over the requested accuracy, by kind of system and method."""
     rows = [[*name.rsplit(", ", 1), found["median"], found["worst"]] for name, found in content["summary"].items()]
     note = "Error of the forces over the accuracy asked for: median over all plans and configurations, and the worst. "
     note += "Accuracies 1e-2 to 1e-6, σ 0.6 to 1.5 Å, cells cubic, triclinic and 1 : 1 : 5, crystals rattled by 0.01 "
@@ -288,7 +288,7 @@ SECTIONS = {
 
 
 def absent_runs(results: Mapping[str, dict]) -> list[str]:
-    """What the result files of trainings lack of the sizes, models and sets that the commands run by default."""
+    """Sizes, models and sets that the commands run by default and the result files of trainings lack."""
     lines = []
     runs = results.get("learning_curves", {}).get("runs", {})
     models = learning_curves.MODELS
@@ -304,7 +304,7 @@ def absent_runs(results: Mapping[str, dict]) -> list[str]:
 
 
 def summary(results: Mapping[str, dict]) -> list[str]:
-    """What is missing and not met, then what is met."""
+    """Missing results and goals not met, then goals that are met."""
     everything = goals(results)
     absent = [
         f"- `{name}.json`: {title} (`{command}`)"

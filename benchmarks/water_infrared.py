@@ -66,7 +66,7 @@ def equilibrate(atoms: ase.Atoms, steps: int, temperature: float, time_step: flo
 
 
 def record(atoms: ase.Atoms, born_charges: BornCharges, steps: int, every: int, time_step: float) -> dict:
-    """Run at constant energy; the dipole's rate of change at each step, temperatures and total energies."""
+    """Run at constant energy; returns the dipole's rate of change at each step, temperatures and total energies."""
     dynamics = VelocityVerlet(atoms, time_step * ase_units.fs)
     before, rates, temperatures, energies = born_charges(atoms), [], [], []
     for _ in range(steps // every):
