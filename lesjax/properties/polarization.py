@@ -190,8 +190,8 @@ def field_forces(born_charges: Float[Array, "n 3 3"], electric_field: Float[Arra
     it is minus the gradient of :math:`-E \cdot M`, with M of `dipole_moment`. In a periodic cell that energy has no
     meaning, and the work of the field is :math:`\int E \cdot dM` with :math:`dM = \sum_i Z^*_i dr_i`, which
     `integrate_dipole` gives along a trajectory: kinetic and potential energy minus this work are conserved. Where the
-    charges follow the neighbours, the phase of P_a measures the path of a charge as
-    :math:`\sin(2 \pi \Delta s) / 2 \pi` in place of :math:`\Delta s`, so that the work over a closed path vanishes up to :math:`(2 \pi \Delta s)^2 / 6`
+    charges follow the neighbours, the phase of P_a measures the path of a charge as :math:`\sin(2 \pi \Delta s) / 2
+    \pi` in place of :math:`\Delta s`, so that the work over a closed path vanishes up to :math:`(2 \pi \Delta s)^2 / 6`
     of the charges that flow: neighbours must be close compared with the cell.
 
     Args:
