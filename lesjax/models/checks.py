@@ -48,8 +48,8 @@ def check_state(config: ModelConfig, total_charge: ArrayLike, spin_multiplicity:
     for name, value, meaning, key, example in needed:
         if isinstance(value, Tracer):
             continue
-        wanted = np.isfinite(value) if name == "total_charge" else np.greater_equal(value, 1.0)
-        if not np.all(wanted):
+        valid = np.isfinite(value) if name == "total_charge" else np.greater_equal(value, 1.0)
+        if not np.all(valid):
             raise ValueError(
                 f"`{name}` ({meaning}) is needed by this model, got {np.asarray(value).tolist()} (nan: not given). Set "
                 f"`atoms.info[{key!r}] = {example}`, for example, before `System.from_ase`, or give `{name}` to "

@@ -71,8 +71,8 @@ class ModelConfig:
 
 def _check_values(values: tuple[tuple[str, float], ...], elements: tuple[int, ...]) -> None:
     names = [symbol for symbol, _ in values]
-    wanted = [chemical_symbols[z] for z in sorted(elements)]
-    if values and sorted(names) != sorted(wanted):
+    symbols = [chemical_symbols[z] for z in sorted(elements)]
+    if values and sorted(names) != sorted(symbols):
         raise ValueError(
-            f"`values` of fixed charges needs one for each of {', '.join(wanted)}, got {', '.join(names)}."
+            f"`values` of fixed charges needs one for each of {', '.join(symbols)}, got {', '.join(names)}."
         )

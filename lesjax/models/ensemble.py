@@ -156,10 +156,10 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
 
 @jax.jit
 def _predict(stacked: Potential, system: System, solver: ewald.Solver | None) -> EnsemblePrediction:
-    def one(potential: Potential) -> Prediction:
+    def predict_member(potential: Potential) -> Prediction:
         return predict(potential, system, solver, with_stress=all(system.pbc))
 
-    return summarize(jax.vmap(one)(stacked))
+    return summarize(jax.vmap(predict_member)(stacked))
 
 
 def summarize(members: Prediction) -> EnsemblePrediction:

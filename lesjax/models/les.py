@@ -30,8 +30,8 @@ class LesModel(nn.Module):
         self.energy = EnergyReadout(c)
         if c.long_range is not None:
             charges = c.long_range.charges
-            own = c.short_range if c.long_range.separate_features else None
-            self.charges = charges.module(c.short_range.elements, own)
+            separate = c.short_range if c.long_range.separate_features else None
+            self.charges = charges.module(c.short_range.elements, separate)
             dtype = jax.dtypes.canonicalize_dtype(float)
             self.signs = self.variable("signs", "channels", jnp.ones, (charges.n_channels,), dtype)
             if not isinstance(charges, EquilibratedCharges) and charges.has_heads:

@@ -314,12 +314,12 @@ def predict_born_charges(
     See `Potential.born_effective_charges`. Where the charges do not respond, the solver is not needed.
     """
     assert potential.config.long_range is not None
-    charges = potential.config.long_range.charges
-    assert solver is not None or not charges.responds
+    config = potential.config.long_range.charges
+    assert solver is not None or not config.responds
 
     def moments(positions: Array) -> tuple[Array, Array | None, Solved]:
         moved = dataclasses.replace(system, positions=positions)
-        if charges.responds:
+        if config.responds:
             parts = energy_parts(potential, moved, solver)[2]
             assert parts is not None
             return parts.charges, parts.dipoles, (parts.induction, parts.equilibration)
@@ -329,17 +329,17 @@ def predict_born_charges(
         return sources.charges, sources.dipoles, (None, None)
 
     def without_flags(positions: Array) -> Array | tuple[Array, Array]:
-        found, dipoles, _ = moments(positions)
-        return found if dipoles is None else (found, dipoles)
+        charges, dipoles, _ = moments(positions)
+        return charges if dipoles is None else (charges, dipoles)
 
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
     # the charge of an ion is its own: it feels the field
-    remove_mean = any(system.pbc) or not charges.holds_charge
+    remove_mean = any(system.pbc) or not config.holds_charge
     result = born_effective_charges(
         without_flags, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
         remove_mean=remove_mean, acoustic_sum_rule=acoustic_sum_rule, direction=direction,
     )  # fmt: skip
-    return result, moments(positions)[2] if charges.responds else (None, None)
+    return result, moments(positions)[2] if config.responds else (None, None)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))

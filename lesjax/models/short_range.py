@@ -97,8 +97,8 @@ def register(name: str, module: type[nn.Module], config: type) -> None:
     without = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     if without:
         raise TypeError(f"`config` needs a default for each field, got none for {without}; `elements` may be ().")
-    known = _KINDS.get(name)
-    if isinstance(known, str) or (known is not None and _path(known.module) != _path(module)):
+    registered = _KINDS.get(name)
+    if isinstance(registered, str) or (registered is not None and _path(registered.module) != _path(module)):
         raise ValueError(f"`name` = {name!r} is the name of another short-range model already. Choose another one.")
     _KINDS[name] = Kind(module, config)
 

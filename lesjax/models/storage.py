@@ -37,10 +37,10 @@ def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike) -> Non
         # names with a dot may be left from a killed process
         if not path.is_dir() or {f.name for f in path.iterdir() if not f.name.startswith(".")} - set(FILES):
             raise ValueError(f"There is something else than a lesjax model at {str(path)!r}. Choose another path.")
-        there = path / "config.json"
-        if not there.exists() or there.read_bytes() == contents["config.json"]:
+        config_file = path / "config.json"
+        if not config_file.exists() or config_file.read_bytes() == contents["config.json"]:
             # writing only the parameters is one move: the model exists at every moment
-            for name in FILES[1:] if there.exists() else FILES[::-1]:
+            for name in FILES[1:] if config_file.exists() else FILES[::-1]:
                 with atomic_path(path / name) as temporary:
                     temporary.write_bytes(contents[name])
             return
