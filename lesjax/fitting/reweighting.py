@@ -165,8 +165,8 @@ def frame_energies(
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _map_frames(function: Energy, params: PyTree, frames: PyTree, solver: Solver | None, batch_size: int) -> Array:
     """Map a function over the frames; the backward pass computes it again, so that memory is that of one batch."""
-    one = jax.checkpoint(lambda frame: function(params, frame, solver))
-    return jax.lax.map(one, frames, batch_size=batch_size)
+    of_frame = jax.checkpoint(lambda frame: function(params, frame, solver))
+    return jax.lax.map(of_frame, frames, batch_size=batch_size)
 
 
 def boltzmann_weights(
@@ -204,8 +204,8 @@ def boltzmann_weights(
     exponents = -beta * (energies - trajectory.energies) + (drawn_beta - beta) * trajectory.energies
     if trajectory.pressure is not None:
         drawn = trajectory.pressure
-        wanted = drawn if pressure is None else jnp.asarray(pressure, dtype)
-        exponents += BAR * (drawn_beta * drawn - beta * wanted) * volumes(trajectory.frames)
+        new_pressure = drawn if pressure is None else jnp.asarray(pressure, dtype)
+        exponents += BAR * (drawn_beta * drawn - beta * new_pressure) * volumes(trajectory.frames)
     return jax.nn.softmax(exponents)
 
 

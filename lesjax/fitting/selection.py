@@ -82,10 +82,10 @@ def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> tupl
     """Spread of the force components, and each member's induction and equilibration, [m, b, ...]."""
     batch = take(bucket, rows, mask)
 
-    def one(potential: Potential) -> Prediction:
+    def predict_member(potential: Potential) -> Prediction:
         return predict_batch(potential, batch, with_stress=False)
 
-    prediction = summarize(jax.vmap(one)(ensemble.stacked))
+    prediction = summarize(jax.vmap(predict_member)(ensemble.stacked))
     return prediction.spread.forces, (prediction.members.induction, prediction.members.equilibration)
 
 

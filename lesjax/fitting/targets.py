@@ -146,10 +146,10 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
         totals: dict[str, Sums] = {}
         for bucket, all_rows in stacked.items():
 
-            def one(rows: tuple[Array, Array], bucket: int = bucket) -> dict[str, Sums]:
+            def sums_of_rows(rows: tuple[Array, Array], bucket: int = bucket) -> dict[str, Sums]:
                 return batch_sums(potential, take(dataset.buckets[bucket], *rows), weights.keys())
 
-            for name, values in jax.lax.map(jax.checkpoint(one), all_rows).items():
+            for name, values in jax.lax.map(jax.checkpoint(sums_of_rows), all_rows).items():
                 total = jax.tree.map(jnp.sum, values)
                 totals[name] = jax.tree.map(jnp.add, totals[name], total) if name in totals else total
         return jnp.asarray(loss_of_sums(totals, weights), float)
@@ -192,11 +192,11 @@ def make_evaluation(
         return jax.value_and_grad(make_loss(*terms), has_aux=True)
 
     eager = [target for target in targets if not target.compiled]
-    others = [target for target in targets if target.compiled]
+    compiled_targets = [target for target in targets if target.compiled]
     on_host = with_gradient((), eager, {})
-    if not (reweightings or others or losses):
+    if not (reweightings or compiled_targets or losses):
         return on_host
-    compiled = jax.jit(with_gradient(reweightings, others, losses))
+    compiled = jax.jit(with_gradient(reweightings, compiled_targets, losses))
     if not eager:
         return compiled
 
@@ -236,13 +236,13 @@ def check_coverage(reweighting: Reweighting) -> None:
         values = np.asarray(reweighting.trajectory.measured[target.name])
         check_shape(target, values.shape[1:])
         low, high = values.min(axis=0), values.max(axis=0)
-        wanted, margin = np.asarray(target.value), np.asarray(target.uncertainty)
-        outside = np.asarray((wanted < low - margin) | (wanted > high + margin))
+        value, margin = np.asarray(target.value), np.asarray(target.uncertainty)
+        outside = np.asarray((value < low - margin) | (value > high + margin))
         if outside.any():
             worst = tuple(np.argwhere(outside)[0])
             where = f" (entry {', '.join(map(str, worst))})" if worst else ""
             raise ValueError(
-                f"Target {target.name!r} is outside of what the trajectory covers: {wanted[worst]:.6g}{where}, but its "
+                f"Target {target.name!r} is outside of what the trajectory covers: {value[worst]:.6g}{where}, but its "
                 f"frames have values from {low[worst]:.6g} to {high[worst]:.6g}, and no weights lead beyond them. Give "
                 "a `sampler`, or a trajectory that comes closer."
             )
