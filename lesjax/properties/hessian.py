@@ -107,14 +107,14 @@ def elastic_constants(
     """
     positions, cell = jnp.asarray(system.positions), jnp.asarray(system.cell)
     n, dtype = len(positions), positions.dtype
-    one = jnp.eye(3, dtype=dtype)
+    identity = jnp.eye(3, dtype=dtype)
 
     def strained(x: Array) -> Array:
         xx, yy, zz, yz, xz, xy = x[3 * n :]
         rows = [[xx, 0.5 * xy, 0.5 * xz], [0.5 * xy, yy, 0.5 * yz], [0.5 * xz, 0.5 * yz, zz]]
         eta = jnp.stack([jnp.stack(row) for row in rows])
         # the root to second order, which suffices
-        deform = one + eta - 0.5 * matmul(eta, eta)
+        deform = identity + eta - 0.5 * matmul(eta, eta)
         moved = matmul(positions + x[: 3 * n].reshape(n, 3), deform)
         return energy_fn(params, replace(system, positions=moved, cell=matmul(cell, deform)), solver)
 
@@ -124,7 +124,7 @@ def elastic_constants(
     full = 0.5 * (full + full.T)
     internal, mixed = full[: 3 * n, : 3 * n], full[: 3 * n, 3 * n :]
     # uniform displacements get the mean curvature, so that the inverse exists
-    uniform = jnp.tile(one, (n, 1)) / jnp.sqrt(jnp.asarray(n, dtype))
+    uniform = jnp.tile(identity, (n, 1)) / jnp.sqrt(jnp.asarray(n, dtype))
     filled = internal + jnp.trace(internal) / (3.0 * n) * matmul(uniform, uniform.T)
     if n > 1:
         check_stable(jax.lax.stop_gradient(filled))

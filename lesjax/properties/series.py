@@ -39,8 +39,8 @@ def block_error(
         Flyvbjerg, Petersen, J. Chem. Phys. 91, 461 (1989); Künsch, Ann. Statist. 17, 1217 (1989).
     """
     blocks = split_blocks("series", series, n_blocks, 1)
-    others = jnp.asarray([[c for c in range(n_blocks) if c != b] for b in range(n_blocks)])
-    left_out = jax.lax.map(lambda indices: statistic(blocks[indices].reshape(-1, *blocks.shape[2:])), others)
+    block_indices = jnp.asarray([[c for c in range(n_blocks) if c != b] for b in range(n_blocks)])
+    left_out = jax.lax.map(lambda indices: statistic(blocks[indices].reshape(-1, *blocks.shape[2:])), block_indices)
     deviations = left_out - jnp.mean(left_out, axis=0, keepdims=True)
     return jnp.sqrt((n_blocks - 1) / n_blocks * jnp.sum(deviations * deviations, axis=0))
 
