@@ -85,8 +85,8 @@ def equilibrate(
     chi = mask_atoms(electronegativity, atom_mask)
     padded = hardness if atom_mask is None else jnp.where(atom_mask, hardness, 1.0)
     # the interaction with itself is part of the preconditioner: E_C = this, and the rest
-    (own,) = solver.interaction.at_origin(sigma, 0)
-    softness = mask_atoms(1.0 / (padded + solver.interaction.constant * own), atom_mask)
+    (at_zero,) = solver.interaction.at_origin(sigma, 0)
+    softness = mask_atoms(1.0 / (padded + solver.interaction.constant * at_zero), atom_mask)
     share = softness / jnp.sum(softness)
 
     form = make_form(solver, positions, cell, atom_mask)

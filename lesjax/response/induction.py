@@ -111,8 +111,8 @@ def one_shot_induction(
         ValueError: for a shape that does not follow that of the charges, an external field without alpha, an external
             potential without kappa, or multipoles that the interaction of the solver does not have.
     """
-    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
-    problem = _checked(_Problem(solver, positions, cell, *given))
+    arguments = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
+    problem = _checked(_Problem(solver, positions, cell, *arguments))
     form = _form(problem, self_interaction)
     energy_of = lambda induced: form.energy(_multipoles(problem, induced))  # noqa: E731
     value, gradient = jax.value_and_grad(energy_of)(_zeros(problem))
@@ -165,8 +165,8 @@ def self_consistent_induction(
     Raises:
         ValueError: as `one_shot_induction`.
     """
-    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
-    problem = _checked(_Problem(solver, positions, cell, *given))
+    arguments = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
+    problem = _checked(_Problem(solver, positions, cell, *arguments))
     form = _form(problem, self_interaction)
     gradient = _gradient(problem, form, _multipoles(problem, _zeros(problem)))
     source = add(scale(-1.0, gradient), _external(problem))
@@ -294,8 +294,8 @@ def _checked(problem: _Problem) -> _Problem:
     if problem.external_potential is not None and kappa is None:
         raise ValueError("`external_potential` acts on induced charges only: give `kappa` as well.")
     if problem.external_potential is not None and problem.external_potential.shape != shape:
-        found = problem.external_potential.shape
-        raise ValueError(f"`external_potential` must have the shape {shape} of `charges`, got {found}.")
+        potential_shape = problem.external_potential.shape
+        raise ValueError(f"`external_potential` must have the shape {shape} of `charges`, got {potential_shape}.")
 
     return problem._replace(
         kappa=None if kappa is None else mask_atoms(kappa, mask),
