@@ -72,16 +72,18 @@ class LesCalculator(Calculator):
         solver = self._solver(system)
         padded = system.pad_to(self._padded_atoms(n), self._capacity)
         prediction = self.potential(padded, solver)
-        found = jax.device_get(vars(prediction))
-        energy = float(self.potential.total_energy(found["energy"], atoms.numbers))
-        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(found["forces"], float)[:n]}
-        if found["stress"] is not None:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(found["stress"], float))
-        if found["charges"] is not None:
-            self.results["charges"] = np.asarray(found["charges"], float)[:n].sum(axis=1)
+        values = jax.device_get(vars(prediction))
+        energy = float(self.potential.total_energy(values["energy"], atoms.numbers))
+        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(values["forces"], float)[:n]}
+        if values["stress"] is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(values["stress"], float))
+        if values["charges"] is not None:
+            self.results["charges"] = np.asarray(values["charges"], float)[:n].sum(axis=1)
             if not any(system.pbc):
-                own = 0.0 if found["dipoles"] is None else np.asarray(found["dipoles"], float)[:n].sum(axis=(0, 1))
-                self.results["dipole"] = self.results["charges"] @ atoms.positions + own
+                dipole = self.results["charges"] @ atoms.positions
+                if values["dipoles"] is not None:
+                    dipole = dipole + np.asarray(values["dipoles"], float)[:n].sum(axis=(0, 1))
+                self.results["dipole"] = dipole
         if "born_effective_charges" in properties:
             born = self.potential.born_effective_charges(padded, epsilon_infinity=self.epsilon_infinity)
             self.results["born_effective_charges"] = np.asarray(born, float)[:n]

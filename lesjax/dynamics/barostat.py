@@ -101,10 +101,10 @@ class Barostat:
         cell: Float[Array, "3 3"],
         mass: Float[Array, " n"],
         momentum: Float[Array, "n 3"],
-        **given: Any,
+        **inputs: Any,
     ) -> NPTState:
         """Return the state of a run that starts with a cell at rest."""
-        force, virial = self.force_virial(position, cell, **given)
+        force, virial = self.force_virial(position, cell, **inputs)
         cell_momentum = jnp.zeros((3, 3), position.dtype)
         kinetic = 0.5 * jnp.sum(momentum**2 / mass[:, None])
         thermostat = self._chain(self.thermostat_time).initialize(self.dof, kinetic, self.temperature)
@@ -112,7 +112,7 @@ class Barostat:
         barostat = self._chain(self.barostat_time).initialize(self._cell_dof, still, self.temperature)
         return NPTState(position, momentum, force, mass[:, None], cell, cell_momentum, virial, thermostat, barostat)
 
-    def step(self, state: NPTState, **given: Any) -> NPTState:
+    def step(self, state: NPTState, **inputs: Any) -> NPTState:
         """Take one time step."""
         dt, mass = self.dt, state.mass
         thermostat, barostat = self._chain(self.thermostat_time), self._chain(self.barostat_time)
@@ -126,7 +126,7 @@ class Barostat:
         stretch, average = _exponentials(rate * dt)
         position = matmul(state.position, stretch) + matmul(dt * (momentum / mass), average)
         cell = matmul(state.cell, stretch)
-        force, virial = self.force_virial(position, cell, **given)
+        force, virial = self.force_virial(position, cell, **inputs)
         momentum = self._kick(momentum, force, rate)
         cell_momentum += 0.5 * dt * self._cell_force(momentum, mass, virial, cell)
 

@@ -26,8 +26,8 @@ class Setup(NamedTuple):
     """Settings of an integrator, in ase's units: eV, Å, amu.
 
     Attributes:
-        force_virial: (positions, cell, **given) -> forces and virial -dU/dε; where the cell is fixed, it is in `given`
-            under the name `cell`.
+        force_virial: (positions, cell, **inputs) -> forces and virial -dU/dε; a fixed cell is in `inputs` under the
+            name `cell`.
         dt: time step.
         dof: degrees of freedom.
         kT: kT of the thermostat; 0 without one.
@@ -52,9 +52,9 @@ class Integrator:
     """Functions of one simulation; all can be compiled.
 
     Attributes:
-        initialize: (positions, cell, masses [n], momenta, **given) -> state, with the fields position, momentum, force
+        initialize: (positions, cell, masses [n], momenta, **inputs) -> state, with the fields position, momentum, force
             and mass, `rng` if the scheme is random, and `virial` if it moves the cell.
-        step: (state, **given) -> state.
+        step: (state, **inputs) -> state.
         cell: (state, cell) -> the cell of this state; the second one where it does not move.
         extra_energy: state -> conserved quantity minus kinetic and potential energy, eV; None where nothing is
             conserved.
@@ -91,16 +91,16 @@ def of_jax_md(setup: Setup, functions: tuple[Callable, Callable], **at_start: An
     """Wrap an integrator of jax-md for a fixed cell; `at_start` are further arguments of its first function."""
     init, step = functions
 
-    def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **given: Any) -> Any:
+    def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **inputs: Any) -> Any:
         key = jax.random.PRNGKey(setup.seed)
-        return init(key, positions, mass=masses, momenta=momenta, cell=cell, **at_start, **given)
+        return init(key, positions, mass=masses, momenta=momenta, cell=cell, **at_start, **inputs)
 
     return Integrator(initialize, step)
 
 
 def forces_of(setup: Setup) -> Callable[..., Array]:
     """Return the forces in a fixed cell, as a function."""
-    return lambda position, *, cell, **given: setup.force_virial(position, cell, **given)[0]
+    return lambda position, *, cell, **inputs: setup.force_virial(position, cell, **inputs)[0]
 
 
 def shift(position: Array, displacement: Array, **_: Any) -> Array:
@@ -119,8 +119,8 @@ def make_nose_hoover(setup: Setup) -> Integrator:
     tau = setup.thermostat_time
     chain = of_jax_md(setup, simulate.nvt_nose_hoover(forces_of(setup), shift, setup.dt, setup.kT, tau=tau))
 
-    def initialize(*arguments: Any, **given: Any) -> Any:
-        state = chain.initialize(*arguments, **given)  # jax-md recomputes the masses of the chain at each step
+    def initialize(*arguments: Any, **inputs: Any) -> Any:
+        state = chain.initialize(*arguments, **inputs)  # jax-md recomputes the masses of the chain at each step
         return state.set(chain=state.chain.set(degrees_of_freedom=setup.dof))
 
     return Integrator(initialize, chain.step, extra_energy=lambda state: chain_energy(state.chain, setup.kT))
@@ -162,23 +162,23 @@ def make_csvr(setup: Setup) -> Integrator:
     def kinetic_energy(momentum: Array, mass: Array) -> Float[Array, ""]:
         return 0.5 * jnp.sum(momentum**2 / mass)
 
-    def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **given: Any) -> RescalingState:
+    def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **inputs: Any) -> RescalingState:
         key, heat = jax.random.PRNGKey(setup.seed), jnp.zeros((), positions.dtype)
-        return RescalingState(positions, momenta, force(positions, cell=cell, **given), masses[:, None], key, heat)
+        return RescalingState(positions, momenta, force(positions, cell=cell, **inputs), masses[:, None], key, heat)
 
-    def step(state: RescalingState, **given: Any) -> RescalingState:
+    def step(state: RescalingState, **inputs: Any) -> RescalingState:
         momentum = state.momentum + 0.5 * setup.dt * state.force
         position = state.position + setup.dt * momentum / state.mass
-        new_force = force(position, **given)
+        new_force = force(position, **inputs)
         momentum = momentum + 0.5 * setup.dt * new_force
         kinetic = kinetic_energy(momentum, state.mass)
         rng, normal_key, gamma_key = jax.random.split(state.rng, 3)
         normal = jax.random.normal(normal_key, (), kinetic.dtype)
         # the sum of f - 1 squares
-        others = 2.0 * jax.random.gamma(gamma_key, 0.5 * (setup.dof - 1), (), kinetic.dtype) if setup.dof > 1 else 0.0
+        squares = 2.0 * jax.random.gamma(gamma_key, 0.5 * (setup.dof - 1), (), kinetic.dtype) if setup.dof > 1 else 0.0
         ratio = (1.0 - keep) * 0.5 * setup.kT / jnp.maximum(kinetic, 1e-30)
         cross = jnp.sqrt(keep * ratio)
-        squared = keep + ratio * (normal**2 + others) + 2.0 * normal * cross
+        squared = keep + ratio * (normal**2 + squares) + 2.0 * normal * cross
         # the sign of the paper, without which one degree of freedom would never turn round
         sign = jnp.where(normal * jnp.sqrt(ratio) + math.sqrt(keep) < 0.0, -1.0, 1.0).astype(kinetic.dtype)
         scaled = sign * jnp.sqrt(jnp.maximum(squared, 0.0)) * momentum

@@ -230,10 +230,10 @@ class Output:
 
 def digest(arrays: Sequence[Any]) -> str:
     """Hash of the values of arrays."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for array in arrays:
-        found.update(np.asarray(array).tobytes())
-    return found.hexdigest()
+        hasher.update(np.asarray(array).tobytes())
+    return hasher.hexdigest()
 
 
 def as_columns(frame: ase.Atoms) -> ase.Atoms:

@@ -177,6 +177,6 @@ def check_structure(settings: Settings, potential: Potential, template: System, 
     neighbors, shifts, real = neighbor_arrays(atoms.positions, atoms.cell.array, template.pbc, MIN_DISTANCE)
     if real.any():
         i, column = np.argwhere(real)[0]
-        j, there = neighbors[i, column], shifts[i, column] @ atoms.cell.array
-        distance = np.linalg.norm(atoms.positions[j] + there - atoms.positions[i])
+        j, translation = neighbors[i, column], shifts[i, column] @ atoms.cell.array
+        distance = np.linalg.norm(atoms.positions[j] + translation - atoms.positions[i])
         raise ValueError(f"The structure overlaps: atoms {i} and {j} are {distance:.2g} Å apart. Relax or correct it.")
