@@ -72,8 +72,8 @@ def stack_systems(systems: Sequence[System], shape: tuple[int, int] | None = Non
         ValueError: for no systems, or systems with different periodic directions.
     """
     if len({system.pbc for system in systems}) != 1:
-        found = sorted({system.pbc for system in systems})
-        raise ValueError(f"`systems` must be non-empty and share their periodic directions, got {found}.")
+        directions = sorted({system.pbc for system in systems})
+        raise ValueError(f"`systems` must be non-empty and share their periodic directions, got {directions}.")
     if shape is None:
         shape = tuple(np.max(np.array([system.shape for system in systems]), axis=0).tolist())
     return stack([system.pad_to(*shape) for system in systems])
