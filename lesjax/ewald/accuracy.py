@@ -52,8 +52,8 @@ def force_error(
     )  # fmt: skip
     arrays = [jnp.asarray(x) for x in (positions, cell, charges)]
     moments = {"dipoles": dipoles, "quadrupoles": quadrupoles}
-    given = {name: jnp.asarray(values) for name, values in moments.items() if values is not None}
-    forces, reference = (np.asarray(_gradient(plan, *arrays, **given), float) for plan in (solver, exact))
+    multipoles = {name: jnp.asarray(values) for name, values in moments.items() if values is not None}
+    forces, reference = (np.asarray(_gradient(plan, *arrays, **multipoles), float) for plan in (solver, exact))
     size, rounding = np.linalg.norm(reference), float(jnp.finfo(arrays[0].dtype).eps)
     if not size > 100.0 * rounding * np.linalg.norm(np.asarray(charges, float)) ** 2 / float(solver.sigma) ** 2:
         raise ValueError("`positions` have no long-range forces to compare an error with: displace the atoms.")

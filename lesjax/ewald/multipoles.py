@@ -58,8 +58,8 @@ def make_multipoles(
 
     if quadrupoles is not None:
         quadrupoles = 0.5 * (quadrupoles + jnp.swapaxes(quadrupoles, -1, -2))
-    given = (charges, dipoles, quadrupoles)
-    return Multipoles(*(None if value is None else columns(value) for value in given))  # pyright: ignore[reportArgumentType]
+    values = (charges, dipoles, quadrupoles)
+    return Multipoles(*(None if value is None else columns(value) for value in values))  # pyright: ignore[reportArgumentType]
 
 
 def mask_atoms(values: Float[Array, "n ..."], atom_mask: Bool[Array, " n"] | None) -> Float[Array, "n ..."]:

@@ -63,8 +63,8 @@ class Form:
         # the periodic sum contains each Gaussian's energy with itself, the sum over pairs does not
         if self.self_interaction != isinstance(self.solver, OpenSolver):
             return total
-        own = multipole_self_energy(self.solver.interaction, multipoles, self.sigma)
-        return total + own if self.self_interaction else total - own
+        self_part = multipole_self_energy(self.solver.interaction, multipoles, self.sigma)
+        return total + self_part if self.self_interaction else total - self_part
 
     def gradient(
         self, multipoles: Multipoles, *, charges: bool = True, dipoles: bool = True
@@ -84,18 +84,18 @@ class Form:
             potential, slope, _ = jax.grad(self.solver.pairs, 1)(self.positions, multipoles, pair_mask)
         else:
             probes = mask_atoms(jnp.ones_like(self.positions[:, 0]), self.atom_mask)
-            wanted = [i for i, of in enumerate((charges, dipoles)) if of]
+            argnums = [i for i, of in enumerate((charges, dipoles)) if of]
             slopes = [
-                jax.grad(self._with_charges(channel), wanted)(probes, self.positions)
+                jax.grad(self._with_charges(channel), argnums)(probes, self.positions)
                 for channel in _channels(multipoles)
             ]
             stacked = [jnp.stack(values, axis=1) for values in zip(*slopes, strict=True)]
             potential, slope = stacked[0], stacked[-1]
         own_potential, own_slope, _ = self_potential(self.solver.interaction, multipoles, self.sigma)
         return (
-            self._with_own(mask_atoms(potential, self.atom_mask), own_potential) if charges else None,
+            self._with_self(mask_atoms(potential, self.atom_mask), own_potential) if charges else None,
             # of its own multipoles only the dipole has a field at the centre of an atom
-            (slope if own_slope is None else self._with_own(slope, own_slope)) if dipoles else None,
+            (slope if own_slope is None else self._with_self(slope, own_slope)) if dipoles else None,
         )
 
     def _with_charges(self, channel: Multipoles) -> Callable[[Array, Array], Array]:
@@ -108,11 +108,11 @@ class Form:
         factor = solver.factor(grid, self.positions, channel)
         return lambda charges, at: solver.product(grid, solver.factor(grid, at, Multipoles(charges)), factor)
 
-    def _with_own(self, values: Float[Array, "n ..."], own: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+    def _with_self(self, values: Float[Array, "n ..."], self_part: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
         """Add or remove self-interaction as in `energy`: the periodic form contains it, the sum over pairs does not."""
         if self.self_interaction != isinstance(self.solver, OpenSolver):
             return values
-        return values + own if self.self_interaction else values - own
+        return values + self_part if self.self_interaction else values - self_part
 
 
 def make_form(

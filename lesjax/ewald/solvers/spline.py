@@ -162,8 +162,8 @@ def _spread_loop(scaled: Array, values: Array, *, terms: Terms, plan: Plan) -> A
 
     def add_one(i: Array, mesh: Array) -> Array:
         window = _outer({d: w[i] for d, w in weights.items()}, values[i], terms)[None]
-        place = tuple(start[i])
-        return lax.dynamic_update_slice(mesh, lax.dynamic_slice(mesh, place, window.shape) + window, place)
+        corner = tuple(start[i])
+        return lax.dynamic_update_slice(mesh, lax.dynamic_slice(mesh, corner, window.shape) + window, corner)
 
     return _fold(lax.fori_loop(0, b * n, add_one, extended), shape, order)
 
@@ -190,18 +190,18 @@ def _interpolate_blocks(scaled: Array, mesh: Array, *, terms: Terms, plan: Plan,
     start, weights = _flat(scaled, terms, shape, order)
     extended = _unfold(mesh, order)
 
-    def some(start: Array, weights: dict[int, Array]) -> Array:
+    def interpolate_block(start: Array, weights: dict[int, Array]) -> Array:
         return _contract(_gather(extended, start, order), weights, terms)
 
     if block is None or b * n <= block:
-        values = some(start, weights)
+        values = interpolate_block(start, weights)
     else:
         padding = -(b * n) % block
         blocks = jax.tree.map(
             lambda x: jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))).reshape(-1, block, *x.shape[1:]),
             (start, weights),
         )
-        values = lax.map(lambda arguments: some(*arguments), blocks).reshape(-1, len(terms))[: b * n]
+        values = lax.map(lambda arguments: interpolate_block(*arguments), blocks).reshape(-1, len(terms))[: b * n]
     return values.reshape(b, n, len(terms))
 
 
