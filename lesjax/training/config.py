@@ -200,11 +200,11 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         if value is None:
             continue
         home = pathlib.Path(value).expanduser()
-        places = [path.parent / home, home]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
+        candidates = [path.parent / home, home]
+        data_file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if data_file is None:
             raise FileNotFoundError(f"`data.{name}`: there is no file {value!r}, neither beside {path} nor here.")
-        files[name] = str(found)
+        files[name] = str(data_file)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
 
 
@@ -217,15 +217,15 @@ def _apply(data: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text.strip()
     *tables, last = key.strip().split(".")
-    place: Any = data
+    node: Any = data
     for table in tables:
-        place = place[_index(place, table, override)] if isinstance(place, list) else place.setdefault(table, {})
-        if not isinstance(place, (dict, list)):
+        node = node[_index(node, table, override)] if isinstance(node, list) else node.setdefault(table, {})
+        if not isinstance(node, (dict, list)):
             raise ValueError(f"`--set {override}`: {table!r} is no table.")
-    if isinstance(place, list):
-        place[_index(place, last, override)] = value
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
     else:
-        place[last] = value
+        node[last] = value
 
 
 def _index(entries: list[Any], key: str, override: str) -> int:

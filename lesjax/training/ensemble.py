@@ -136,8 +136,8 @@ def _run_together(runs: list[Run], report: Any) -> None:
     stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     unstack = jax.jit(lambda state: [jax.tree.map(itemgetter(i), state) for i in range(len(runs))])
     while active := [run for run in runs if run.phase is not None]:
-        place = min((run.progress.phase, run.progress.epoch_in_phase) for run in active)
-        now = [run for run in active if (run.progress.phase, run.progress.epoch_in_phase) == place]
+        earliest = min((run.progress.phase, run.progress.epoch_in_phase) for run in active)
+        now = [run for run in active if (run.progress.phase, run.progress.epoch_in_phase) == earliest]
         phase = now[0].phase
         assert phase is not None
         for run in now:
@@ -148,13 +148,13 @@ def _run_together(runs: list[Run], report: Any) -> None:
         losses = []
         for _ in range(now[0].stretch_epochs()):
             rng = np.random.default_rng([runs[0].section.seed, now[0].progress.phase, now[0].progress.epoch_in_phase])
-            state, found = _epoch(lbfgs if phase.lbfgs else adam, state, filled, phase, rng)
-            losses += found
+            state, step_losses = _epoch(lbfgs if phase.lbfgs else adam, state, filled, phase, rng)
+            losses += step_losses
             for run in now:
                 run.epoch_done()
         means = np.mean(jax.device_get(losses), axis=0)
-        for run, own, mean in zip(now, unstack(state), means, strict=False):
-            run.state = own
+        for run, run_state, mean in zip(now, unstack(state), means, strict=False):
+            run.state = run_state
             run.end_stretch(float(mean), report)
 
 
@@ -163,7 +163,7 @@ def _epoch(step: Callable, state: Any, runs: list[Run], phase: Phase, rng: np.ra
     buckets = runs[0].prepared.train.buckets
     batches = [sorted(run.batches(), key=lambda batch: batch[0]) for run in runs]  # stable: keeps their order
     by_bucket = [[batch for batch in zip(*batches, strict=True) if batch[0][0] == i] for i in range(len(buckets))]
-    sequence = rng.permutation(np.repeat(np.arange(len(buckets)), [len(own) for own in by_bucket])).tolist()
+    sequence = rng.permutation(np.repeat(np.arange(len(buckets)), [len(group) for group in by_bucket])).tolist()
     losses = []
     for i, bucket in enumerate(sequence):
         _, rows, masks = zip(*by_bucket[bucket].pop(0), strict=True)

@@ -238,13 +238,14 @@ def _values(
             check_solution(*solution)
             members.append(pairs)
         for term in (term for term in TERMS if term.name in members[0]):
-            reference, known = members[0][term.name].reference, members[0][term.name].known
+            reference, has_label = members[0][term.name].reference, members[0][term.name].known
             predicted = np.stack([pairs[term.name].predicted for pairs in members], axis=1)
             for name, part in ((term.short, True), *term.names_of_parts().items()):
                 for k in np.flatnonzero(mask):
-                    chosen = known[k] & part
+                    selected = has_label[k] & part
                     structure = int(dataset.members[bucket][rows[k]])
-                    pair = np.asarray(reference[k][chosen], np.float64), np.asarray(predicted[k][:, chosen], np.float64)
+                    labels, outputs = reference[k][selected], predicted[k][:, selected]
+                    pair = np.asarray(labels, np.float64), np.asarray(outputs, np.float64)
                     values.setdefault(name, {})[structure] = pair
     result = {}
     for name, by_structure in values.items():
@@ -289,5 +290,5 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 def ranks(x: np.ndarray) -> np.ndarray:
     """Ranks from one; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

@@ -49,8 +49,8 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
             f"{str(folder.path)!r} holds a run in {content['dtype']}, and this one would be in {dtype}. Set the "
             f"environment variable JAX_ENABLE_X64={int(dtype == 'float32')} to resume, or choose another `output`."
         )
-    known = None if content is None else content["fingerprint"]
-    if None not in (known, prepared.fingerprint) and known != prepared.fingerprint:
+    recorded = None if content is None else content["fingerprint"]
+    if None not in (recorded, prepared.fingerprint) and recorded != prepared.fingerprint:
         files = " and ".join(repr(name) for name in (config.data.train, config.data.valid) if name is not None)
         raise ValueError(
             f"{str(folder.path)!r} holds a run on other data: the content of {files} is not what it was when it began. "
@@ -64,7 +64,7 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
             "n_train": len(prepared.train),
             "n_valid": 0 if prepared.valid is None else len(prepared.valid),
             # data in memory have none
-            "fingerprint": prepared.fingerprint or known,
+            "fingerprint": prepared.fingerprint or recorded,
             "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
             "device": jax.devices()[0].device_kind,

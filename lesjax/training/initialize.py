@@ -35,11 +35,11 @@ def scaled_potential(config: ModelConfig, seed: int, dataset: Dataset, feature_s
     potential = Potential.create(config, seed)
     params = dict(potential.params)
     # the features of the energy, and separate ones of the charges
-    places = [("energy", params.get("short_range", {}))]  # a model may have no parameters
+    subtrees = [("energy", params.get("short_range", {}))]  # a model may have no parameters
     if config.long_range is not None and config.long_range.separate_features:
-        places.append(("charges", params["charges"].get("short_range", {})))
-    for name, own in places:
-        sizes = _root_mean_squares(config.short_range, own, dataset)
+        subtrees.append(("charges", params["charges"].get("short_range", {})))
+    for name, subtree in subtrees:
+        sizes = _root_mean_squares(config.short_range, subtree, dataset)
         if feature_scale == "all":
             joined = np.sqrt(np.mean(np.concatenate(sizes) ** 2))
             sizes = [np.full_like(size, joined) for size in sizes]
@@ -56,8 +56,8 @@ def _electronegativity_charges(config: ModelConfig, dataset: Dataset, table: Arr
     buckets = [bucket.system for bucket in dataset.buckets]
     numbers = np.concatenate([np.asarray(x.atomic_numbers)[np.asarray(x.atom_mask)] for x in buckets])
     scale = {z: value for z, value in enumerate(PAULING, start=1) if value > 0}  # elements without one stay neutral
-    known = [scale[int(z)] for z in numbers if int(z) in scale]
-    mean = np.mean(known) if known else 0.0
+    electronegativities = [scale[int(z)] for z in numbers if int(z) in scale]
+    mean = np.mean(electronegativities) if electronegativities else 0.0
     charges = [CHARGE_PER_ELECTRONEGATIVITY * (mean - scale.get(z, mean)) for z in config.short_range.elements]
     return table.at[:, 0].set(jnp.asarray(np.array(charges), table.dtype))
 

@@ -245,10 +245,10 @@ class Run:
             ) from error
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             self.save_best()
-            kept = [name for name in ("model", self.folder.checkpoint.name) if (self.folder.path / name).exists()]
+            saved = [name for name in ("model", self.folder.checkpoint.name) if (self.folder.path / name).exists()]
             raise DivergedError(
                 f"The loss is not finite at epoch {progress.epoch} (training {train_loss}, validation {valid_loss}). "
-                f"Kept from before in {str(self.folder.path)!r}: {' and '.join(kept) or 'nothing'}. "
+                f"Kept from before in {str(self.folder.path)!r}: {' and '.join(saved) or 'nothing'}. "
                 "Lower `learning_rate` or `clip`, or look for wrong labels."
             )
         rate = learning_rate(phase, progress.epoch_in_phase, progress.plateau_factor)
@@ -295,8 +295,8 @@ class Run:
         """Give the charges of the models on disk the sign of the convention, unless labels have set it."""
         if labels_set_sign(self.section):
             return
-        chosen = decisive(self.prepared.train, self.prepared.valid)
-        arguments = (chosen, validated(phase_weights(self.section.phases[-1])), self.section.batch_size)
+        dataset = decisive(self.prepared.train, self.prepared.valid)
+        arguments = (dataset, validated(phase_weights(self.section.phases[-1])), self.section.batch_size)
         for name in ("model", "model-last"):
             oriented = orient(load(self.folder.path / name), *arguments)
             if oriented is not None:

@@ -35,8 +35,8 @@ def parity(axes: "Axes", kind: str, pair: Parity, label: str = "", color: str = 
     title, unit, factor = term.title, term.table_unit, term.table_scale
     reference, predicted = factor * pair.reference, factor * pair.predicted
     if len(reference) > 5000:  # every point would be a large file that shows no more
-        chosen = np.random.default_rng(0).choice(len(reference), 5000, replace=False)
-        reference, predicted = reference[chosen], predicted[chosen]
+        subset = np.random.default_rng(0).choice(len(reference), 5000, replace=False)
+        reference, predicted = reference[subset], predicted[subset]
     low, high = min(reference.min(), predicted.min()), max(reference.max(), predicted.max())
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)

@@ -164,12 +164,12 @@ def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_n
 
 def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], labels: list[io.Labels]) -> ModelConfig:
     """Complete the hyper-parameters from the training set: elements, reference energies, scale."""
-    found = {int(z) for atoms in frames for z in atoms.numbers}
-    elements = model.short_range.elements or tuple(sorted(found))
-    if not found <= set(elements):
+    data_elements = {int(z) for atoms in frames for z in atoms.numbers}
+    elements = model.short_range.elements or tuple(sorted(data_elements))
+    if not data_elements <= set(elements):
         raise ValueError(
-            f"`model.short_range.elements` lacks {io.element_names(found - set(elements))} of the training set: add "
-            "them, or leave it out."
+            f"`model.short_range.elements` lacks {io.element_names(data_elements - set(elements))} of the training "
+            "set: add them, or leave it out."
         )
     if model.reference_energies:
         raise ValueError("`model.reference_energies` belong to the data: give `data.reference_energies`.")

@@ -72,7 +72,7 @@ def align(
     if not sign_is_free(potentials[0], dataset):
         return list(potentials)
     charges = [charges_of(potential, dataset, names, batch_size)[0] for potential in potentials]
-    overlaps = [np.sum(own * charges[0], axis=0) for own in charges]
+    overlaps = [np.sum(member_charges * charges[0], axis=0) for member_charges in charges]
     return [
         potential if np.all(overlap >= 0) else flip(potential, np.where(overlap < 0, -1.0, 1.0))
         for potential, overlap in zip(potentials, overlaps, strict=True)
@@ -95,8 +95,8 @@ def charges_of(
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         system = dataset.buckets[bucket].system
         real = np.asarray(system.atom_mask)[rows] & mask[:, None]
-        found = evaluate_rows(potential.core(), dataset.buckets[bucket], rows, mask, names)[1].charges
-        charges.append(np.asarray(found)[real])
+        batch_charges = evaluate_rows(potential.core(), dataset.buckets[bucket], rows, mask, names)[1].charges
+        charges.append(np.asarray(batch_charges)[real])
         numbers.append(np.asarray(system.atomic_numbers)[rows][real])
     return np.concatenate(charges), np.concatenate(numbers)
 

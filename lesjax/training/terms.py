@@ -106,24 +106,24 @@ def _charges(_: Potential, prediction: Prediction, batch: Batch) -> Float[Array,
 def _dipole(_: Potential, prediction: Prediction, batch: Batch) -> Float[Array, "b 3"]:
     """Dipole moments about the origins of the batch, e Å."""
 
-    def one(positions: Array, charges: Array, dipoles: Array | None, origin: Array) -> Array:
+    def moment(positions: Array, charges: Array, dipoles: Array | None, origin: Array) -> Array:
         return jnp.asarray(dipole_moment(positions, charges, dipoles=dipoles, origin=origin))
 
     assert prediction.charges is not None
     sources = (prediction.charges, prediction.dipoles)
-    return jax.vmap(one)(jnp.asarray(batch.system.positions), *sources, jnp.asarray(batch.origins))
+    return jax.vmap(moment)(jnp.asarray(batch.system.positions), *sources, jnp.asarray(batch.origins))
 
 
 def _quadrupole(_: Potential, prediction: Prediction, batch: Batch) -> Float[Array, "b 3 3"]:
     """Traceless quadrupole moments about the origins of the batch, e Å²."""
 
-    def one(positions: Array, charges: Array, dipoles: Array | None, quadrupoles: Array | None, origin: Array) -> Array:
-        moment = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
-        return jnp.asarray(traceless(moment))
+    def moment(positions: Array, charges: Array, dipoles: Array | None, quadrupoles: Array | None, origin: Array):
+        second = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
+        return jnp.asarray(traceless(second))
 
     assert prediction.charges is not None
     sources = (prediction.charges, prediction.dipoles, prediction.quadrupoles)
-    return jax.vmap(one)(jnp.asarray(batch.system.positions), *sources, jnp.asarray(batch.origins))
+    return jax.vmap(moment)(jnp.asarray(batch.system.positions), *sources, jnp.asarray(batch.origins))
 
 
 def born_effective_charges(potential: Potential, _: Prediction, batch: Batch) -> Float[Array, "b n 3 3"]:
@@ -131,8 +131,8 @@ def born_effective_charges(potential: Potential, _: Prediction, batch: Batch) ->
     assert potential.config.long_range is not None
     # charges that do not respond need no sum
     solver = batch.solver if potential.config.long_range.charges.responds else None
-    one = partial(predict_born_charges, potential)
-    return jax.vmap(one)(batch.system, solver, jnp.asarray(batch.epsilon_infinity))[0]
+    of_system = partial(predict_born_charges, potential)
+    return jax.vmap(of_system)(batch.system, solver, jnp.asarray(batch.epsilon_infinity))[0]
 
 
 DIAGONAL = np.eye(3, dtype=bool)
@@ -188,8 +188,8 @@ def check_weights(weights: Weights) -> None:
 def labelled_rows(batch: Batch) -> dict[str, Bool[np.ndarray, " b"]]:
     """Mark, for each term that structures of this periodicity have, the structures with a label of it."""
     terms = [term for term in TERMS if term.applies(batch.system.pbc)]
-    known = {term.name: np.asarray(term.known(batch)) for term in terms}
-    return {name: np.any(values.reshape(len(values), -1), axis=1) for name, values in known.items()}
+    masks = {term.name: np.asarray(term.known(batch)) for term in terms}
+    return {name: np.any(values.reshape(len(values), -1), axis=1) for name, values in masks.items()}
 
 
 def labelled(dataset: Dataset) -> set[str]:
