@@ -139,20 +139,20 @@ def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: o
     def run(positions: Array, momenta: Array) -> tuple[Array, ...]:
         state = integrator.initialize(positions, cell, jnp.asarray(masses), momenta)
 
-        def some(state: object, _: None) -> tuple[object, tuple[Array, ...]]:
+        def sample_once(state: object, _: None) -> tuple[object, tuple[Array, ...]]:
             state = jax.lax.fori_loop(0, SAMPLE_EVERY, lambda _, s: integrator.step(s, **fixed), state)
             return state, observe(state)
 
-        state, observed = jax.lax.scan(some, state, None, length=steps // SAMPLE_EVERY)
+        state, observed = jax.lax.scan(sample_once, state, None, length=steps // SAMPLE_EVERY)
         return *observed, state.position
 
     rng = np.random.default_rng(seed)
     momenta = maxwell_boltzmann(masses, case.temperature, rng, without_rotation=case.positions if still else None)
     results = run(jnp.asarray(case.positions), jnp.asarray(momenta))
     *results, last = results
-    kept = [np.asarray(x)[len(x) // 10 :] for x in results]
+    samples = [np.asarray(x)[len(x) // 10 :] for x in results]
     inner = 3 * n - (3 if settings.scheme(case.pbc).conserves_momentum else 0) - rotations
-    return Samples(*kept[:3], kept[3] * 2.0 / inner, dof, np.asarray(last))
+    return Samples(*samples[:3], samples[3] * 2.0 / inner, dof, np.asarray(last))
 
 
 def _vibration(state: object) -> Array:
@@ -178,14 +178,14 @@ def mean_and_variance(values: np.ndarray, mean: float, variance: float) -> dict[
     return results
 
 
-def volumes(case: Case, found: np.ndarray, steps: int) -> tuple[float, float]:
+def volumes(case: Case, sampled: np.ndarray, steps: int) -> tuple[float, float]:
     """Mean and variance of the volume at this pressure from the equation of state, Å³ and Å⁶.
 
     The equation of state covers four standard deviations around the volumes of the run, `sampled`.
     """
     kT, pressure = case.temperature * BOLTZMANN, case.pressure * BAR
     grid, pressures = [], []
-    for volume in found.mean() + found.std() * np.linspace(-4.0, 4.0, 7):
+    for volume in sampled.mean() + sampled.std() * np.linspace(-4.0, 4.0, 7):
         scale = (volume / abs(np.linalg.det(case.cell))) ** (1 / 3)
         scaled = dataclasses.replace(case, positions=case.positions * scale, cell=case.cell * scale)
         samples = sample(scaled, "nose-hoover", steps)

@@ -75,9 +75,9 @@ def drift(
 def reversal(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path) -> float:
     """Distance from the start after 500 steps forward and back, Å."""
     settings = Settings(steps=500, timestep=TIMESTEP, frame_every=500)
-    there = simulate(potential, start, folder / "there", settings, quiet=True)
-    there.set_momenta(-there.get_momenta())
-    back = simulate(potential, there, folder / "back", settings, quiet=True)
+    forward = simulate(potential, start, folder / "there", settings, quiet=True)
+    forward.set_momenta(-forward.get_momenta())
+    back = simulate(potential, forward, folder / "back", settings, quiet=True)
     return float(f"{np.abs(back.positions - start.positions).max():.3g}")
 
 
@@ -149,7 +149,7 @@ def main() -> None:
     potential = lesjax.load(arguments.model)
     dtype = "float64" if jax.config.jax_enable_x64 else "float32"
     atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[-1]
-    found: dict = {"n_atoms": len(atoms)}
+    values: dict = {"n_atoms": len(atoms)}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         warm = Settings(ensemble="langevin", temperature=300.0, steps=10000, timestep=TIMESTEP)
@@ -163,13 +163,13 @@ def main() -> None:
             if check in ENSEMBLES:
                 # in float32 drifts ten times as large are looked for; a moving cell scatters more
                 parts = 1 if dtype == "float32" and check != "nve" else 6 if check.startswith("npt") else 3
-                found[check] = drift(potential, start, check, arguments.steps, parts, folder / check)
+                values[check] = drift(potential, start, check, arguments.steps, parts, folder / check)
             else:
-                found[check] = checks[check]()
-            print(dtype, check, found[check], flush=True)
+                values[check] = checks[check]()
+            print(dtype, check, values[check], flush=True)
             if arguments.json:
                 runs = read_runs(arguments.json)
-                runs[dtype] = {**runs.get(dtype, {}), **found}
+                runs[dtype] = {**runs.get(dtype, {}), **values}
                 write_json(arguments.json, {"timestep_fs": TIMESTEP, "runs": runs})
 
 

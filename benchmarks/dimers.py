@@ -146,11 +146,11 @@ def table_of(runs: list[dict]) -> dict[str, dict]:
             continue
         table[name] = {}
         for model in MODELS:
-            own = [run for run in of_class if run["model"] == model]
-            if own:
-                medians = {key: float(np.median([run[key] for run in own])) for key in own[0] if key not in KEY}
-                table[name][model] = {key: round(value, 5) for key, value in medians.items()}
-                table[name][model]["seeds"] = sorted(run["seed"] for run in own)
+            of_model = [run for run in of_class if run["model"] == model]
+            if of_model:
+                keys = [key for key in of_model[0] if key not in KEY]
+                table[name][model] = {k: round(float(np.median([run[k] for run in of_model])), 5) for k in keys}
+                table[name][model]["seeds"] = sorted(run["seed"] for run in of_model)
     return table
 
 
@@ -192,13 +192,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as for lesjax train")
     arguments = parser.parse_args()
     dtype = str(jax.numpy.zeros(()).dtype)
-    found = [
+    new_runs = [
         one_run(name, model, seed, arguments)
         for seed in arguments.seeds
         for name in arguments.classes
         for model in arguments.models
     ]
-    runs = [*other_runs(arguments.json, found, data=arguments.data, dtype=dtype), *found]
+    runs = [*other_runs(arguments.json, new_runs, data=arguments.data, dtype=dtype), *new_runs]
     table = table_of(runs)
     for name, entry in table.items():
         print(name, json.dumps(entry))

@@ -64,12 +64,12 @@ def water(shape: str, rng: np.random.Generator) -> tuple[Atoms, np.ndarray]:
     edge = 30.0 ** (1 / 3)
     sheared = TRICLINIC if shape == "triclinic" else np.eye(3)
     lattice = edge * sheared / np.linalg.det(sheared) ** (1 / 3)
-    places = np.array(list(itertools.product(*map(range, repeats)))) @ lattice
+    sites = np.array(list(itertools.product(*map(range, repeats)))) @ lattice
     positions = []
-    for place in places + 0.3 * rng.normal(size=places.shape):
+    for oxygen in sites + 0.3 * rng.normal(size=sites.shape):
         rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-        positions += [place, *(place + hydrogens @ rotation)]
-    atoms = Atoms("OH2" * len(places), positions, cell=np.diag(repeats) @ lattice, pbc=True)
+        positions += [oxygen, *(oxygen + hydrogens @ rotation)]
+    atoms = Atoms("OH2" * len(sites), positions, cell=np.diag(repeats) @ lattice, pbc=True)
     return atoms, np.array([CHARGES[symbol] for symbol in atoms.symbols])
 
 
@@ -83,13 +83,13 @@ def configurations(kind: str, shape: str) -> list[tuple[Atoms, np.ndarray]]:
     if name == "random":
         cell = SHAPES[shape] * 14.0 / np.linalg.det(SHAPES[shape]) ** (1 / 3)
         charges = rng.permutation(np.repeat([1.0, -1.0], 32))
-        places = [rng.uniform(0, 1, (64, 3)) @ cell for _ in RATTLES]
+        position_sets = [rng.uniform(0, 1, (64, 3)) @ cell for _ in RATTLES]
     else:
         atoms, charges = crystal(name, shape)
         cell = atoms.cell.array
-        places = [atoms.positions + size * rng.normal(size=(len(atoms), 3)) for size in RATTLES]
+        position_sets = [atoms.positions + size * rng.normal(size=(len(atoms), 3)) for size in RATTLES]
     pbc = (True, True, not slab)
-    return [(Atoms(f"X{len(charges)}", place, cell=cell, pbc=pbc), charges) for place in places]
+    return [(Atoms(f"X{len(charges)}", positions, cell=cell, pbc=pbc), charges) for positions in position_sets]
 
 
 def kinds() -> list[tuple[str, str]]:
@@ -174,8 +174,8 @@ def main() -> None:
         return
     assert jax.config.jax_enable_x64, "Set JAX_ENABLE_X64=1: the errors are below the rounding of float32."
     stretch = 1.03 if arguments.stretched else 1.0
-    chosen = [k for k in kinds() if arguments.kinds is None or k[0] in arguments.kinds]
-    plans = itertools.product(chosen, arguments.sigmas, arguments.methods, arguments.accuracies)
+    selected = [k for k in kinds() if arguments.kinds is None or k[0] in arguments.kinds]
+    plans = itertools.product(selected, arguments.sigmas, arguments.methods, arguments.accuracies)
     cases = [
         measure(*system, sigma, method, accuracy, stretch, arguments.earlier)
         for system, sigma, method, accuracy in plans

@@ -56,8 +56,8 @@ def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
         yield Goal(f"{where}: forces MAE of LES", forces["les"], 0.010, "meV/Å", 1e3)
         yield Goal(f"{where}: short range over LES", ratio(forces["short_range"], forces["les"]), 10.0, at_least=True)
     for size in (10, 30, 100, 300):
-        found = value("gas", 5.0, "les", size, "charges_mae")
-        yield Goal(f"Gas, {size} frames, cutoff 5 Å: charge MAE of LES", found, 0.005, "e")
+        error = value("gas", 5.0, "les", size, "charges_mae")
+        yield Goal(f"Gas, {size} frames, cutoff 5 Å: charge MAE of LES", error, 0.005, "e")
     forces = {model: value("kf_water", 4.5, model, 180, "forces_mae") for model in ("short_range", "les")}
     where = "Aqueous KF, 180 frames, cutoff 4.5 Å"
     yield Goal(f"{where}: forces MAE of LES over short range", ratio(forces["les"], forces["short_range"]), 0.45)
@@ -88,7 +88,7 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
     for name, run in RUNS.items():
         if name.endswith("short_range"):
             continue
-        frames, found = reported(runs[name]) if name in runs else ("validation", {})
+        frames, metrics = reported(runs[name]) if name in runs else ("validation", {})
         remark = f" ({run.remark})" if run.remark else ""
         for metric, limit in run.published.items():
             kind = metric.removesuffix("_rmse")
@@ -96,21 +96,21 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
             is_score = metric.endswith("_r2")
             for key in (metric, metric.removesuffix("r2") + "corr2") if is_score else (metric,):
                 text = f"{name}, {frames}, {key}: as published or better{remark}"
-                yield Goal(text, found.get(key), limit, unit, factor, at_least=is_score)
+                yield Goal(text, metrics.get(key), limit, unit, factor, at_least=is_score)
 
 
 def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:
     """Goals for conservation, restarts and the cost of molecular dynamics of water."""
     runs = results.get("conservation", {}).get("runs", {})
     for dtype, limit in (("float64", 1e-6), ("float32", 1e-5)):
-        found = runs.get(dtype, {})
+        values = runs.get(dtype, {})
         for ensemble in ("nve", "nvt", "npt", "npt-flexible"):
-            drift = found.get(ensemble, {}).get("drift_eV_per_atom_and_ps")
+            drift = values.get(ensemble, {}).get("drift_eV_per_atom_and_ps")
             drift = None if drift is None else abs(drift)
             yield Goal(f"Water, {ensemble}, {dtype}: drift of the conserved energy", drift, limit, "µeV/atom/ps", 1e6)
-    found = runs.get("float64", {})
-    yield Goal("Water, 500 steps there and back, float64: distance", found.get("reversal_A"), 1e-8, "Å")
-    yield Goal("Water, new plan of the Ewald sum: jump", found.get("new_plan_eV_per_atom"), 1e-5, "µeV/atom", 1e6)
+    values = runs.get("float64", {})
+    yield Goal("Water, 500 steps there and back, float64: distance", values.get("reversal_A"), 1e-8, "Å")
+    yield Goal("Water, new plan of the Ewald sum: jump", values.get("new_plan_eV_per_atom"), 1e-5, "µeV/atom", 1e6)
     rows = {row["n_atoms"]: row for row in results.get("md", {}).get("rows", [])}
     for n, factor in ((192, 8.0), (1536, 8.0), (12288, 25.0)):
         row = rows.get(n, {})
@@ -132,9 +132,9 @@ def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 def of_ensembles(results: Mapping[str, dict]) -> Iterator[Goal]:
     """Goals for the cost of eight models, and for the rank correlation of their spread and error."""
-    found = results.get("ensembles", {})
-    yield Goal("Ensemble of 8, dimers: training step over that of one model", found.get("cost", {}).get("ratio"), 3.0)
-    rank = found.get("ranking", {}).get("metrics", {}).get("forces_spearman")
+    content = results.get("ensembles", {})
+    yield Goal("Ensemble of 8, dimers: training step over that of one model", content.get("cost", {}).get("ratio"), 3.0)
+    rank = content.get("ranking", {}).get("metrics", {}).get("forces_spearman")
     text = "Ensemble, dipeptides, validation: rank correlation of spread and error of forces"
     yield Goal(text, rank, 0.5, at_least=True)
 
@@ -144,5 +144,5 @@ def of_fits(results: Mapping[str, dict]) -> Iterator[Goal]:
     runs = {(*run["targets"], run["start"]): run for run in results.get("fit_charges", {}).get("runs", [])}
     for start in (0.8, 1.25):
         run = runs.get(("rdf", "dipole", start))
-        found = None if run is None else run["error_percent"]
-        yield Goal(f"Charge scale from a radial distribution and a dipole, start {start:g}: error", found, 1.0, "%")
+        error = None if run is None else run["error_percent"]
+        yield Goal(f"Charge scale from a radial distribution and a dipole, start {start:g}: error", error, 1.0, "%")

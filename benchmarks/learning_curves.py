@@ -101,8 +101,8 @@ def spread(frames: list[Atoms], seed: int = 0) -> list[Atoms]:
     groups: dict[tuple, list[int]] = {}
     for i in np.random.default_rng(seed).permutation(len(frames)).tolist():
         groups.setdefault((frames[i].info.get("kind"), frames[i].info.get("n_pairs")), []).append(i)
-    places = [((k + 0.5) / len(group), i) for group in groups.values() for k, i in enumerate(group)]
-    return [frames[i] for _, i in sorted(places)]
+    order = [((k + 0.5) / len(group), i) for group in groups.values() for k, i in enumerate(group)]
+    return [frames[i] for _, i in sorted(order)]
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ def key_of(system: str, cutoff: float, model: str, size: int) -> str:
 
 def is_current(run: Mapping) -> bool:
     """Return whether a run has the settings that its model has today."""
-    own = [*MODELS[run["model"]][1], f"model.short_range.cutoff={run['cutoff']}"]
-    return list(run["settings"][: len(own)]) == own
+    settings = [*MODELS[run["model"]][1], f"model.short_range.cutoff={run['cutoff']}"]
+    return list(run["settings"][: len(settings)]) == settings
 
 
 def write_parts(study: Study, system: str, size: int, held_out: tuple[int, int], work: pathlib.Path) -> dict[str, str]:
@@ -191,8 +191,8 @@ def one_run(system: str, cutoff: float, model: str, size: int, arguments: argpar
     result = train(study.config, [*(f"data.{part}={file}" for part, file in files.items()), *settings], folder)
     test = io.read(files["test"])
     for kind in study.kinds:
-        chosen = [atoms for atoms in test if atoms.info["kind"] == kind]
-        result["metrics"][kind] = evaluate(load(folder / "model"), chosen).metrics
+        frames_of_kind = [atoms for atoms in test if atoms.info["kind"] == kind]
+        result["metrics"][kind] = evaluate(load(folder / "model"), frames_of_kind).metrics
     result |= {"settings": settings, "system": system, "cutoff": cutoff, "model": model, "n_train": size}
     lesjax.runs.write_json(done, result)
     return result
@@ -209,16 +209,16 @@ def plot(runs: Mapping[str, dict], path: str | pathlib.Path) -> None:
     sizes: dict[tuple[str, float], set[int]] = {}
     for run in runs.values():
         sizes.setdefault((run["system"], run["cutoff"]), set()).add(run["n_train"])
-    curves = {place: found for place, found in sizes.items() if len(found) > 1} or sizes
-    panels = [(*place, kind) for place in curves for kind in STUDIES[place[0]].kinds or ("test",)]
+    curves = {curve: counts for curve, counts in sizes.items() if len(counts) > 1} or sizes
+    panels = [(*curve, kind) for curve in curves for kind in STUDIES[curve[0]].kinds or ("test",)]
     figure = Figure(figsize=(3.9 * len(panels), 4.6), layout="constrained")
     shown = set()
     for axes, (system, cutoff, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         ticks = sorted(curves[system, cutoff])
         for model, (_, _, color, marker) in MODELS.items():
-            place = (system, cutoff, model)
-            own = [r for r in runs.values() if (r["system"], r["cutoff"], r["model"]) == place and is_current(r)]
-            points = sorted((r["n_train"], 1e3 * r["metrics"][kind]["forces_mae"]) for r in own)
+            curve = (system, cutoff, model)
+            curve_runs = [r for r in runs.values() if (r["system"], r["cutoff"], r["model"]) == curve and is_current(r)]
+            points = sorted((r["n_train"], 1e3 * r["metrics"][kind]["forces_mae"]) for r in curve_runs)
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=6)
                 shown.add(model)

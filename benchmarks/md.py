@@ -88,9 +88,9 @@ def measure(potential: Potential, repeat: int, steps: int, rounds: int) -> dict:
 
 def parts(simulation: Simulation) -> dict:
     """The parts of a step, each compiled by itself, for the current state of the simulation."""
-    potential, solver, pairs = simulation.potential, simulation.solver, simulation.neighbor_list
+    potential, solver, neighbor_list = simulation.potential, simulation.solver, simulation.neighbor_list
     position, cell = simulation.state.position, simulation.cell
-    system = jax.jit(lambda: within_cutoff(pairs, simulation.template, position, cell))()
+    system = jax.jit(lambda: within_cutoff(neighbor_list, simulation.template, position, cell))()
     config = dataclasses.replace(potential.config, long_range=None)
     short_range = dataclasses.replace(potential, config=config, signs=None)
 
@@ -105,8 +105,8 @@ def parts(simulation: Simulation) -> dict:
         return jax.lax.fori_loop(0, LOG_EVERY, again, jnp.zeros_like(system.positions))
 
     @jax.jit
-    def neighbours(pairs, position):
-        new = renew(pairs, position, cell)
+    def neighbours(neighbor_list, position):
+        new = renew(neighbor_list, position, cell)
         return new.overflow, within_cutoff(new, simulation.template, position, cell).neighbor_mask
 
     far = position + jnp.asarray(simulation.settings.skin, position.dtype)
@@ -119,8 +119,8 @@ def parts(simulation: Simulation) -> dict:
         "call": lambda: once(potential, system, solver),
         "energy_and_forces": lambda: repeated(potential, system, solver),
         "short_range": lambda: repeated(short_range, system, None),
-        "neighbours": lambda: neighbours(pairs, position),
-        "new_list": lambda: neighbours(pairs, far),
+        "neighbours": lambda: neighbours(neighbor_list, position),
+        "new_list": lambda: neighbours(neighbor_list, far),
     }
 
 

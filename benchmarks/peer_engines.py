@@ -137,8 +137,8 @@ def _torch_pme(method: str, data: dict, settings: dict) -> Call:
     if positions.ndim == 3:
         n = int(np.ceil(settings["k_max"] * float(data["edge"]) / np.pi))
         kvectors = generate_kvectors_for_ewald(ns=torch.tensor([n] * 3, device=device), cell=cell)
-        one = lambda q, r: calculator._compute_kspace(q, cell, r, kvectors=kvectors)  # noqa: E731
-        potentials = torch.func.vmap(one)
+        reciprocal = lambda q, r: calculator._compute_kspace(q, cell, r, kvectors=kvectors)  # noqa: E731
+        potentials = torch.func.vmap(reciprocal)
     else:
         potentials = lambda q, r: calculator(q, cell, r, pairs, distances)  # noqa: E731
 
@@ -178,11 +178,11 @@ def reference(data: dict) -> tuple[np.ndarray, np.ndarray]:
 def errors(result: tuple, data: dict) -> dict:
     """Relative errors of energies and forces, over the whole batch for a batch."""
     energy, forces = (np.asarray(x, "float64") for x in result)
-    found = {
+    relative = {
         "energy_error": np.linalg.norm(energy - data["energy"]) / np.linalg.norm(data["energy"]),
         "forces_error": np.linalg.norm(forces - data["forces"]) / np.linalg.norm(data["forces"]),
     }
-    return {key: float(f"{value:.2e}") for key, value in found.items()}
+    return {key: float(f"{value:.2e}") for key, value in relative.items()}
 
 
 def tune(engine: str, data: dict) -> dict:

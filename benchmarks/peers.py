@@ -216,8 +216,8 @@ def as_table(rows: list[dict]) -> Table:
         numbers = [f"{row['ms']:.2f}", f"{row['first_call_s']:.2f}"]
         numbers += [f"{row[key]:.1e}" for key in ("forces_error", "energy_error")]
         numbers += [str(row["peak_mb"]), str(row["above_start_mb"])]
-        chosen = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
-        table.add_row(atoms, row["engine"], *numbers, chosen + (f"; {row['note']}" if "note" in row else ""))
+        settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
+        table.add_row(atoms, row["engine"], *numbers, settings + (f"; {row['note']}" if "note" in row else ""))
     return table
 
 
@@ -232,14 +232,14 @@ def plot(rows: list[dict], path: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for axis, key, label in zip(axes, ("ms", "above_start_mb"), ("time, ms", "memory, MB"), strict=True):
         for name in ENGINES:
-            own = [row for row in rows if row["engine"] == name and row["batch"] == 1]
-            own.sort(key=lambda row: row["n_atoms"])
-            if not own:
+            engine_rows = [row for row in rows if row["engine"] == name and row["batch"] == 1]
+            engine_rows.sort(key=lambda row: row["n_atoms"])
+            if not engine_rows:
                 continue
             family, method = name.split(" ", 1)
-            n, values = [row["n_atoms"] for row in own], [max(row[key], 1e-3) for row in own]
+            n, values = [row["n_atoms"] for row in engine_rows], [max(row[key], 1e-3) for row in engine_rows]
             style = {"color": colors[family], "marker": markers[family], "ms": 5}
-            reached = [row["forces_error"] <= TARGET for row in own]
+            reached = [row["forces_error"] <= TARGET for row in engine_rows]
             axis.loglog(n, values, linestyle=lines.get(method, "-."), label=name, **{**style, "marker": ""})
             for x, y, full in zip(n, values, reached, strict=True):
                 axis.plot(x, y, **style, mfc=colors[family] if full else "white")

@@ -129,9 +129,9 @@ def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     if run.fit_epsilon:
         prepared = prepare(load_config(run.config, settings))
         potential = load(folder / "model")
-        found = evaluate(potential, prepared.train, epsilon_infinity="fit").metrics["epsilon_infinity"]
-        metrics["validation"] = evaluate(potential, prepared.valid, epsilon_infinity=found).metrics
-        metrics["validation"]["epsilon_infinity_of_training"] = found
+        epsilon = evaluate(potential, prepared.train, epsilon_infinity="fit").metrics["epsilon_infinity"]
+        metrics["validation"] = evaluate(potential, prepared.valid, epsilon_infinity=epsilon).metrics
+        metrics["validation"]["epsilon_infinity_of_training"] = epsilon
     return {**result, "settings": [*run.settings, *extra]}
 
 

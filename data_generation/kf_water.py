@@ -55,9 +55,9 @@ def start(kind: str, n_pairs: int, rng: np.random.Generator) -> Atoms:
 
 def trajectory(kind: str, n_pairs: int, k: int, seed: int, work: pathlib.Path | None) -> Sequence[Atoms]:
     """Return the labelled frames of trajectory `k`, saved as a file in `work` if that is given."""
-    kept = work / f"kf_water_{kind}_{n_pairs}_{k}_{seed}{storage.SUFFIX}" if work else None
-    if kept is not None and kept.exists():
-        return storage.read(kept)
+    saved = work / f"kf_water_{kind}_{n_pairs}_{k}_{seed}{storage.SUFFIX}" if work else None
+    if saved is not None and saved.exists():
+        return storage.read(saved)
     rng = np.random.default_rng([seed, list(FRAMES).index(kind), n_pairs, k])
     frames = spcfw.sample(
         start(kind, n_pairs, rng),
@@ -68,8 +68,8 @@ def trajectory(kind: str, n_pairs: int, k: int, seed: int, work: pathlib.Path | 
         seed=int(rng.integers(1, 2**31 - 1)),
     )
     frames = spcfw.label(frames)
-    if kept is not None:
-        storage.write_frames(kept, frames)
+    if saved is not None:
+        storage.write_frames(saved, frames)
     return frames
 
 
