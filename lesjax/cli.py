@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lesjax {parsed.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        further = "; the same command resumes from the last checkpoint" if parsed.command in RESUMED else ""
-        print(f"interrupted{further}", file=sys.stderr)
+        hint = "; the same command resumes from the last checkpoint" if parsed.command in RESUMED else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         return 130
 
 
@@ -197,9 +197,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax.training.terms import TERMS
 
     pbc = PBC[arguments.pbc]
-    several = is_ensemble(arguments.model)
-    read = load_ensemble if several else load
-    if arguments.calibration and not several:
+    ensemble = is_ensemble(arguments.model)
+    read = load_ensemble if ensemble else load
+    if arguments.calibration and not ensemble:
         raise ValueError(f"`--calibration` needs an ensemble, but {arguments.model!r} is a single potential.")
     result = evaluate_file(
         read(arguments.model),
@@ -290,14 +290,14 @@ def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
 
     from lesjax.io import Keys
 
-    known = {f.name for f in dataclasses.fields(Keys)} - {"born_effective_charges_order"}
-    chosen = {}
+    labels = {f.name for f in dataclasses.fields(Keys)} - {"born_effective_charges_order"}
+    label_names = {}
     for assignment in assignments:
         label, separator, name = assignment.partition("=")
-        if not separator or not name or label not in known:
-            raise ValueError(f"`--key` needs one of {', '.join(sorted(known))} = NAME, got {assignment!r}.")
-        chosen[label] = (name,)
-    return Keys(**chosen, born_effective_charges_order=born_order)
+        if not separator or not name or label not in labels:
+            raise ValueError(f"`--key` needs one of {', '.join(sorted(labels))} = NAME, got {assignment!r}.")
+        label_names[label] = (name,)
+    return Keys(**label_names, born_effective_charges_order=born_order)
 
 
 def _print_metrics(title: str, result: "Evaluation") -> None:
@@ -313,9 +313,9 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
         term = find(kind)
         factor = term.table_scale
         errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
-        further = (f"{pair.corr2():.4f}",)
+        extra = (f"{pair.corr2():.4f}",)
         if result.calibration:
-            further = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
-        table.add_row(f"{term.title} ({term.table_unit})", *errors, f"{pair.r2():.4f}", *further)
+            extra = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
+        table.add_row(f"{term.title} ({term.table_unit})", *errors, f"{pair.r2():.4f}", *extra)
     print(f"{title}: {result.metrics['n_structures']} structures")
     Console().print(table)

@@ -242,9 +242,9 @@ def _check_results(atoms: Atoms) -> None:
 def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
     results = getattr(atoms.calc, "results", None) or {}
     for name in names:
-        for place in (atoms.info, atoms.arrays, results):
-            if place.get(name) is not None:
-                value = place[name]
+        for mapping in (atoms.info, atoms.arrays, results):
+            if mapping.get(name) is not None:
+                value = mapping[name]
                 try:
                     if isinstance(value, str) and value.lstrip().startswith("["):
                         value = parse_json(value, nonfinite=True)
@@ -255,10 +255,10 @@ def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None
 
 
 def _find(atoms: Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
-    found = _lookup(atoms, names)
-    if found is None:
+    entry = _lookup(atoms, names)
+    if entry is None:
         return np.full(shape, np.nan)
-    name, value = found
+    name, value = entry
     # ASE sometimes keeps a matrix in a comment line as [1, 3, 3], and a single number may come as a list of one; such a
     # line may also hold forces as one long list
     squeezed = tuple(k for k in value.shape if k != 1)
@@ -273,10 +273,10 @@ def _find(atoms: Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndar
 def _born_effective_charges(atoms: Atoms, keys: Keys) -> np.ndarray:
     """[atom, polarization, displacement] from nine numbers per atom, as one row or a matrix."""
     n = len(atoms)
-    found = _lookup(atoms, keys.born_effective_charges)
-    if found is None:
+    entry = _lookup(atoms, keys.born_effective_charges)
+    if entry is None:
         return np.full((n, 3, 3), np.nan)
-    name, value = found
+    name, value = entry
     if value.shape not in ((n, 9), (n, 3, 3), (9 * n,)):
         raise ValueError(f"`{name}` has shape {value.shape} where {(n, 9)} or {(n, 3, 3)} is needed.")
     order = keys.born_effective_charges_order or BORN_ORDER_OF_NAME.get(name)
@@ -294,10 +294,10 @@ def _born_effective_charges(atoms: Atoms, keys: Keys) -> np.ndarray:
 
 def _stress(atoms: Atoms, names: Sequence[str]) -> np.ndarray:
     """A 3x3 matrix from nine numbers or from six in Voigt order (xx, yy, zz, yz, xz, xy)."""
-    found = _lookup(atoms, names)
-    if found is None:
+    entry = _lookup(atoms, names)
+    if entry is None:
         return np.full((3, 3), np.nan)
-    name, value = found
+    name, value = entry
     if value.size == 6:
         xx, yy, zz, yz, xz, xy = value.ravel()
         return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])

@@ -75,11 +75,11 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
             nearest = difflib.get_close_matches(key, fields, n=1)
             hint = f"Did you mean `{where}{nearest[0]}`?" if nearest else f"Known here: {', '.join(fields)}."
             raise ValueError(f"Unknown key `{where}{key}`. {hint}")
-        chosen = fields[key].metadata.get("kinds")
-        if chosen is None:
+        field_kinds = fields[key].metadata.get("kinds")
+        if field_kinds is None:
             values[key] = _convert(hints[key], value, f"{where}{key}")
         else:
-            values[key] = _choose(chosen, value, f"{where}{key}")
+            values[key] = _choose(field_kinds, value, f"{where}{key}")
     required = [
         name
         for name, f in fields.items()

@@ -155,15 +155,15 @@ class System:
         if n_atoms < n or n_neighbors < m:
             raise ValueError(f"A system of {n} atoms and {m} neighbours does not fit into ({n_atoms}, {n_neighbors}).")
         # widths as an array: checkers of types do not follow numpy's nested sequences
-        one = np.array([[0, n_atoms - n]])
+        padding = np.array([[0, n_atoms - n]])
         two, wider = np.array([[0, n_atoms - n], [0, 0]]), np.array([[0, n_atoms - n], [0, n_neighbors - m]])
         neighbors = np.repeat(np.arange(n_atoms, dtype=np.int32)[:, None], n_neighbors, axis=1)
         neighbors[:n, :m] = self.neighbors
         return dataclasses.replace(
             self,
             positions=np.pad(self.positions, two),
-            atomic_numbers=np.pad(self.atomic_numbers, one),
-            atom_mask=np.pad(self.atom_mask, one),
+            atomic_numbers=np.pad(self.atomic_numbers, padding),
+            atom_mask=np.pad(self.atom_mask, padding),
             neighbors=neighbors,
             cell_shifts=np.pad(self.cell_shifts, np.concatenate([wider, [[0, 0]]])),
             neighbor_mask=np.pad(self.neighbor_mask, wider),

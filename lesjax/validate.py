@@ -101,8 +101,8 @@ def not_both(**values: object) -> None:
         ValueError: if both are given.
     """
     if all(value is not None for value in values.values()):
-        names, found = " or ".join(f"`{name}`" for name in values), " and ".join(map(str, values.values()))
-        raise ValueError(f"Give {names}, not both; got {found}.")
+        names, texts = " or ".join(f"`{name}`" for name in values), " and ".join(map(str, values.values()))
+        raise ValueError(f"Give {names}, not both; got {texts}.")
 
 
 def _is_number(value: Any) -> bool:
