@@ -1,12 +1,12 @@
-"""Distributions of the kinetic energy and of the volume in molecular dynamics, beside those of the canonical ensemble.
+"""Distributions of the kinetic energy and volume in molecular dynamics, compared with the canonical ensemble.
 
     JAX_ENABLE_X64=1 python benchmarks/canonical.py --json benchmarks/results/canonical.json
 
-Argon-like Lennard-Jones atoms with the integrators of `lesjax md`: a crystal and a liquid of 32 atoms, and a cluster
-of 13. With f degrees of freedom the kinetic energy has the mean f kT / 2 and the variance f (kT)² / 2 in every
-canonical ensemble. At constant energy the variance is smaller, by half for a harmonic crystal, and the mean depends on
-the start. The volume at constant pressure is compared with the distribution exp(-(F + P V) / kT), dF/dV = -⟨P⟩ from
-runs at seven fixed volumes; the flexible cell, whose shape fluctuates as well, with the same one. Errors are those of
+Argon-like Lennard-Jones atoms with the integrators of `lesjax md`: a crystal and a liquid of 32 atoms, and a cluster of
+13. With f degrees of freedom the kinetic energy has the mean f kT / 2 and the variance f (kT)² / 2 in every canonical
+ensemble. At constant energy the variance is smaller, by half for a harmonic crystal, and the mean depends on the
+initial state. The volume at constant pressure is compared with the distribution exp(-(F + P V) / kT), dF/dV = -⟨P⟩ from
+runs at seven fixed volumes; the flexible cell, whose shape fluctuates as well, with the same one. Errors are errors of
 means over 20 blocks.
 
 The last column is for clusters: the temperature of the motion without rotation, relative to that of the thermostat. A
@@ -58,13 +58,13 @@ class Case:
 
 
 def crystal() -> Case:
-    """32 atoms of a face-centred cubic crystal."""
+    """A face-centred cubic crystal of 32 atoms."""
     atoms = bulk("Ar", "fcc", a=5.4, cubic=True).repeat(2)
     return Case(atoms.positions, atoms.cell.array, 40.0, 500.0)
 
 
 def liquid() -> Case:
-    """The same at a density and temperature at which it has melted."""
+    """The same atoms at a density and temperature of the liquid."""
     atoms = bulk("Ar", "fcc", a=5.75, cubic=True).repeat(2)
     return Case(atoms.positions, atoms.cell.array, 150.0, 1500.0)
 
@@ -139,20 +139,20 @@ def sample(case: Case, ensemble: str, steps: int, *, seed: int = 0, **changes: o
     def run(positions: Array, momenta: Array) -> tuple[Array, ...]:
         state = integrator.initialize(positions, cell, jnp.asarray(masses), momenta)
 
-        def some(state: object, _: None) -> tuple[object, tuple[Array, ...]]:
+        def sample_once(state: object, _: None) -> tuple[object, tuple[Array, ...]]:
             state = jax.lax.fori_loop(0, SAMPLE_EVERY, lambda _, s: integrator.step(s, **fixed), state)
             return state, observe(state)
 
-        state, observed = jax.lax.scan(some, state, None, length=steps // SAMPLE_EVERY)
+        state, observed = jax.lax.scan(sample_once, state, None, length=steps // SAMPLE_EVERY)
         return *observed, state.position
 
     rng = np.random.default_rng(seed)
     momenta = maxwell_boltzmann(masses, case.temperature, rng, without_rotation=case.positions if still else None)
     results = run(jnp.asarray(case.positions), jnp.asarray(momenta))
     *results, last = results
-    kept = [np.asarray(x)[len(x) // 10 :] for x in results]
+    samples = [np.asarray(x)[len(x) // 10 :] for x in results]
     inner = 3 * n - (3 if settings.scheme(case.pbc).conserves_momentum else 0) - rotations
-    return Samples(*kept[:3], kept[3] * 2.0 / inner, dof, np.asarray(last))
+    return Samples(*samples[:3], samples[3] * 2.0 / inner, dof, np.asarray(last))
 
 
 def _vibration(state: object) -> Array:
@@ -178,14 +178,14 @@ def mean_and_variance(values: np.ndarray, mean: float, variance: float) -> dict[
     return results
 
 
-def volumes(case: Case, found: np.ndarray, steps: int) -> tuple[float, float]:
-    """Mean and variance of the volume of this pressure by the equation of state, Å³ and Å⁶.
+def volumes(case: Case, sampled: np.ndarray, steps: int) -> tuple[float, float]:
+    """Mean and variance of the volume at this pressure from the equation of state, Å³ and Å⁶.
 
-    The equation of state reaches four standard deviations around the volumes of the run, `found`.
+    The equation of state covers four standard deviations around the volumes of the run, `sampled`.
     """
     kT, pressure = case.temperature * BOLTZMANN, case.pressure * BAR
     grid, pressures = [], []
-    for volume in found.mean() + found.std() * np.linspace(-4.0, 4.0, 7):
+    for volume in sampled.mean() + sampled.std() * np.linspace(-4.0, 4.0, 7):
         scale = (volume / abs(np.linalg.det(case.cell))) ** (1 / 3)
         scaled = dataclasses.replace(case, positions=case.positions * scale, cell=case.cell * scale)
         samples = sample(scaled, "nose-hoover", steps)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, training, the place of the reference data, and results written as JSON."""
+"""Common functions of the benchmarks: timing, training, reference data, and results written as JSON."""
 
 import datetime
 import json
@@ -29,7 +29,7 @@ TORCH_TIMINGS = (
 
 
 def shared(relative: str) -> pathlib.Path:
-    """A file of the shared data; exits with a message where it is absent."""
+    """Return a file of the shared data; exits with a message if it is absent."""
     path = SHARED / relative
     if not path.exists():
         sys.exit(f"This benchmark needs {relative}, looked for below {SHARED}; set LESJAX_SHARED to its folder.")
@@ -37,7 +37,7 @@ def shared(relative: str) -> pathlib.Path:
 
 
 def published_potential(relative: str) -> Potential:
-    """A published model of the shared data in JAX's default dtype."""
+    """Load a published model of the shared data in JAX's default dtype."""
     dtype = jax.dtypes.canonicalize_dtype(float)
     with np.load(shared(relative)) as file:
         weights = {key[2:]: file[key].astype(dtype) for key in file.files if key.startswith("w/")}
@@ -63,11 +63,11 @@ def interleaved(functions: dict[str, Callable[[], object]], rounds: int = 15) ->
 
 
 def train(config: str, settings: Sequence[str], folder: pathlib.Path) -> dict:
-    """`lesjax train` into `folder`, or go on with what is there; exits where it fails.
+    """Run `lesjax train` into `folder`, or resume the run there; exits if it fails.
 
     Returns:
-        The settings, epochs, seconds of all calls (compilation and evaluations included, on a machine that may do other
-        things as well) and the metrics that the command wrote.
+        The settings, epochs, seconds of all calls (compilation and evaluations included, on a machine that may be
+        shared) and the metrics that the command wrote.
     """
     command = [sys.executable, "-m", "lesjax", "train", config, "--set", f"output={folder}"]
     start = time.monotonic()
@@ -87,12 +87,12 @@ def train(config: str, settings: Sequence[str], folder: pathlib.Path) -> dict:
 
 
 def read_runs(path: str | pathlib.Path | None) -> dict[str, dict]:
-    """The runs of a result file that is there already, by their names."""
+    """Read the runs of an existing result file, by their names."""
     return json.loads(pathlib.Path(path).read_text())["runs"] if path and pathlib.Path(path).exists() else {}
 
 
 def write_json(path: str | pathlib.Path, result: dict) -> None:
-    """Write a result with what it ran on and the command that made it; the file appears whole or not at all."""
+    """Write a result with its device and command; the file appears whole or not at all."""
     precision = ["JAX_ENABLE_X64=1"] if jax.config.jax_enable_x64 else []
     header = {
         "command": " ".join([*precision, "python", f"benchmarks/{pathlib.Path(sys.argv[0]).name}", *sys.argv[1:]]),

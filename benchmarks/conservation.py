@@ -4,15 +4,15 @@
     python benchmarks/conservation.py --json benchmarks/results/conservation.json
     JAX_ENABLE_X64=1 python benchmarks/conservation.py --json benchmarks/results/conservation.json
 
-From the last frame of the shared water set, with 10 000 steps of Langevin dynamics at 300 K first, and at constant
-pressure with a part of the same kind before the run: the volume goes from that of the data to that of the model. A part
+From the last frame of the shared water set, after 10 000 steps of Langevin dynamics at 300 K, and at constant
+pressure after a further part of the same kind, in which the volume of the data relaxes to that of the model. A part
 of a run has 20 000 steps of 0.5 fs. `drift` is the slope of the conserved energy over all parts, in eV per atom and ps,
-`drift_of_parts` those of the parts: Verlet's energy differs from what it conserves by terms in the square of
-the time step, which wander with the vibrations, and their scatter says how far a slope over 10 ps can be trusted.
+`drift_of_parts` the slopes of the parts: Verlet's energy differs from the conserved one by terms in the square of
+the time step, which vary with the vibrations, and their scatter shows how reliable a slope over 10 ps is.
 `reversal`: 500 steps, velocities turned round, 500 steps: the largest distance from the start. `kill`: a process is
-killed (SIGKILL) at random moments and started again until it ends; its files are compared byte by byte with those of a
-run that was left alone. `new_plan`: the cell is strained until the plan of the Ewald sum no longer holds; what a new
-plan at the same configuration changes in the energy.
+killed (SIGKILL) at random moments and started again until it ends; its files are compared byte by byte with those of an
+undisturbed run. `new_plan`: the cell is strained until the plan of the Ewald sum no longer holds; the change of the
+energy by a new plan at the same configuration.
 """
 
 import argparse
@@ -73,16 +73,16 @@ def drift(
 
 
 def reversal(potential: lesjax.Potential, start: ase.Atoms, folder: pathlib.Path) -> float:
-    """Distance from the start after 500 steps there and back, Å."""
+    """Distance from the start after 500 steps forward and back, Å."""
     settings = Settings(steps=500, timestep=TIMESTEP, frame_every=500)
-    there = simulate(potential, start, folder / "there", settings, quiet=True)
-    there.set_momenta(-there.get_momenta())
-    back = simulate(potential, there, folder / "back", settings, quiet=True)
+    forward = simulate(potential, start, folder / "there", settings, quiet=True)
+    forward.set_momenta(-forward.get_momenta())
+    back = simulate(potential, forward, folder / "back", settings, quiet=True)
     return float(f"{np.abs(back.positions - start.positions).max():.3g}")
 
 
 def killed(model: pathlib.Path, start: ase.Atoms, folder: pathlib.Path, seed: int) -> dict:
-    """Whether a run that is killed again and again writes the trajectory of one that is not."""
+    """Check whether a run that is killed repeatedly writes the trajectory of one that is not."""
     ase.io.write(folder / "start.xyz", start)
     command = [sys.executable, "-m", "lesjax", "md", str(model), str(folder / "start.xyz"), "--steps", "3000"]
     command += ["--ensemble", "npt", "--temperature", "300", "--checkpoint-every", "100", "--frame-every", "50"]
@@ -149,7 +149,7 @@ def main() -> None:
     potential = lesjax.load(arguments.model)
     dtype = "float64" if jax.config.jax_enable_x64 else "float32"
     atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[-1]
-    found: dict = {"n_atoms": len(atoms)}
+    values: dict = {"n_atoms": len(atoms)}
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         warm = Settings(ensemble="langevin", temperature=300.0, steps=10000, timestep=TIMESTEP)
@@ -163,13 +163,13 @@ def main() -> None:
             if check in ENSEMBLES:
                 # in float32 drifts ten times as large are looked for; a moving cell scatters more
                 parts = 1 if dtype == "float32" and check != "nve" else 6 if check.startswith("npt") else 3
-                found[check] = drift(potential, start, check, arguments.steps, parts, folder / check)
+                values[check] = drift(potential, start, check, arguments.steps, parts, folder / check)
             else:
-                found[check] = checks[check]()
-            print(dtype, check, found[check], flush=True)
+                values[check] = checks[check]()
+            print(dtype, check, values[check], flush=True)
             if arguments.json:
                 runs = read_runs(arguments.json)
-                runs[dtype] = {**runs.get(dtype, {}), **found}
+                runs[dtype] = {**runs.get(dtype, {}), **values}
                 write_json(arguments.json, {"timestep_fs": TIMESTEP, "runs": runs})
 
 

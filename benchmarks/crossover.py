@@ -1,9 +1,9 @@
-"""From how many atoms the mesh is faster than the direct sum: energy and forces at the same accuracy asked for.
+"""Number of atoms from which the mesh is faster than the direct sum: energy and forces at the same accuracy.
 
     python benchmarks/crossover.py --json benchmarks/results/crossover.json
 
 The engines run in turn in one process, in float32, so that their ratio is fair on a busy machine too. 0.1 atoms/Å³,
-σ = 1 Å, random charges. "nufft" takes part where jax-finufft is installed. Errors are those of the forces relative to
+σ = 1 Å, random charges. "nufft" is included if jax-finufft is installed. Errors are those of the forces relative to
 the direct sum in float32 with accuracy 1e-6, up to 3000 atoms.
 """
 

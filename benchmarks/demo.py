@@ -1,4 +1,4 @@
-"""The demo as a benchmark: what `make demo` finds, with what it ran on.
+"""The demo as a benchmark: results of `make demo`, with the device.
 
     python benchmarks/demo.py --json benchmarks/results/demo.json
 """

@@ -3,12 +3,12 @@
     JAX_ENABLE_X64=1 python benchmarks/dimers.py --json benchmarks/results/dimers.json
 
 ``--data shared``: the published sets, ten training frames per class and three test frames at the largest separations.
-``--data shipped``: the first pair and orientation of each class of the sets that come with lesjax (GFN2-xTB, open
-boundaries), 3 to 9 Å to train and 9.5 to 15 Å to test, to which the published errors do not apply; taken where the
-shared folder is absent. No frame is kept for validation: the training loss chooses the epoch.
+``--data shipped``: the first pair and orientation of each class of the sets shipped with lesjax (GFN2-xTB, open
+boundaries), 3 to 9 Å to train and 9.5 to 15 Å to test, to which the published errors do not apply; used if the shared
+folder is absent. No frame is used for validation: the training loss selects the epoch.
 
 The configurations `dimers_les` and `dimers_short_range`; each run can be stopped and started again, and finished runs
-are kept in the folder `--work`. The result file keeps what it has of others. ``--plot`` draws the dissociation curve of
+are kept in the folder `--work`. The result file keeps other runs. ``--plot`` draws the dissociation curve of
 CC. RMSE of the total energy and of the force components, and the largest error of the interaction energy of a test
 frame, relative to it.
 """
@@ -33,7 +33,7 @@ from lesjax.training import load_config, train
 
 @dataclass(frozen=True)
 class Published:
-    """Published errors of the test frames, energy (meV) and forces (meV/Å), and what they are the errors of."""
+    """Published errors of the test frames, energy (meV) and forces (meV/Å), and the model that they belong to."""
 
     of: str
     short_range: tuple[float, float] | None
@@ -66,7 +66,7 @@ def interaction_energy(potential: Potential, atoms: ase.Atoms) -> tuple[float, n
 
 
 def data_file(data: str, name: str, part: str, work: pathlib.Path) -> pathlib.Path:
-    """The file of a class and part; that of the shipped sets is written for it."""
+    """Return the file of a class and part; for the shipped sets it is written first."""
     if data == "shared":
         return shared(f"data/dimers/{name}_{part}.xyz")
     path = work / f"shipped_{name}_{part}.xyz"
@@ -78,7 +78,7 @@ def data_file(data: str, name: str, part: str, work: pathlib.Path) -> pathlib.Pa
 
 
 def run_folder(arguments: argparse.Namespace, name: str, model: str, seed: int) -> pathlib.Path:
-    """Where a run lies."""
+    """Folder of a run."""
     return arguments.work / f"{'shipped_' if arguments.data == 'shipped' else ''}{name}_{model}_{seed}"
 
 
@@ -99,7 +99,7 @@ def errors(potential: Potential, frames: list[ase.Atoms]) -> tuple[float, float,
 
 
 def one_run(name: str, model: str, seed: int, arguments: argparse.Namespace) -> dict:
-    """Train, or take what is there, and evaluate."""
+    """Train, or use the finished run, and evaluate."""
     folder = run_folder(arguments, name, model, seed)
     done = folder / "result.json"
     if done.exists() and "test_energy_relative" in (result := json.loads(done.read_text())):
@@ -127,7 +127,7 @@ def one_run(name: str, model: str, seed: int, arguments: argparse.Namespace) -> 
 
 
 def other_runs(path: str | None, runs: list[dict], **facts: str) -> list[dict]:
-    """Those of a result file that is there and has the same `facts`, but for those that `runs` has anew."""
+    """Runs of an existing result file with the same `facts`, without those that `runs` repeats."""
     if path is None or not pathlib.Path(path).exists():
         return []
     content = json.loads(pathlib.Path(path).read_text())
@@ -146,11 +146,11 @@ def table_of(runs: list[dict]) -> dict[str, dict]:
             continue
         table[name] = {}
         for model in MODELS:
-            own = [run for run in of_class if run["model"] == model]
-            if own:
-                medians = {key: float(np.median([run[key] for run in own])) for key in own[0] if key not in KEY}
-                table[name][model] = {key: round(value, 5) for key, value in medians.items()}
-                table[name][model]["seeds"] = sorted(run["seed"] for run in own)
+            of_model = [run for run in of_class if run["model"] == model]
+            if of_model:
+                keys = [key for key in of_model[0] if key not in KEY]
+                table[name][model] = {k: round(float(np.median([run[k] for run in of_model])), 5) for k in keys}
+                table[name][model]["seeds"] = sorted(run["seed"] for run in of_model)
     return table
 
 
@@ -192,13 +192,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="as for lesjax train")
     arguments = parser.parse_args()
     dtype = str(jax.numpy.zeros(()).dtype)
-    found = [
+    new_runs = [
         one_run(name, model, seed, arguments)
         for seed in arguments.seeds
         for name in arguments.classes
         for model in arguments.models
     ]
-    runs = [*other_runs(arguments.json, found, data=arguments.data, dtype=dtype), *found]
+    runs = [*other_runs(arguments.json, new_runs, data=arguments.data, dtype=dtype), *new_runs]
     table = table_of(runs)
     for name, entry in table.items():
         print(name, json.dumps(entry))

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def as_table(rows: list[dict]) -> Table:
-    """One line per number of atoms and kind of sum."""
+    """Table with a line per number of atoms and kind of sum."""
     table = Table("atoms", "k-vectors", "sum", "ms", "first call s", "energy error", "forces error", "ratio")
     for row in rows:
         for name in ("lesjax", "explicit"):
@@ -60,7 +60,7 @@ def as_table(rows: list[dict]) -> Table:
 
 
 def measure(n_atoms: int, rounds: int) -> dict:
-    """Times and errors of both for one system; `compile_s` is the first call."""
+    """Times and errors of both sums for one system; `compile_s` is the first call."""
     # an edge that float32 holds, so that all have the same cell
     edge = float(np.float32((n_atoms / DENSITY) ** (1 / 3)))
     rng = np.random.default_rng(n_atoms)
@@ -90,7 +90,7 @@ def measure(n_atoms: int, rounds: int) -> dict:
 
 
 def half_space(edge: float) -> np.ndarray:
-    """One of k and -k within the cutoff, 1/Å, for a cube."""
+    """Return one of k and -k within the cutoff, 1/Å, for a cube."""
     size = math.floor(K_CUTOFF * edge / (2 * math.pi))
     n = np.mgrid[0 : size + 1, -size : size + 1, -size : size + 1].reshape(3, -1).T
     first = (n[:, 0] > 0) | ((n[:, 0] == 0) & ((n[:, 1] > 0) | ((n[:, 1] == 0) & (n[:, 2] > 0))))
@@ -99,7 +99,7 @@ def half_space(edge: float) -> np.ndarray:
 
 
 def explicit_energy(positions: jax.Array, cell: jax.Array, charges: jax.Array, kvectors: jax.Array) -> jax.Array:
-    """The sum as it is written: cos and sin of an array of atoms times k-vectors."""
+    """The sum as in the formula: cos and sin of an array of atoms times k-vectors."""
     k_squared = jnp.sum(kvectors**2, axis=1)
     weights = jnp.exp(-0.5 * SIGMA**2 * k_squared) / k_squared
     phases = jnp.matmul(positions, kvectors.T, precision=jax.lax.Precision.HIGHEST)
@@ -111,7 +111,7 @@ def explicit_energy(positions: jax.Array, cell: jax.Array, charges: jax.Array, k
 def float64_energy(
     positions: np.ndarray, cell: np.ndarray, charges: np.ndarray, kvectors: np.ndarray
 ) -> tuple[float, np.ndarray]:
-    """Energy and its gradient by positions in float64, a few k-vectors at a time."""
+    """Energy and its gradient with respect to positions in float64, a few k-vectors at a time."""
     positions, charges = positions.astype("float64"), charges.astype("float64")
     prefactor = 4 * math.pi * COULOMB / np.linalg.det(cell.astype("float64"))
     energy = -2 * math.pi * COULOMB / (SIGMA * (2 * math.pi) ** 1.5) * np.sum(charges**2)

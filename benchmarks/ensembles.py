@@ -1,10 +1,10 @@
-"""Ensembles: cost of a step of eight models beside that of one, and whether the spread ranks the errors.
+"""Ensembles: cost of a step of eight models relative to one, and whether the spread ranks the errors.
 
     python benchmarks/ensembles.py --json benchmarks/results/ensembles.json
 
-The cost is that of the dimer configuration. The spread is that of small models on part of the dipeptides, for the
-forces on the validation set, on which the best epoch of each member was chosen. A part that is not asked for keeps its
-old result.
+The cost is measured for the dimer configuration. The spread is for small models on part of the dipeptides, for the
+forces on the validation set, on which the best epoch of each member was selected. A part that is not run keeps its old
+result.
 """
 
 import argparse
@@ -52,11 +52,11 @@ def cost(n_members: int, rounds: int) -> dict:
     potentials = [scaled_potential(prepared.model, seed, prepared.train) for seed in range(n_members)]
     states = [initial_state(config.training, potential) for potential in potentials]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    several = jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0, None, None)))
+    all_steps = jax.jit(jax.vmap(step, in_axes=(0, None, 0, 0, None, None)))
     all_rows, masks = (jnp.stack([x] * n_members) for x in (rows, mask))
     pool = ThreadPoolExecutor(available_cores())
 
-    def one(i: int) -> jax.Array:
+    def member_step(i: int) -> jax.Array:
         for _ in range(STEPS):
             states[i], loss = step(states[i], bucket, rows, mask, *arguments)
         return jax.block_until_ready(loss)
@@ -64,10 +64,11 @@ def cost(n_members: int, rounds: int) -> dict:
     def together() -> jax.Array:
         nonlocal stacked
         for _ in range(STEPS):
-            stacked, loss = several(stacked, bucket, all_rows, masks, *arguments)
+            stacked, loss = all_steps(stacked, bucket, all_rows, masks, *arguments)
         return loss
 
-    functions = {"one": lambda: one(0), "on_cores": lambda: list(pool.map(one, range(n_members))), "vmap": together}
+    on_cores = lambda: list(pool.map(member_step, range(n_members)))  # noqa: E731
+    functions = {"one": lambda: member_step(0), "on_cores": on_cores, "vmap": together}
     times, _ = interleaved(functions, rounds)
     milliseconds = {name: round(time / STEPS, 3) for name, time in times.items()}
     return {
@@ -104,8 +105,8 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
-    there = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
-    results = {name: there[name] for name in ("cost", "ranking") if name in there}
+    earlier = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.exists() else {}
+    results = {name: earlier[name] for name in ("cost", "ranking") if name in earlier}
     if "cost" in arguments.parts:
         results["cost"] = cost(arguments.members, arguments.rounds)
     if "ranking" in arguments.parts:

@@ -1,4 +1,4 @@
-"""What `accuracy` promises: the error of the forces over the one asked for, for four kinds of systems.
+"""Test of `accuracy`: the error of the forces over the requested one, for four kinds of systems.
 
     JAX_ENABLE_X64=1 python benchmarks/ewald_accuracy.py --json benchmarks/results/ewald_accuracy.json
 
@@ -57,19 +57,19 @@ def crystal(name: str, shape: str) -> tuple[Atoms, np.ndarray]:
 
 
 def water(shape: str, rng: np.random.Generator) -> tuple[Atoms, np.ndarray]:
-    """Molecules turned at random, one in 30 Å³, on a lattice."""
+    """Randomly oriented molecules, one in 30 Å³, on a lattice."""
     repeats = {"cubic": (4, 4, 4), "triclinic": (3, 4, 4), "1:1:5": (2, 2, 10)}[shape]
     angle = np.deg2rad(109.47)
     hydrogens = np.array([[1.0, 0.0, 0.0], [np.cos(angle), np.sin(angle), 0.0]])
     edge = 30.0 ** (1 / 3)
     sheared = TRICLINIC if shape == "triclinic" else np.eye(3)
     lattice = edge * sheared / np.linalg.det(sheared) ** (1 / 3)
-    places = np.array(list(itertools.product(*map(range, repeats)))) @ lattice
+    sites = np.array(list(itertools.product(*map(range, repeats)))) @ lattice
     positions = []
-    for place in places + 0.3 * rng.normal(size=places.shape):
+    for oxygen in sites + 0.3 * rng.normal(size=sites.shape):
         rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-        positions += [place, *(place + hydrogens @ rotation)]
-    atoms = Atoms("OH2" * len(places), positions, cell=np.diag(repeats) @ lattice, pbc=True)
+        positions += [oxygen, *(oxygen + hydrogens @ rotation)]
+    atoms = Atoms("OH2" * len(sites), positions, cell=np.diag(repeats) @ lattice, pbc=True)
     return atoms, np.array([CHARGES[symbol] for symbol in atoms.symbols])
 
 
@@ -83,23 +83,23 @@ def configurations(kind: str, shape: str) -> list[tuple[Atoms, np.ndarray]]:
     if name == "random":
         cell = SHAPES[shape] * 14.0 / np.linalg.det(SHAPES[shape]) ** (1 / 3)
         charges = rng.permutation(np.repeat([1.0, -1.0], 32))
-        places = [rng.uniform(0, 1, (64, 3)) @ cell for _ in RATTLES]
+        position_sets = [rng.uniform(0, 1, (64, 3)) @ cell for _ in RATTLES]
     else:
         atoms, charges = crystal(name, shape)
         cell = atoms.cell.array
-        places = [atoms.positions + size * rng.normal(size=(len(atoms), 3)) for size in RATTLES]
+        position_sets = [atoms.positions + size * rng.normal(size=(len(atoms), 3)) for size in RATTLES]
     pbc = (True, True, not slab)
-    return [(Atoms(f"X{len(charges)}", place, cell=cell, pbc=pbc), charges) for place in places]
+    return [(Atoms(f"X{len(charges)}", positions, cell=cell, pbc=pbc), charges) for positions in position_sets]
 
 
 def kinds() -> list[tuple[str, str]]:
-    """Kind of system and shape of the cell."""
+    """Pairs of kind of system and shape of the cell."""
     bulks = [(kind, shape) for kind in ("random", "water", *CRYSTALS) for shape in SHAPES]
     return bulks + [(kind, shape) for kind in ("NaCl slab", "random slab") for shape in ("cubic", "triclinic")]
 
 
 def plan(cell: np.ndarray, pbc: np.ndarray, method: str, *, earlier: bool, **options: float) -> ewald.Solver:
-    """The plan of today, or of before the reflections of crystals were taken into account."""
+    """Return today's plan, or the one before the reflections of crystals were taken into account."""
     if not earlier:
         return ewald.make_solver(cell, pbc, method=method, **options)
     accuracy, sigma = options["accuracy"], options["sigma"]
@@ -117,7 +117,7 @@ def plan(cell: np.ndarray, pbc: np.ndarray, method: str, *, earlier: bool, **opt
 def measure(
     kind: str, shape: str, sigma: float, method: str, accuracy: float, stretch: float = 1.0, earlier: bool = False
 ) -> dict:
-    """Errors of ten configurations over the accuracy asked for, and the size of the plan."""
+    """Errors of ten configurations over the requested accuracy, and the size of the plan."""
     systems = configurations(kind, shape)
     atoms = systems[0][0]
     height = max(np.ptp(atoms.positions[:, 2]) + 1.0 for atoms, _ in systems)
@@ -174,8 +174,8 @@ def main() -> None:
         return
     assert jax.config.jax_enable_x64, "Set JAX_ENABLE_X64=1: the errors are below the rounding of float32."
     stretch = 1.03 if arguments.stretched else 1.0
-    chosen = [k for k in kinds() if arguments.kinds is None or k[0] in arguments.kinds]
-    plans = itertools.product(chosen, arguments.sigmas, arguments.methods, arguments.accuracies)
+    selected = [k for k in kinds() if arguments.kinds is None or k[0] in arguments.kinds]
+    plans = itertools.product(selected, arguments.sigmas, arguments.methods, arguments.accuracies)
     cases = [
         measure(*system, sigma, method, accuracy, stretch, arguments.earlier)
         for system, sigma, method, accuracy in plans

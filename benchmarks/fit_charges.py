@@ -1,11 +1,11 @@
-"""A charge scale found again from a radial distribution function and a dipole moment, by reweighting.
+"""A charge scale recovered from a radial distribution function and a dipole moment, by reweighting.
 
     python benchmarks/fit_charges.py --json benchmarks/results/fit_charges.json
 
 A liquid of 16 flexible dumbbells: charges ±0.42 e on a spring, a soft repulsion of all atoms of different molecules,
-and lesjax' Ewald sum over Gaussian charges. The targets come from a long run of Langevin dynamics with the true
-charges. The fits start with charges of 0.8 and 1.25 times the true ones, know nothing else of them, and draw a new
-trajectory where the effective sample size falls below a half.
+and lesjax's Ewald sum over Gaussian charges. The targets come from a long run of Langevin dynamics with the true
+charges. The fits start with charges of 0.8 and 1.25 times the true ones, know nothing else about them, and draw a new
+trajectory when the effective sample size falls below a half.
 """
 
 import argparse
@@ -67,7 +67,7 @@ OBSERVABLES = {
 
 
 def start_frame() -> fitting.Frame:
-    """Molecules on a lattice, along x, the next one turned around."""
+    """Molecules on a lattice, along x, in alternating directions."""
     corners = np.stack(np.meshgrid(*[np.arange(n) for n in (2, 2, 4)], indexing="ij"), axis=-1).reshape(-1, 3)
     centres = (corners + 0.5) * (BOX / np.array([2, 2, 4]))
     way = np.where(corners.sum(axis=1) % 2, 0.5, -0.5)[:, None] * np.array([BOND, 0.0, 0.0])
@@ -104,7 +104,7 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, fitting.Target], i
 
 
 def run(names: list[str], scale: float, targets: dict[str, fitting.Target], arguments: argparse.Namespace) -> dict:
-    """One fit to some of the targets."""
+    """Run one fit to some of the targets."""
     started = time.perf_counter()
     sample = make_sampler(arguments.sample_steps, arguments.equilibration, seed=2)
     params = jnp.asarray(np.log(scale), float)

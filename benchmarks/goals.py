@@ -1,4 +1,4 @@
-"""What the results are held against: the aims of the project and the published errors on the same data."""
+"""Goals of the results: the aims of the project and the published errors on the same data."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from real_data import RUNS, reported
 
 @dataclass(frozen=True)
 class Goal:
-    """A number that was found, None where there is none yet, and its limit: the largest or, with `at_least`, smallest.
+    """A measured number, None if it is missing, and its limit: the largest or, with `at_least`, smallest.
 
-    `factor` and `unit` are for showing both.
+    `factor` and `unit` are for display of both.
     """
 
     text: str
@@ -34,13 +34,13 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.
 
 
 def goals(results: Mapping[str, dict]) -> list[Goal]:
-    """All of them, from the contents of the result files by their names."""
+    """All goals, from the contents of the result files by their names."""
     groups = (of_learning_curves, of_dimers, of_published_sets, of_dynamics, of_ensembles, of_fits)
     return [goal for group in groups for goal in group(results)]
 
 
 def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Gas of point charges and aqueous KF."""
+    """Goals for the gas of point charges and aqueous KF."""
     runs = results.get("learning_curves", {}).get("runs", {})
 
     def value(system: str, cutoff: float, model: str, size: int, metric: str) -> float | None:
@@ -56,8 +56,8 @@ def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
         yield Goal(f"{where}: forces MAE of LES", forces["les"], 0.010, "meV/Å", 1e3)
         yield Goal(f"{where}: short range over LES", ratio(forces["short_range"], forces["les"]), 10.0, at_least=True)
     for size in (10, 30, 100, 300):
-        found = value("gas", 5.0, "les", size, "charges_mae")
-        yield Goal(f"Gas, {size} frames, cutoff 5 Å: charge MAE of LES", found, 0.005, "e")
+        error = value("gas", 5.0, "les", size, "charges_mae")
+        yield Goal(f"Gas, {size} frames, cutoff 5 Å: charge MAE of LES", error, 0.005, "e")
     forces = {model: value("kf_water", 4.5, model, 180, "forces_mae") for model in ("short_range", "les")}
     where = "Aqueous KF, 180 frames, cutoff 4.5 Å"
     yield Goal(f"{where}: forces MAE of LES over short range", ratio(forces["les"], forces["short_range"]), 0.45)
@@ -65,7 +65,7 @@ def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_dimers(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """The published sets, and the curve of charged pairs in those and in the shipped ones."""
+    """Goals for the published dimers, and for the curve of charged pairs in these and in the shipped ones."""
     for name, label in (("dimers", "published sets"), ("dimers_shipped", "shipped sets")):
         les = results.get(name, {}).get("table", {}).get("CC", {}).get("les", {})
         text = f"Dimers CC, {label}: largest error of LES beyond the cutoff over the interaction energy"
@@ -80,7 +80,7 @@ def of_dimers(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Dipeptides, superionic water and water, on the frames that each run reports; not the short-range models.
+    """Goals for dipeptides, superionic water and water, on the frames that each run reports; no short-range models.
 
     Published R² do not say whether they are coefficients of determination or squared correlations: both are compared.
     """
@@ -88,7 +88,7 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
     for name, run in RUNS.items():
         if name.endswith("short_range"):
             continue
-        frames, found = reported(runs[name]) if name in runs else ("validation", {})
+        frames, metrics = reported(runs[name]) if name in runs else ("validation", {})
         remark = f" ({run.remark})" if run.remark else ""
         for metric, limit in run.published.items():
             kind = metric.removesuffix("_rmse")
@@ -96,21 +96,21 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
             is_score = metric.endswith("_r2")
             for key in (metric, metric.removesuffix("r2") + "corr2") if is_score else (metric,):
                 text = f"{name}, {frames}, {key}: as published or better{remark}"
-                yield Goal(text, found.get(key), limit, unit, factor, at_least=is_score)
+                yield Goal(text, metrics.get(key), limit, unit, factor, at_least=is_score)
 
 
 def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Conservation, restarts and the cost of molecular dynamics of water."""
+    """Goals for conservation, restarts and the cost of molecular dynamics of water."""
     runs = results.get("conservation", {}).get("runs", {})
     for dtype, limit in (("float64", 1e-6), ("float32", 1e-5)):
-        found = runs.get(dtype, {})
+        values = runs.get(dtype, {})
         for ensemble in ("nve", "nvt", "npt", "npt-flexible"):
-            drift = found.get(ensemble, {}).get("drift_eV_per_atom_and_ps")
+            drift = values.get(ensemble, {}).get("drift_eV_per_atom_and_ps")
             drift = None if drift is None else abs(drift)
             yield Goal(f"Water, {ensemble}, {dtype}: drift of the conserved energy", drift, limit, "µeV/atom/ps", 1e6)
-    found = runs.get("float64", {})
-    yield Goal("Water, 500 steps there and back, float64: distance", found.get("reversal_A"), 1e-8, "Å")
-    yield Goal("Water, new plan of the Ewald sum: jump", found.get("new_plan_eV_per_atom"), 1e-5, "µeV/atom", 1e6)
+    values = runs.get("float64", {})
+    yield Goal("Water, 500 steps there and back, float64: distance", values.get("reversal_A"), 1e-8, "Å")
+    yield Goal("Water, new plan of the Ewald sum: jump", values.get("new_plan_eV_per_atom"), 1e-5, "µeV/atom", 1e6)
     rows = {row["n_atoms"]: row for row in results.get("md", {}).get("rows", [])}
     for n, factor in ((192, 8.0), (1536, 8.0), (12288, 25.0)):
         row = rows.get(n, {})
@@ -131,18 +131,18 @@ def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_ensembles(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """What eight models cost, and whether their spread says where they err."""
-    found = results.get("ensembles", {})
-    yield Goal("Ensemble of 8, dimers: training step over that of one model", found.get("cost", {}).get("ratio"), 3.0)
-    rank = found.get("ranking", {}).get("metrics", {}).get("forces_spearman")
+    """Goals for the cost of eight models, and for the rank correlation of their spread and error."""
+    content = results.get("ensembles", {})
+    yield Goal("Ensemble of 8, dimers: training step over that of one model", content.get("cost", {}).get("ratio"), 3.0)
+    rank = content.get("ranking", {}).get("metrics", {}).get("forces_spearman")
     text = "Ensemble, dipeptides, validation: rank correlation of spread and error of forces"
     yield Goal(text, rank, 0.5, at_least=True)
 
 
 def of_fits(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Charge scales found from averages over ensembles."""
+    """Goals for charge scales fitted to averages over ensembles."""
     runs = {(*run["targets"], run["start"]): run for run in results.get("fit_charges", {}).get("runs", [])}
     for start in (0.8, 1.25):
         run = runs.get(("rdf", "dipole", start))
-        found = None if run is None else run["error_percent"]
-        yield Goal(f"Charge scale from a radial distribution and a dipole, start {start:g}: error", found, 1.0, "%")
+        error = None if run is None else run["error_percent"]
+        yield Goal(f"Charge scale from a radial distribution and a dipole, start {start:g}: error", error, 1.0, "%")

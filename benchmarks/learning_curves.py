@@ -1,18 +1,18 @@
-"""Learning curves of five kinds of model on data with known charges, from energies and forces alone.
+"""Learning curves of five kinds of model on data with known charges, from energies and forces only.
 
     python benchmarks/learning_curves.py gas kf_water --json benchmarks/results/learning_curves.json \\
         --plot docs/images/learning_curves.png
 
 `gas`: point charges (`lesjax.datasets.point_charges`), 128 ions, 100 frames to test. `kf_water`: aqueous KF, bulk and
-with an interface, whose test frames (of trajectories of their own) are reported apart. `nacl_water`: NaCl(001) in
+with an interface, whose test frames (of separate trajectories) are reported separately. `nacl_water`: NaCl(001) in
 water. Each run is a configuration of lesjax/configs, `point_charges` or `kf_water`, with the settings of the model and
-as many epochs as make about the same number of steps for all sizes; smaller sets are parts of larger ones. The best
-epoch is chosen on further labelled frames, 48 for each size, 10 for `nacl_water`: they are not in the numbers of frames
-here, so that "10 frames" need 58 labelled ones. Published errors of KF are for the same force field and other frames.
-Those of the gas are for another set, with much weaker forces, and not comparable.
+epochs for about the same number of steps for all sizes; smaller sets are parts of larger ones. The best epoch is
+selected on further labelled frames, 48 for each size, 10 for `nacl_water`: they are not in the numbers of frames here,
+so that "10 frames" need 58 labelled ones. Published errors of KF are for the same force field and other frames.
+Published errors of the gas are for another set, with much weaker forces, and not comparable.
 
-Each run can be stopped and started again; finished ones are kept in the folder `--work`, and the result file keeps what
-it has of others. ``--quick`` trains small models for a few steps, to see that everything runs.
+Each run can be stopped and started again; finished ones are kept in the folder `--work`, and the result file keeps
+other runs. ``--quick`` trains small models for a few steps, to check that everything runs.
 """
 
 import argparse
@@ -72,19 +72,19 @@ QUICK_SIZE, QUICK_STEPS, QUICK_HELD_OUT = 10, 10, 4
 
 
 def beside(system: str, published: float | None) -> str:
-    """A published error as a table shows it."""
+    """Format a published error for a table."""
     text = number(published)
     return f"{text} (another set)" if published is not None and system in OTHER_SET else text
 
 
 def gas(n_train: int, n_valid: int, n_test: int) -> dict[str, list[Atoms]]:
-    """Parts of the gas of point charges; the frames that are held out come first, so that more can follow."""
+    """Parts of the gas of point charges; held-out frames come first, so that more can follow."""
     frames = point_charges.generate(n_test + n_valid + n_train, seed=0)
     return {"test": frames[:n_test], "valid": frames[n_test : n_test + n_valid], "train": frames[n_test + n_valid :]}
 
 
 def shipped(name: str) -> Callable[[int, int, int], dict[str, list[Atoms]]]:
-    """Parts of a set that comes with lesjax; validation is on frames of its training trajectories."""
+    """Parts of a set shipped with lesjax; validation is on frames of its training trajectories."""
 
     def parts(n_train: int, n_valid: int, n_test: int) -> dict[str, list[Atoms]]:
         frames, test = spread(datasets.load(f"{name}_train")), spread(datasets.load(f"{name}_test"))
@@ -97,20 +97,20 @@ def shipped(name: str) -> Callable[[int, int, int], dict[str, list[Atoms]]]:
 
 
 def spread(frames: list[Atoms], seed: int = 0) -> list[Atoms]:
-    """The frames in an order in which every beginning has about the same share of each kind and composition."""
+    """Order the frames so that every beginning has about the same share of each kind and composition."""
     groups: dict[tuple, list[int]] = {}
     for i in np.random.default_rng(seed).permutation(len(frames)).tolist():
         groups.setdefault((frames[i].info.get("kind"), frames[i].info.get("n_pairs")), []).append(i)
-    places = [((k + 0.5) / len(group), i) for group in groups.values() for k, i in enumerate(group)]
-    return [frames[i] for _, i in sorted(places)]
+    order = [((k + 0.5) / len(group), i) for group in groups.values() for k, i in enumerate(group)]
+    return [frames[i] for _, i in sorted(order)]
 
 
 @dataclass(frozen=True)
 class Study:
     """One system: its configuration, its data and how long to train.
 
-    `parts` takes the numbers of frames to train, to validate and to test; `steps` are those of each phase; `kinds` are
-    those of the test frames that are reported apart, by ``info["kind"]``.
+    `parts` takes the numbers of frames to train, to validate and to test; `steps` are the steps of each phase;
+    `kinds` are kinds of test frames, by ``info["kind"]``, that are reported separately.
     """
 
     title: str
@@ -141,7 +141,7 @@ STUDIES = {
 
 
 def epochs_for(steps: float, n_train: int, batch_size: int) -> int:
-    """Epochs that make about `steps` steps."""
+    """Number of epochs for about `steps` steps."""
     return max(1, round(steps / -(-n_train // batch_size)))
 
 
@@ -151,13 +151,13 @@ def key_of(system: str, cutoff: float, model: str, size: int) -> str:
 
 
 def is_current(run: Mapping) -> bool:
-    """Whether a run has the settings that its model has today."""
-    own = [*MODELS[run["model"]][1], f"model.short_range.cutoff={run['cutoff']}"]
-    return list(run["settings"][: len(own)]) == own
+    """Return whether a run has the settings that its model has today."""
+    settings = [*MODELS[run["model"]][1], f"model.short_range.cutoff={run['cutoff']}"]
+    return list(run["settings"][: len(settings)]) == settings
 
 
 def write_parts(study: Study, system: str, size: int, held_out: tuple[int, int], work: pathlib.Path) -> dict[str, str]:
-    """The files of one size, made if they are not there; all systems are neutral, which equilibration must know."""
+    """Write the files of one size if absent; all systems are neutral, which equilibration must know."""
     files = {"train": work / f"{system}_train_{size}.xyz"}
     files |= {part: work / f"{system}_{part}_{n}.xyz" for part, n in zip(("valid", "test"), held_out, strict=True)}
     if not all(file.exists() for file in files.values()):
@@ -169,7 +169,7 @@ def write_parts(study: Study, system: str, size: int, held_out: tuple[int, int],
 
 
 def one_run(system: str, cutoff: float, model: str, size: int, arguments: argparse.Namespace) -> dict:
-    """Train and evaluate, or take what is there."""
+    """Train and evaluate, or use the finished run."""
     study, key = STUDIES[system], key_of(system, cutoff, model, size)
     held_out = (QUICK_HELD_OUT, QUICK_HELD_OUT) if arguments.quick else (study.n_valid, N_TEST)
     files = write_parts(study, system, size, held_out, arguments.work / "data")
@@ -191,8 +191,8 @@ def one_run(system: str, cutoff: float, model: str, size: int, arguments: argpar
     result = train(study.config, [*(f"data.{part}={file}" for part, file in files.items()), *settings], folder)
     test = io.read(files["test"])
     for kind in study.kinds:
-        chosen = [atoms for atoms in test if atoms.info["kind"] == kind]
-        result["metrics"][kind] = evaluate(load(folder / "model"), chosen).metrics
+        frames_of_kind = [atoms for atoms in test if atoms.info["kind"] == kind]
+        result["metrics"][kind] = evaluate(load(folder / "model"), frames_of_kind).metrics
     result |= {"settings": settings, "system": system, "cutoff": cutoff, "model": model, "n_train": size}
     lesjax.runs.write_json(done, result)
     return result
@@ -201,7 +201,7 @@ def one_run(system: str, cutoff: float, model: str, size: int, arguments: argpar
 def plot(runs: Mapping[str, dict], path: str | pathlib.Path) -> None:
     """MAE of the test forces against the number of training frames, one panel per system, cutoff and kind.
 
-    Of runs that have the settings of today.
+    Only runs with the settings of today are shown.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -209,16 +209,16 @@ def plot(runs: Mapping[str, dict], path: str | pathlib.Path) -> None:
     sizes: dict[tuple[str, float], set[int]] = {}
     for run in runs.values():
         sizes.setdefault((run["system"], run["cutoff"]), set()).add(run["n_train"])
-    curves = {place: found for place, found in sizes.items() if len(found) > 1} or sizes
-    panels = [(*place, kind) for place in curves for kind in STUDIES[place[0]].kinds or ("test",)]
+    curves = {curve: counts for curve, counts in sizes.items() if len(counts) > 1} or sizes
+    panels = [(*curve, kind) for curve in curves for kind in STUDIES[curve[0]].kinds or ("test",)]
     figure = Figure(figsize=(3.9 * len(panels), 4.6), layout="constrained")
     shown = set()
     for axes, (system, cutoff, kind) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         ticks = sorted(curves[system, cutoff])
         for model, (_, _, color, marker) in MODELS.items():
-            place = (system, cutoff, model)
-            own = [r for r in runs.values() if (r["system"], r["cutoff"], r["model"]) == place and is_current(r)]
-            points = sorted((r["n_train"], 1e3 * r["metrics"][kind]["forces_mae"]) for r in own)
+            curve = (system, cutoff, model)
+            curve_runs = [r for r in runs.values() if (r["system"], r["cutoff"], r["model"]) == curve and is_current(r)]
+            points = sorted((r["n_train"], 1e3 * r["metrics"][kind]["forces_mae"]) for r in curve_runs)
             if points:
                 axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=6)
                 shown.add(model)

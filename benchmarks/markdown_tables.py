@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def number(x: float | int | None, digits: int = 3) -> str:
-    """A number in `digits` digits, not as a power of ten; a dash for None."""
+    """Format a number in `digits` digits, not as a power of ten; a dash for None."""
     if x is None:
         return "–"
     text = f"{x:.{digits}g}"

@@ -1,14 +1,13 @@
-"""Steps per second of molecular dynamics of water, and what they consist of, against the same potential through ASE.
+"""Steps per second of molecular dynamics of water, and their parts, against the same potential through ASE.
 
     python benchmarks/md.py --json benchmarks/results/md.json
 
 Boxes of 192, 1536 and 12288 atoms with the published water model (converted), NVE at 0.5 fs and 300 K. `driver` is
-`lesjax.dynamics.simulate` with its log (every 100 steps) and everything on the host; `energy_and_forces` the model
-alone on a neighbour list that is there already, 100 times in one compiled loop as the driver does, `call` once from the
-host, `short_range` without the sum; `neighbours` a step's check and filter of the list, `new_list` those with a new
-list in between; `ase` ase's VelocityVerlet on `LesCalculator`. Stretches of the driver and calls of the others are
-interleaved, so that noise hits all alike. The speed of the PyTorch code is not measured here, see
-`common.TORCH_TIMINGS`.
+`lesjax.dynamics.simulate` with its log (every 100 steps) and everything on the host; `energy_and_forces` only the model
+on an existing neighbour list, 100 times in one compiled loop as the driver does, `call` once from the host,
+`short_range` without the sum; `neighbours` a step's check and filter of the list, `new_list` those with a new list in
+between; `ase` ase's VelocityVerlet on `LesCalculator`. Stretches of the driver and calls of the others are interleaved,
+so that noise hits all alike. The speed of the PyTorch code is not measured here, see `common.TORCH_TIMINGS`.
 """
 
 import argparse
@@ -39,7 +38,7 @@ LOG_EVERY = Settings.log_every
 
 
 def measure(potential: Potential, repeat: int, steps: int, rounds: int) -> dict:
-    """One size."""
+    """Measure one size."""
     atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[0] * (repeat, repeat, repeat)
     atoms.set_momenta(maxwell_boltzmann(atoms.get_masses(), 300.0, np.random.default_rng(0)))
     steps = max(LOG_EVERY, steps // LOG_EVERY * LOG_EVERY)
@@ -88,10 +87,10 @@ def measure(potential: Potential, repeat: int, steps: int, rounds: int) -> dict:
 
 
 def parts(simulation: Simulation) -> dict:
-    """The parts of a step, each compiled by itself on what the simulation holds now."""
-    potential, solver, pairs = simulation.potential, simulation.solver, simulation.neighbor_list
+    """The parts of a step, each compiled by itself, for the current state of the simulation."""
+    potential, solver, neighbor_list = simulation.potential, simulation.solver, simulation.neighbor_list
     position, cell = simulation.state.position, simulation.cell
-    system = jax.jit(lambda: within_cutoff(pairs, simulation.template, position, cell))()
+    system = jax.jit(lambda: within_cutoff(neighbor_list, simulation.template, position, cell))()
     config = dataclasses.replace(potential.config, long_range=None)
     short_range = dataclasses.replace(potential, config=config, signs=None)
 
@@ -106,8 +105,8 @@ def parts(simulation: Simulation) -> dict:
         return jax.lax.fori_loop(0, LOG_EVERY, again, jnp.zeros_like(system.positions))
 
     @jax.jit
-    def neighbours(pairs, position):
-        new = renew(pairs, position, cell)
+    def neighbours(neighbor_list, position):
+        new = renew(neighbor_list, position, cell)
         return new.overflow, within_cutoff(new, simulation.template, position, cell).neighbor_mask
 
     far = position + jnp.asarray(simulation.settings.skin, position.dtype)
@@ -120,8 +119,8 @@ def parts(simulation: Simulation) -> dict:
         "call": lambda: once(potential, system, solver),
         "energy_and_forces": lambda: repeated(potential, system, solver),
         "short_range": lambda: repeated(short_range, system, None),
-        "neighbours": lambda: neighbours(pairs, position),
-        "new_list": lambda: neighbours(pairs, far),
+        "neighbours": lambda: neighbours(neighbor_list, position),
+        "new_list": lambda: neighbours(neighbor_list, far),
     }
 
 

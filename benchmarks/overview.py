@@ -1,4 +1,4 @@
-"""The tables of the page of results that have a mark there, from the result files."""
+"""Tables with a mark on the page of results, from the result files."""
 
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -37,9 +37,10 @@ def _of_learning_curves(results: Mapping[str, dict]) -> Iterator[list[str]]:
     for system, size in SHOWN:
         study = learning_curves.STUDIES[system]
         published = learning_curves.PUBLISHED.get((system, study.cutoff), {})
-        found = {m: runs.get(learning_curves.key_of(system, study.cutoff, m, size)) for m in learning_curves.MODELS}
+        keys = {m: learning_curves.key_of(system, study.cutoff, m, size) for m in learning_curves.MODELS}
+        model_runs = {m: runs.get(key) for m, key in keys.items()}
         title = study.title
-        for model, run in found.items():
+        for model, run in model_runs.items():
             if run is not None and learning_curves.is_current(run):
                 beside = learning_curves.beside(system, published.get(model, {}).get(size))
                 yield _row(title and f"{title}, {_frames(run)}", model, run, beside)
@@ -70,13 +71,13 @@ def _row(title: str, model: str, run: Mapping, published: str) -> list[str]:
 
 
 def of_dimers(results: Mapping[str, dict]) -> list[str]:
-    """RMSE of energy (meV) and forces (meV/Å), with all that is published."""
-    found = results.get("dimers", {}).get("table", {})
+    """RMSE of energy (meV) and forces (meV/Å), with all published errors."""
+    dimer_table = results.get("dimers", {}).get("table", {})
     rows = []
     for name, models in dimers.PUBLISHED.items():
         for i, published in enumerate(models):
-            own = found.get(name, {}) if i == 0 else {}
-            errors = [own.get(model) for model in dimers.MODELS]
+            by_model = dimer_table.get(name, {}) if i == 0 else {}
+            errors = [by_model.get(model) for model in dimers.MODELS]
             ours = [f"{e['test_energy_meV']:.3g} / {e['test_forces_meV_A']:.3g}" if e else "–" for e in errors]
             pairs = [" / ".join(map(str, pair)) if pair else "–" for pair in (published.short_range, published.les)]
             rows.append(["" if i else name, published.of, *pairs, *ours])
@@ -89,11 +90,11 @@ def of_dipeptides(results: Mapping[str, dict]) -> list[str]:
     runs = results.get("real_data", {}).get("runs", {})
     rows = []
     for name, title in (("dipeptides_short_range", "short range"), ("dipeptides", "LES")):
-        published, found = RUNS[name].published, reported(runs[name])[1] if name in runs else {}
-        rows += [_of_response(f"published, {title}", published), _of_response(f"lesjax, {title}", found)]
+        published, metrics = RUNS[name].published, reported(runs[name])[1] if name in runs else {}
+        rows += [_of_response(f"published, {title}", published), _of_response(f"lesjax, {title}", metrics)]
     if "dipeptides_published_weights" in runs:
-        found = reported(runs["dipeptides_published_weights"])[1]
-        rows.append(_of_response("published weights (σ 1 Å) in lesjax", found))
+        metrics = reported(runs["dipeptides_published_weights"])[1]
+        rows.append(_of_response("published weights (σ 1 Å) in lesjax", metrics))
     header = ["dipeptides, validation", "energy (meV/atom)", "forces (meV/Å)", "charges (MBIS)"]
     return table([*header, "dipole", "quadrupole", "Born charges"], rows)
 
@@ -116,9 +117,9 @@ def of_water(results: Mapping[str, dict]) -> list[str]:
     titles = {"water_published_weights": "published weights in lesjax", "water": "lesjax"}
     for name, title in titles.items():
         if name in runs:
-            kind, found = reported(runs[name])
+            kind, metrics = reported(runs[name])
             n_train = str(runs[name]["metrics"].get("training", {}).get("n_structures", n_published))
-            rows.append([title, n_train, f"{found['n_structures']}, {kind}", *_errors(found)])
+            rows.append([title, n_train, f"{metrics['n_structures']}, {kind}", *_errors(metrics)])
     header = ["liquid water", "frames, training", "frames of the errors", "energy (meV/atom)", "forces (meV/Å)"]
     return table(header, rows)
 
@@ -131,10 +132,10 @@ BLOCKS = {"overview": overview, "dimers": of_dimers, "dipeptides": of_dipeptides
 
 
 def with_tables(text: str, results: Mapping[str, dict]) -> str:
-    """The text of a page with its tables written anew.
+    """Return the text of a page with its tables rewritten.
 
     Raises:
-        ValueError: where the lines are missing between which a table stands.
+        ValueError: if the lines around a table are missing.
     """
     for name, function in BLOCKS.items():
         mark = BEGIN.format(name=name)
@@ -147,7 +148,7 @@ def with_tables(text: str, results: Mapping[str, dict]) -> str:
 
 
 def update_page(path: pathlib.Path, results: Mapping[str, dict]) -> None:
-    """Write the tables of a page anew."""
+    """Rewrite the tables of a page."""
     text = with_tables(path.read_text(), results)
     with atomic_path(path) as temporary:
         temporary.write_text(text)

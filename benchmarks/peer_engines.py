@@ -1,9 +1,9 @@
-"""The sums that benchmarks/peers.py compares, each in a process of its own: tuned, built, run when told to.
+"""The sums that benchmarks/peers.py compares, each in its own process: tuned, built, run on request.
 
-All compute the same: energy and forces of Gaussian charges of width σ in a periodic cube, in float32, without
-self-interaction. lesjax is called as its users do. jax-pme and torch-pme split 1/r into a short and a long range; their
-long range for smearing = σ is our sum, so they are given no pairs, which leaves the k-space part and its self-term.
-Distances are in Å, energies in eV.
+All compute the same quantity: energy and forces of Gaussian charges of width σ in a periodic cube, in float32, without
+self-interaction. lesjax is called through its public interface. jax-pme and torch-pme split 1/r into a short and a long
+range; their long range for smearing = σ is the sum of lesjax, so they get no pairs: the k-space part and its self-term
+remain. Distances are in Å, energies in eV.
 """
 
 import json
@@ -53,7 +53,7 @@ def candidates(engine: str, edge: float) -> list[list[dict]]:
 
 
 def build(engine: str, data: dict, settings: dict) -> Call:
-    """A function without arguments that gives energies and forces; of a batch, where positions have three axes."""
+    """Return a function without arguments that returns energies and forces; of a batch if positions have three axes."""
     family, method = engine.split(" ", 1)
     if family == "lesjax":
         return _lesjax(method, data, settings)
@@ -137,8 +137,8 @@ def _torch_pme(method: str, data: dict, settings: dict) -> Call:
     if positions.ndim == 3:
         n = int(np.ceil(settings["k_max"] * float(data["edge"]) / np.pi))
         kvectors = generate_kvectors_for_ewald(ns=torch.tensor([n] * 3, device=device), cell=cell)
-        one = lambda q, r: calculator._compute_kspace(q, cell, r, kvectors=kvectors)  # noqa: E731
-        potentials = torch.func.vmap(one)
+        reciprocal = lambda q, r: calculator._compute_kspace(q, cell, r, kvectors=kvectors)  # noqa: E731
+        potentials = torch.func.vmap(reciprocal)
     else:
         potentials = lambda q, r: calculator(q, cell, r, pairs, distances)  # noqa: E731
 
@@ -154,7 +154,7 @@ def _torch_pme(method: str, data: dict, settings: dict) -> Call:
 
 
 def reference(data: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Energy and forces in float64, converged to 1e-7: the direct sum of lesjax, held to other codes by its tests."""
+    """Energy and forces in float64, converged to 1e-7: the direct sum of lesjax, tested against other codes."""
     import jax
     import jax.numpy as jnp
 
@@ -178,15 +178,15 @@ def reference(data: dict) -> tuple[np.ndarray, np.ndarray]:
 def errors(result: tuple, data: dict) -> dict:
     """Relative errors of energies and forces, over the whole batch for a batch."""
     energy, forces = (np.asarray(x, "float64") for x in result)
-    found = {
+    relative = {
         "energy_error": np.linalg.norm(energy - data["energy"]) / np.linalg.norm(data["energy"]),
         "forces_error": np.linalg.norm(forces - data["forces"]) / np.linalg.norm(data["forces"]),
     }
-    return {key: float(f"{value:.2e}") for key, value in found.items()}
+    return {key: float(f"{value:.2e}") for key, value in relative.items()}
 
 
 def tune(engine: str, data: dict) -> dict:
-    """The fastest of the cheapest settings that reach the target; where none does, the most accurate ones."""
+    """Return the fastest of the cheapest settings that reach the target, or the most accurate ones if none does."""
     reached, missed = [], []
     for group in candidates(engine, float(data["edge"])):
         low, high = 0, len(group)  # the first that reaches it lies in between
@@ -227,13 +227,13 @@ def _is_smooth(n: int) -> bool:
 
 
 def _resident() -> float:
-    """MB that this process holds now."""
+    """Current memory of this process, MB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 2**20
 
 
 def worker() -> None:
-    """One engine on one system: tune, or build, run as often as standard input says, and report the memory."""
+    """Run one engine on one system: tune, or build, run as standard input asks, and report the memory."""
     task, engine, path = sys.argv[1:4]
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print does not mix with the replies
@@ -271,7 +271,7 @@ def worker() -> None:
 
 
 def _small(data: dict) -> dict:
-    """A few of the atoms in a cell of 8 Å."""
+    """Return a few of the atoms in a cell of 8 Å."""
     return {"positions": data["positions"][..., :30, :], "charges": data["charges"][..., :30], "edge": np.float32(8.0)}
 
 

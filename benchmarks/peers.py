@@ -4,15 +4,15 @@
     python benchmarks/peers.py --json benchmarks/results/peers.json --figure docs/images/ewald_scaling.png
 
 Random atoms at 0.1 atoms/Å³, no two closer than 1.5 Å, charges ±1 e, a periodic cube, σ = 1 Å, float32. Every engine
-is tuned to the same measured relative error of the forces, 5e-4 against a converged float64 sum, and runs in a process
-of its own. The processes run in turn, so that what else the machine does hits all alike; medians over the turns.
+is tuned to the same measured relative error of the forces, 5e-4 against a converged float64 sum, and runs in its own
+process. The processes run in turn, so that other load of the machine affects all alike; medians over the turns.
 
-The peers compute 1/r as short range plus long range. Here they are given no pairs, so that they compute what we
-compute: the k-space part and its self-energy, for smearing = σ. The columns of errors show that it is the same sum.
+The peers compute 1/r as short range plus long range. Here they get no pairs, so that they compute the same as
+lesjax: the k-space part and its self-energy, for smearing = σ. The columns of errors show that it is the same sum.
 
-Memory is the largest resident size of the process, and that above what it held when the libraries were loaded and the
-atoms were there; the compiler's is in it. `--sizes` and `--engines` take a part; the file keeps what it has of others,
-and with `--resume` of these as well.
+Memory is the largest resident size of the process, and its excess over the size with the libraries and atoms loaded;
+the compiler's is included. `--sizes` and `--engines` select a part; the file keeps other results, and with `--resume`
+these as well.
 """
 
 import argparse
@@ -118,7 +118,7 @@ def measure(n_atoms: int, batch: int, engines: list[str], turns: int, scratch: p
 
 
 class Worker:
-    """A process of `peer_engines`, which answers in lines of JSON; `reply` is the first one."""
+    """Process of `peer_engines` that answers in lines of JSON; `reply` is the first one."""
 
     def __init__(self, *arguments: object) -> None:
         precision = "1" if arguments[0] == "reference" else "0"
@@ -154,7 +154,7 @@ class Worker:
 
 
 def make_system(n_atoms: int, batch: int, scratch: pathlib.Path) -> pathlib.Path:
-    """Random atoms and their converged energy and forces, in a file that is made once."""
+    """Write random atoms with converged energy and forces to a file, once."""
     path = scratch / f"{n_atoms}x{batch}.npz"
     if not path.exists() or "forces" not in np.load(path):
         # an edge that float32 holds, so that all have the same cell
@@ -171,7 +171,7 @@ def make_system(n_atoms: int, batch: int, scratch: pathlib.Path) -> pathlib.Path
 
 
 def random_positions(rng: np.random.Generator, n_atoms: int, edge: np.float32) -> np.ndarray:
-    """Atoms anywhere, those too close to another one placed anew until there are none."""
+    """Place atoms at random, and those too close to another one again until there are none."""
     positions = rng.uniform(0, edge, (n_atoms, 3)).astype("float32")
     while True:
         wrapped = np.mod(positions.astype(float), float(edge))
@@ -183,7 +183,7 @@ def random_positions(rng: np.random.Generator, n_atoms: int, edge: np.float32) -
 
 
 def write(path: pathlib.Path, cases: list[dict], arguments: argparse.Namespace) -> None:
-    """The results as JSON and as CSV."""
+    """Write the results as JSON and CSV."""
     settings = {"density": DENSITY, "closest": CLOSEST, "sigma": SIGMA, "forces_error": TARGET}
     settings["turns"] = arguments.turns
     versions = {name: _version(name) for name in ("jax-pme", "torch-pme", "torch", "jax-finufft")}
@@ -206,7 +206,7 @@ def _version(name: str) -> str | None:
 
 
 def as_table(rows: list[dict]) -> Table:
-    """One line per engine."""
+    """Table with one line per engine."""
     table = Table("atoms", "engine", "ms", "first s", "forces err", "energy err", "peak MB", "above start", "settings")
     for row in rows:
         atoms = str(row["n_atoms"]) if row["batch"] == 1 else f"{row['batch']} x {row['n_atoms']}"
@@ -216,13 +216,13 @@ def as_table(rows: list[dict]) -> Table:
         numbers = [f"{row['ms']:.2f}", f"{row['first_call_s']:.2f}"]
         numbers += [f"{row[key]:.1e}" for key in ("forces_error", "energy_error")]
         numbers += [str(row["peak_mb"]), str(row["above_start_mb"])]
-        chosen = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
-        table.add_row(atoms, row["engine"], *numbers, chosen + (f"; {row['note']}" if "note" in row else ""))
+        settings = ", ".join(f"{key} {value}" for key, value in row["settings"].items())
+        table.add_row(atoms, row["engine"], *numbers, settings + (f"; {row['note']}" if "note" in row else ""))
     return table
 
 
 def plot(rows: list[dict], path: str) -> None:
-    """Time and memory over the number of atoms; open symbols where the error asked for is not reached."""
+    """Time and memory over the number of atoms; open symbols where the requested error is not reached."""
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
@@ -232,14 +232,14 @@ def plot(rows: list[dict], path: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for axis, key, label in zip(axes, ("ms", "above_start_mb"), ("time, ms", "memory, MB"), strict=True):
         for name in ENGINES:
-            own = [row for row in rows if row["engine"] == name and row["batch"] == 1]
-            own.sort(key=lambda row: row["n_atoms"])
-            if not own:
+            engine_rows = [row for row in rows if row["engine"] == name and row["batch"] == 1]
+            engine_rows.sort(key=lambda row: row["n_atoms"])
+            if not engine_rows:
                 continue
             family, method = name.split(" ", 1)
-            n, values = [row["n_atoms"] for row in own], [max(row[key], 1e-3) for row in own]
+            n, values = [row["n_atoms"] for row in engine_rows], [max(row[key], 1e-3) for row in engine_rows]
             style = {"color": colors[family], "marker": markers[family], "ms": 5}
-            reached = [row["forces_error"] <= TARGET for row in own]
+            reached = [row["forces_error"] <= TARGET for row in engine_rows]
             axis.loglog(n, values, linestyle=lines.get(method, "-."), label=name, **{**style, "marker": ""})
             for x, y, full in zip(n, values, reached, strict=True):
                 axis.plot(x, y, **style, mfc=colors[family] if full else "white")

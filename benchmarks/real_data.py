@@ -1,13 +1,13 @@
-"""Train shipped configurations on the published sets and on those of lesjax, beside the published errors.
+"""Train shipped configurations on the published sets and those of lesjax, and compare with the published errors.
 
     python benchmarks/real_data.py dipeptides superionic_water --json benchmarks/results/real_data.json
 
 The published sets are too small for a third part: dipeptides, superionic_water and water report the validation frames,
-on which the best epoch was chosen, for superionic_water_bec by a loss that includes the Born effective charges. Errors
-on frames that had no part in the training may be larger. The sets of lesjax have test frames.
+on which the best epoch was selected, for superionic_water_bec by a loss that includes the Born effective charges.
+Errors on frames without any part in the training may be larger. The sets of lesjax have test frames.
 
-Each run can be stopped and started again; what is in the folder `--work` and in the result file is kept. The dimers
-have a command of their own (benchmarks/dimers.py).
+Each run can be stopped and started again; the folder `--work` and the result file keep their runs. The dimers
+have their own command (benchmarks/dimers.py).
 """
 
 import argparse
@@ -28,14 +28,14 @@ from lesjax.training.prepare import prepare
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a configuration of lesjax/configs, its data, and what it is held against.
+    """One training: a configuration of lesjax/configs, its data, and the published errors.
 
-    A file is one of the shared folder, or the name of one that comes with lesjax. `published` has the names of the
+    A file is one of the shared folder, or the name of one shipped with lesjax. `published` has the names of the
     metrics, in eV, eV/Å and e. With `fit_epsilon` the electronic dielectric constant, whose root scales the Born
-    effective charges, is that of least squares over the training frames: one number that energies and forces do not
-    tell. With `weights`, published ones, nothing is trained: they are evaluated on the file `valid`, and the energies
-    of the elements are fitted to the file `train`. `remark` is shown beside the published errors, and
-    `n_train_published` is the number of training frames that they had, where it is another one.
+    effective charges, is fitted by least squares over the training frames: one number that energies and forces do not
+    determine. With `weights`, published ones, nothing is trained: they are evaluated on the file `valid`, and the
+    energies of the elements are fitted to the file `train`. `remark` is shown beside the published errors, and
+    `n_train_published` is their number of training frames if different.
     """
 
     config: str
@@ -114,7 +114,7 @@ def of_published_weights(weights: str, files: dict[str, pathlib.Path], pbc: bool
 
 
 def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
-    """Train, or go on with what is there; the metrics that `lesjax train` wrote."""
+    """Train, or resume the run; returns the metrics that `lesjax train` wrote."""
     run, folder = RUNS[name], work / name
     files = {key: shared(name) if "/" in name else datasets.path(name) for key, name in run.files.items()}
     if run.weights:
@@ -129,9 +129,9 @@ def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     if run.fit_epsilon:
         prepared = prepare(load_config(run.config, settings))
         potential = load(folder / "model")
-        found = evaluate(potential, prepared.train, epsilon_infinity="fit").metrics["epsilon_infinity"]
-        metrics["validation"] = evaluate(potential, prepared.valid, epsilon_infinity=found).metrics
-        metrics["validation"]["epsilon_infinity_of_training"] = found
+        epsilon = evaluate(potential, prepared.train, epsilon_infinity="fit").metrics["epsilon_infinity"]
+        metrics["validation"] = evaluate(potential, prepared.valid, epsilon_infinity=epsilon).metrics
+        metrics["validation"]["epsilon_infinity_of_training"] = epsilon
     return {**result, "settings": [*run.settings, *extra]}
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/tables.py --page docs/results.md
 
-Each table names the command, the date and the device of its file. What is missing or not met comes first. With
-``--page`` the tables there that have a mark are written anew as well.
+Each table names the command, the date and the device of its file. Missing results and goals not met come first. With
+``--page`` the tables with a mark on that page are rewritten as well.
 """
 
 import argparse
@@ -29,15 +29,15 @@ def curves(content: dict) -> list[str]:
     runs = content["runs"].values()
     for system, cutoff in dict.fromkeys((run["system"], run["cutoff"]) for run in runs):
         study = learning_curves.STUDIES[system]
-        own = [run for run in runs if (run["system"], run["cutoff"]) == (system, cutoff)]
+        study_runs = [run for run in runs if (run["system"], run["cutoff"]) == (system, cutoff)]
         order = list(learning_curves.MODELS)
-        own.sort(key=lambda run: (run["n_train"], order.index(run["model"])))
+        study_runs.sort(key=lambda run: (run["n_train"], order.index(run["model"])))
         published = learning_curves.PUBLISHED.get((system, cutoff), {})
         for kind in ("test", *study.kinds):
             title = "all test frames" if kind == "test" else f"test frames of the {kind}"
             lines += [f"### {study.title}, cutoff {cutoff:g} Å, {title}", ""]
             rows = []
-            for run in own:
+            for run in study_runs:
                 model, size = run["model"], run["n_train"]
                 beside = published.get(model, {}).get(size) if kind == "test" else None
                 earlier = "" if learning_curves.is_current(run) else " (earlier settings)"
@@ -61,14 +61,14 @@ def dimers(content: dict) -> list[str]:
     for name, entry in content["table"].items():
         for model in ("short_range", "les"):
             if model in entry:
-                own = entry[model]
+                medians = entry[model]
                 published = getattr(PUBLISHED[name][0], model) if is_published else (None, None)
-                relative = own.get("test_energy_relative")
+                relative = medians.get("test_energy_relative")
                 rows.append([
-                    name, model.replace("_", " "), own["test_energy_meV"], number(published[0]),
-                    own["test_forces_meV_A"], number(published[1]),
-                    number(None if relative is None else 100 * relative), str(len(own["seeds"])),
-                    number(own["seconds"]),
+                    name, model.replace("_", " "), medians["test_energy_meV"], number(published[0]),
+                    medians["test_forces_meV_A"], number(published[1]),
+                    number(None if relative is None else 100 * relative), str(len(medians["seeds"])),
+                    number(medians["seconds"]),
                 ])  # fmt: skip
     header = ["class", "model", "energy RMSE (meV)", "published", "forces RMSE (meV/Å)", "published"]
     lines = table([*header, "largest error of the energy (%)", "seeds", "s"], rows)
@@ -85,7 +85,7 @@ def dimers(content: dict) -> list[str]:
 
 
 def real_data(content: dict) -> list[str]:
-    """What each run reports, on test frames where it has some, beside what is published."""
+    """Errors of each run, on test frames if it has some, beside the published ones."""
     lines = table(
         ["run", "frames, training", "frames of the errors", *ERRORS, "epochs", "s"],
         ([name, str(run["metrics"].get("training", {}).get("n_structures", "–")), f"{m['n_structures']}, {kind}",
@@ -101,11 +101,11 @@ def real_data(content: dict) -> list[str]:
     ]
     rows = []
     for name, run in content["runs"].items():
-        (_, found), published = reported(run), RUNS[name].published
-        response = [key for key in found if key.startswith(("bec", "dipole", "quadrupole", "charges", "epsilon"))]
+        (_, metrics), published = reported(run), RUNS[name].published
+        response = [key for key in metrics if key.startswith(("bec", "dipole", "quadrupole", "charges", "epsilon"))]
         for key in dict.fromkeys([*published, *response]):
             if not key.endswith("corr2"):
-                values = [found.get(key), found.get(key.removesuffix("r2") + "corr2"), published.get(key)]
+                values = [metrics.get(key), metrics.get(key.removesuffix("r2") + "corr2"), published.get(key)]
                 texts = [number(value, 4) for value in values]
                 remark = f" ({RUNS[name].remark})" if RUNS[name].remark and key in published else ""
                 rows.append([name, key, *texts[:2], texts[2] + remark])
@@ -185,14 +185,14 @@ MD = {
 def conservation(content: dict) -> list[str]:
     """Drift of the conserved energy."""
     lines = []
-    for dtype, found in content["runs"].items():
-        drifts = {k: v for k, v in found.items() if isinstance(v, dict) and "drift_eV_per_atom_and_ps" in v}
+    for dtype, checks in content["runs"].items():
+        drifts = {k: v for k, v in checks.items() if isinstance(v, dict) and "drift_eV_per_atom_and_ps" in v}
         keys = ("drift_eV_per_atom_and_ps", "scatter_eV_per_atom", "temperature_K")
         rows = ([k, str(v["steps"]), *(f"{v[key]:.3g}" for key in keys)] for k, v in drifts.items())
         lines += [f"{dtype}:", "", *table(["ensemble", "steps", "drift (eV/atom/ps)", "scatter (eV/atom)", "K"], rows)]
-        if "kill" in found:
-            same = "identical" if found["kill"]["identical"] else "NOT identical"
-            lines += [f"Killed {found['kill']['kills']} times: files {same} to those of a run left alone.", ""]
+        if "kill" in checks:
+            same = "identical" if checks["kill"]["identical"] else "NOT identical"
+            lines += [f"Killed {checks['kill']['kills']} times: files {same} to those of a run left alone.", ""]
     return lines
 
 
@@ -226,7 +226,7 @@ def ensembles(content: dict) -> list[str]:
 
 
 def fit_charges(content: dict) -> list[str]:
-    """Charge scales that fits found."""
+    """Fitted charge scales."""
     header = ["targets", "start", "found (true: 1)", "error (%)", "trajectories", "frames each", "s"]
     rows = (
         [" + ".join(run["targets"]), run["start"], number(run["found"], 5), number(run["error_percent"], 2),
@@ -238,8 +238,8 @@ def fit_charges(content: dict) -> list[str]:
 
 
 def ewald_accuracy(content: dict) -> list[str]:
-    """Error over the accuracy asked for, by kind of system and method."""
-    rows = [[*name.rsplit(", ", 1), found["median"], found["worst"]] for name, found in content["summary"].items()]
+    """Error over the requested accuracy, by kind of system and method."""
+    rows = [[*name.rsplit(", ", 1), ratio["median"], ratio["worst"]] for name, ratio in content["summary"].items()]
     note = "Error of the forces over the accuracy asked for: median over all plans and configurations, and the worst. "
     note += "Accuracies 1e-2 to 1e-6, σ 0.6 to 1.5 Å, cells cubic, triclinic and 1 : 1 : 5, crystals rattled by 0.01 "
     return [*table(["system", "method", "median", "worst"], rows), note + "to 0.2 Å.", ""]
@@ -288,14 +288,14 @@ SECTIONS = {
 
 
 def absent_runs(results: Mapping[str, dict]) -> list[str]:
-    """What the result files of trainings lack of the sizes, models and sets that the commands run by default."""
+    """Sizes, models and sets that the commands run by default and the result files of trainings lack."""
     lines = []
     runs = results.get("learning_curves", {}).get("runs", {})
     models = learning_curves.MODELS
     for system, study in learning_curves.STUDIES.items() if runs else ():
         for size in study.sizes:
-            found = {m: runs.get(learning_curves.key_of(system, study.cutoff, m, size)) for m in models}
-            names = [m for m, run in found.items() if run is None or not learning_curves.is_current(run)]
+            model_runs = {m: runs.get(learning_curves.key_of(system, study.cutoff, m, size)) for m in models}
+            names = [m for m, run in model_runs.items() if run is None or not learning_curves.is_current(run)]
             if names:
                 lacking = "all models" if len(names) == len(models) else "; ".join(models[m][0] for m in names)
                 lines.append(f"- {system}, cutoff {study.cutoff:g} Å, {size} frames: {lacking}")
@@ -304,7 +304,7 @@ def absent_runs(results: Mapping[str, dict]) -> list[str]:
 
 
 def summary(results: Mapping[str, dict]) -> list[str]:
-    """What is missing and not met, then what is met."""
+    """Missing results and goals not met, then goals that are met."""
     everything = goals(results)
     absent = [
         f"- `{name}.json`: {title} (`{command}`)"
@@ -319,13 +319,13 @@ def summary(results: Mapping[str, dict]) -> list[str]:
         lines += ["Trainings that are not there, or have earlier settings:", "", *lacking, ""]
     header = ["aim", "found", "limit"]
     for verdict, title in (("not met", "Not met:"), ("missing", "Not measured:"), ("met", "## Met")):
-        chosen = [goal for goal in everything if goal.verdict == verdict]
-        if chosen:
+        selected = [goal for goal in everything if goal.verdict == verdict]
+        if selected:
             rows = []
-            for goal in chosen:
-                found = None if goal.found is None else goal.factor * goal.found
+            for goal in selected:
+                value = None if goal.found is None else goal.factor * goal.found
                 limit = f"{'≥' if goal.at_least else '≤'} {number(goal.factor * goal.limit)} {goal.unit}"
-                rows.append([goal.text, number(found), limit.rstrip()])
+                rows.append([goal.text, number(value), limit.rstrip()])
             lines += [title, "", *table(header, rows)]
     return lines
 

@@ -1,4 +1,4 @@
-"""Time of one training step, beside the published PyTorch code.
+"""Time of one training step, compared with the published PyTorch code.
 
     python benchmarks/training_step.py --json benchmarks/results/training_step.json
 

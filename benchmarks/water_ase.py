@@ -24,14 +24,14 @@ REFERENCE_MS = {192: 68.0, 1536: 518.0, 12288: 15_400.0}
 
 
 def model(long_range: bool) -> Potential:
-    """The published shape with random weights."""
+    """Model of the published shape with random weights."""
     cace = CACEConfig(elements=(1, 8), cutoff=4.5, n_bessel=6, n_radial=12, n_embedding=2, max_l=3, max_nu=3)
     les = LongRangeConfig(sigma=1.0, k_cutoff=float(np.pi)) if long_range else None
     return Potential.create(ModelConfig(cace, les))
 
 
 def moving(atoms: ase.Atoms, potential: Potential):
-    """A function that displaces the atoms a little and returns their forces."""
+    """Return a function that displaces the atoms a little and returns their forces."""
     atoms = atoms.copy()
     atoms.calc = LesCalculator(potential)
     start = atoms.positions.copy()
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def kernel(atoms: ase.Atoms, potential: Potential):
-    """The compiled energy and forces alone, on arrays that are on the device already."""
+    """Return only the compiled energy and forces, on arrays on the device."""
     import jax
 
     from lesjax.models.potential import predict

@@ -49,10 +49,10 @@ class BornCharges:
         n, m = system.shape
         if m > self.capacity:
             self.capacity = 4 * int(np.ceil(1.05 * m / 4))
-        found = self.potential.born_effective_charges(
+        charges = self.potential.born_effective_charges(
             system.pad_to(n, self.capacity), epsilon_infinity=self.epsilon_infinity, acoustic_sum_rule=True
         )
-        return np.asarray(found)
+        return np.asarray(charges)
 
 
 def equilibrate(atoms: ase.Atoms, steps: int, temperature: float, time_step: float, seed: int) -> None:
@@ -66,7 +66,7 @@ def equilibrate(atoms: ase.Atoms, steps: int, temperature: float, time_step: flo
 
 
 def record(atoms: ase.Atoms, born_charges: BornCharges, steps: int, every: int, time_step: float) -> dict:
-    """Run at constant energy; the dipole's rate of change at each step, temperatures and total energies."""
+    """Run at constant energy; returns the dipole's rate of change at each step, temperatures and total energies."""
     dynamics = VelocityVerlet(atoms, time_step * ase_units.fs)
     before, rates, temperatures, energies = born_charges(atoms), [], [], []
     for _ in range(steps // every):
@@ -85,19 +85,19 @@ def record(atoms: ase.Atoms, born_charges: BornCharges, steps: int, every: int, 
 
 def bands(spectrum: properties.Spectrum) -> dict:
     """Maximum of each band, and its integral with error, cm^-2."""
-    found = {}
+    maxima = {}
     for name, (measured, low, high) in BANDS.items():
         inside = (spectrum.wavenumber > low) & (spectrum.wavenumber < high)
         wavenumber, intensity = (np.asarray(x)[inside] for x in (spectrum.wavenumber, spectrum.intensity))
         if not len(wavenumber):
             continue
-        found[name] = {
+        maxima[name] = {
             "maximum_cm-1": round(float(wavenumber[np.argmax(intensity)]), 1),
             "measured_cm-1": measured,
             "window_cm-1": [low, high],
             "integral_cm-2": round(float(np.trapezoid(intensity, wavenumber)), 1),
         }
-    return found
+    return maxima
 
 
 def plot(spectrum: properties.Spectrum, path: str) -> None:
@@ -156,8 +156,8 @@ def main() -> None:
         run["rate"], arguments.time_step, float(atoms.get_volume()), temperature, **analysis
     )
     spectrum = jax.device_get(spectrum)
-    found = bands(spectrum)
-    for name, band in found.items():
+    maxima = bands(spectrum)
+    for name, band in maxima.items():
         print(f"{name:10s} {band['maximum_cm-1']:8.1f} cm^-1, measured about {band['measured_cm-1']:.0f}")
     slope = np.polyfit(arguments.time_step * 1e-3 * np.arange(len(run["energies"])), run["energies"], 1)[0]
     if arguments.json:
@@ -169,7 +169,7 @@ def main() -> None:
             "epsilon_infinity": arguments.epsilon_infinity,
             "resolution_cm-1": arguments.resolution,
             "wall_s": round(time.perf_counter() - start, 1),
-            "bands": found,
+            "bands": maxima,
             "wavenumber_cm-1": np.round(np.asarray(spectrum.wavenumber, float), 2).tolist(),
             "intensity_cm-1": np.round(np.asarray(spectrum.intensity, float), 2).tolist(),
             "error_cm-1": np.round(np.asarray(spectrum.error, float), 2).tolist(),

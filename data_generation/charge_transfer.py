@@ -1,13 +1,13 @@
 """Na8Cl8+ and Na9Cl8+ clusters labelled with GFN2-xTB: a charge that depends on a far end.
 
 In Na9Cl8+ all ions are closed-shell; taking a sodium atom from one end leaves Na8Cl8+ with a hole that spreads
-over the chlorines, those at the other end included. A sodium atom at that other end then feels another
+over the chlorines, including those at the other end. A sodium atom at that other end then feels a different
 energy surface in the same surroundings, which no model of local environments can tell apart: the test of
 Ko, Finkler, Goedecker, Behler, Nat. Commun. 12, 398 (2021), doi:10.1038/s41467-020-20427-2, there with DFT.
 
 The frames come from Langevin dynamics on the surface of GFN2-xTB itself; in some, the sodium atom `MOVED` is
 then displaced. Each trajectory is independent, and whole trajectories go into the test file. The file ``path``
-holds no thermal frames: the relaxed clusters with `MOVED` displaced in even steps along the long axis, all else
+holds no thermal frames: the relaxed clusters with `MOVED` displaced in even steps along the long axis, the rest
 fixed. ``python -m data_generation.charge_transfer`` writes the set.
 """
 
@@ -28,7 +28,7 @@ UNPAIRED = {"Na8Cl8": 1, "Na9Cl8": 0}
 SPACING = 2.7  # Å, between neighbours of the unrelaxed clusters
 MOVED = 0  # index of the sodium atom at the end z = 0
 TEMPERATURES = (300, 600)  # K
-TRAJECTORIES = 6  # of each cluster and temperature; the last is for testing
+TRAJECTORIES = 6  # trajectories of each cluster and temperature; the last is for testing
 TIME_STEP = 6.0  # fs
 FRICTION = 0.01  # 1/fs
 EQUILIBRATION, INTERVAL = 50, 12  # steps before the first frame and between frames
@@ -37,7 +37,7 @@ PATH = np.linspace(*DISPLACEMENTS, 49)
 
 
 def cluster(formula: str) -> Atoms:
-    """The unrelaxed cluster: 2 x 2 x 4 ions of rock salt, Na first, the long axis along z.
+    """Make the unrelaxed cluster: 2 x 2 x 4 ions of rock salt, Na first, the long axis along z.
 
     Na9Cl8 has one more sodium atom, the last, on top of a chlorine of the end at large z.
 
@@ -59,7 +59,7 @@ def cluster(formula: str) -> Atoms:
 
 
 def displace(atoms: Atoms, distance: float) -> Atoms:
-    """A copy with atom `MOVED` shifted outwards, to negative z, by a distance in Å."""
+    """Return a copy with atom `MOVED` shifted outwards, to negative z, by a distance in Å."""
     result = atoms.copy()
     result.positions[MOVED, 2] -= distance
     result.info["displacement"] = round(float(distance), storage.POSITION_DECIMALS)
@@ -67,7 +67,7 @@ def displace(atoms: Atoms, distance: float) -> Atoms:
 
 
 def relax(formula: str) -> Atoms:
-    """The cluster in a minimum of GFN2-xTB, forces below 5 meV/Å.
+    """Relax the cluster to a minimum of GFN2-xTB, forces below 5 meV/Å.
 
     Raises:
         RuntimeError: if it is not reached.
@@ -117,7 +117,7 @@ def trajectory(start: Atoms, formula: str, temperature: float, n_frames: int, rn
 
 
 def labelled(frames: Sequence[Atoms], formula: str) -> list[Atoms]:
-    """The frames with labels; those without a self-consistent field are left out."""
+    """Label the frames; those without a self-consistent field are left out."""
     result = []
     for frame in frames:
         try:
@@ -128,10 +128,10 @@ def labelled(frames: Sequence[Atoms], formula: str) -> list[Atoms]:
 
 
 def generate(seed: int = 0, n_frames: int = 25) -> tuple[dict[str, list[Atoms]], int]:
-    """All parts of the set, and the number of frames left out because they did not converge.
+    """Generate all parts of the set; also returns the number of frames left out because they did not converge.
 
     Args:
-        seed: of the random numbers.
+        seed: seed of the random numbers.
         n_frames: thermal frames of each trajectory.
     """
     parts: dict[str, list[Atoms]] = {"train": [], "test": [], "path": []}

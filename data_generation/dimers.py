@@ -6,7 +6,7 @@ testing, so that the interaction beyond a cutoff must come from physics: in GFN2
 its charges, dipoles and quadrupoles, and from dispersion.
 
 Molecules are rigid, each at its own minimum, with open boundaries. A frame has the total energy and forces
-(those of the lone molecules are below 2 meV/Å), Mulliken charges, and in ``info``
+(forces of the lone molecules are below 2 meV/Å), Mulliken charges, and in ``info``
 
 - ``inter_energy``: energy of the pair less those of the two molecules, eV; ``energyA``, ``energyB``: these;
 - ``distance``: between the centres of mass, Å; ``indexB``: index of the first atom of the second molecule;
@@ -35,7 +35,7 @@ PAIRS = {
     "PA": (("H2O", "CH4"), ("CH3OH", "CO2"), ("CH3CN", "C6H6")),
     "AA": (("CH4", "C2H6"), ("CO2", "C2H4"), ("C6H6", "CH4")),
 }
-ORIENTATIONS = 3  # of each pair
+ORIENTATIONS = 3  # number of curves of each pair
 DISTANCES = {"train": np.arange(3.0, 9.01, 0.5), "test": np.arange(9.5, 15.01, 0.5)}  # Å
 CONTACT = 2.0  # Å, smallest distance between atoms of the two molecules; nearer pairs are left out
 MAX_FORCE = 0.002  # eV/Å, of a relaxed molecule
@@ -47,7 +47,7 @@ def charge_of(name: str) -> int:
 
 
 def monomer(name: str) -> Atoms:
-    """A molecule before relaxation; the ions are made from neutral molecules of ase.
+    """Make a molecule before relaxation; the ions are made from neutral molecules of ase.
 
     Raises:
         ValueError: for a name that is not in `PAIRS`.
@@ -71,7 +71,7 @@ def monomer(name: str) -> Atoms:
 
 
 def relax(name: str) -> Atoms:
-    """A molecule in its minimum of GFN2-xTB, forces below `MAX_FORCE`, with its calculator.
+    """Relax a molecule to its minimum of GFN2-xTB, forces below `MAX_FORCE`; returned with its calculator.
 
     Raises:
         RuntimeError: if it is not reached.
@@ -84,7 +84,7 @@ def relax(name: str) -> Atoms:
 
 
 def place(first: Atoms, second: Atoms, distance: float, rotations: np.ndarray) -> Atoms:
-    """Two molecules, turned by `rotations` [2, 3, 3], with centres of mass at a distance along z, in Å."""
+    """Join two molecules, turned by `rotations` [2, 3, 3], with centres of mass at a distance along z, in Å."""
     turned = [(m.positions - m.get_center_of_mass()) @ r for m, r in zip((first, second), rotations, strict=True)]
     turned[1][:, 2] += distance
     atoms = Atoms([*first.numbers, *second.numbers], np.concatenate(turned))
@@ -99,7 +99,7 @@ def contact(atoms: Atoms) -> float:
 
 
 def generate(seed: int = 0) -> tuple[dict[str, list[Atoms]], int]:
-    """The parts of the set, "CC_train", "CC_test", ..., and the number of frames that did not converge."""
+    """Generate the parts of the set, "CC_train", "CC_test", ..., and count the frames that did not converge."""
     names = sorted({name for pairs in PAIRS.values() for pair in pairs for name in pair})
     molecules = {name: relax(name) for name in names}
     parts: dict[str, list[Atoms]] = {f"{kind}_{part}": [] for kind in PAIRS for part in DISTANCES}

@@ -4,7 +4,7 @@ Long-range electrostatics in a liquid with known charges: see `data_generation.s
 the labels are made. 64 water molecules and 0, 1 or 2 ion pairs, in a cubic cell or as a slab in a cell of
 three times its height, periodic in all directions. Each trajectory starts from ions and molecules placed at
 random, and whole trajectories go into the test file. ``python -m data_generation.kf_water`` writes the set, in
-about half an hour; with ``--work`` trajectories are kept, and an interrupted run goes on.
+about half an hour; with ``--work`` trajectories are saved, and an interrupted run resumes.
 """
 
 import itertools
@@ -20,15 +20,15 @@ from data_generation import spcfw, storage
 N_WATERS = 64
 PAIRS = (0, 1, 2)
 VOLUME_WATER, VOLUME_PAIR = 29.9, 13.0  # Å³, at 300 K; apparent volume of KF in dilute solution
-HEIGHT = 3  # of the cell with an interface, over that of the slab
+HEIGHT = 3  # height of the cell with an interface, over that of the slab
 TEMPERATURE = 300.0  # K
-TRAJECTORIES = 5  # of each system; the last is for testing
-FRAMES = {"bulk": 20, "interface": 14}  # of each trajectory
+TRAJECTORIES = 5  # trajectories of each system; the last is for testing
+FRAMES = {"bulk": 20, "interface": 14}  # frames of each trajectory
 EQUILIBRATION, INTERVAL = 15.0, 3.0  # ps
 
 
 def start(kind: str, n_pairs: int, rng: np.random.Generator) -> Atoms:
-    """Water and ions at random on the sites of a grid, too close to each other here and there.
+    """Place water and ions at random on the sites of a grid, some of them too close to each other.
 
     Args:
         kind: "bulk" or "interface".
@@ -54,10 +54,10 @@ def start(kind: str, n_pairs: int, rng: np.random.Generator) -> Atoms:
 
 
 def trajectory(kind: str, n_pairs: int, k: int, seed: int, work: pathlib.Path | None) -> Sequence[Atoms]:
-    """Labelled frames of trajectory `k`, kept as a file in `work`, if that is given."""
-    kept = work / f"kf_water_{kind}_{n_pairs}_{k}_{seed}{storage.SUFFIX}" if work else None
-    if kept is not None and kept.exists():
-        return storage.read(kept)
+    """Return the labelled frames of trajectory `k`, saved as a file in `work` if that is given."""
+    saved = work / f"kf_water_{kind}_{n_pairs}_{k}_{seed}{storage.SUFFIX}" if work else None
+    if saved is not None and saved.exists():
+        return storage.read(saved)
     rng = np.random.default_rng([seed, list(FRAMES).index(kind), n_pairs, k])
     frames = spcfw.sample(
         start(kind, n_pairs, rng),
@@ -68,17 +68,17 @@ def trajectory(kind: str, n_pairs: int, k: int, seed: int, work: pathlib.Path | 
         seed=int(rng.integers(1, 2**31 - 1)),
     )
     frames = spcfw.label(frames)
-    if kept is not None:
-        storage.write_frames(kept, frames)
+    if saved is not None:
+        storage.write_frames(saved, frames)
     return frames
 
 
 def generate(seed: int = 0, work: pathlib.Path | None = None) -> dict[str, list[Atoms]]:
-    """The parts of the set: "train" and "test".
+    """Generate the parts of the set: "train" and "test".
 
     Args:
-        seed: of the random numbers.
-        work: folder where finished trajectories are kept and looked for.
+        seed: seed of the random numbers.
+        work: folder where finished trajectories are saved and looked for.
     """
     parts: dict[str, list[Atoms]] = {"train": [], "test": []}
     for kind, n_pairs, k in itertools.product(FRAMES, PAIRS, range(TRAJECTORIES)):

@@ -1,9 +1,9 @@
 """Rock salt, NaCl(001), in contact with SPC/Fw water: an ionic solid with a liquid.
 
-Four layers of 18 ions and 68 water molecules fill a periodic cell, so that both faces of the crystal are wet.
-Force field and labels are those of `data_generation.spcfw`; the ions of the crystal are free to move. Each
-trajectory starts from molecules placed at random, and whole trajectories go into the test file.
-``python -m data_generation.nacl_water`` writes the set.
+Four layers of 18 ions and 68 water molecules fill a periodic cell, so that both faces of the crystal are wet. Force
+field and labels come from `data_generation.spcfw`; the ions of the crystal are free to move. Each trajectory starts
+from molecules placed at random, and whole trajectories go into the test file. ``python -m data_generation.nacl_water``
+writes the set.
 """
 
 import itertools
@@ -20,12 +20,12 @@ N_WATERS = 68
 WATER_HEIGHT = 16.0  # Å, between the outermost layers, at about 1 bar
 TEMPERATURE = 300.0  # K
 TRAJECTORIES = 5  # the last is for testing
-FRAMES = 20  # of each trajectory
+FRAMES = 20  # frames of each trajectory
 EQUILIBRATION, INTERVAL = 15.0, 3.0  # ps
 
 
 def start(rng: np.random.Generator) -> Atoms:
-    """The crystal in the middle of the cell and water at random on the sites of a grid.
+    """Place the crystal in the middle of the cell and water at random on the sites of a grid.
 
     Water comes first, then Na, then Cl. Two molecules may be too close to each other.
     """
@@ -50,7 +50,7 @@ def start(rng: np.random.Generator) -> Atoms:
 
 
 def generate(seed: int = 0) -> dict[str, list[Atoms]]:
-    """The parts of the set: "train" and "test"; `seed` is that of the random numbers."""
+    """Generate the parts of the set, "train" and "test"; `seed` is the seed of the random numbers."""
     parts: dict[str, list[Atoms]] = {"train": [], "test": []}
     for k in range(TRAJECTORIES):
         rng = np.random.default_rng([seed, k])

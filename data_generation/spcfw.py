@@ -1,6 +1,6 @@
 r"""Flexible SPC/Fw water with ions, sampled and labelled with OpenMM: ``pip install 'lesjax[datasets]'``.
 
-OpenMM is no dependency of lesjax. The potential energy is
+OpenMM is not a dependency of lesjax. The potential energy is
 
 .. math:: E = \sum_{OH} \frac{k_r}{2} (r - r_0)^2 + \sum_{HOH} \frac{k_\theta}{2} (\theta - \theta_0)^2
           + \sum_{i<j} S(r_{ij})\, 4 \epsilon_{ij} \left[ (\sigma_{ij} / r_{ij})^{12}
@@ -8,13 +8,13 @@ OpenMM is no dependency of lesjax. The potential energy is
 
 with Lorentz-Berthelot rules, point charges under conducting boundary conditions, and neither Lennard-Jones nor
 Coulomb terms inside a molecule. S takes the Lennard-Jones energy from full at `SWITCH` to zero at `CUTOFF` with
-two continuous derivatives (1 - 10 t³ + 15 t⁴ - 6 t⁵), and nothing is added for what is beyond: the potential is
-what it is, without a jump. The Coulomb energy is a converged Ewald sum.
+two continuous derivatives (1 - 10 t³ + 15 t⁴ - 6 t⁵), and nothing is added for pairs beyond: the potential is the
+truncated one, without a jump. The Coulomb energy is a converged Ewald sum.
 
-Bonds, angles and the Lennard-Jones term of water are those of SPC/Fw (Wu, Tepper, Voth, J. Chem. Phys. 124,
-024503 (2006), doi:10.1063/1.2136877). Its charges are -0.82 e and 0.41 e; here they are those of SPC/E, -0.8476 e
-and 0.4238 e, which is also the water that the ions were fitted for: Joung, Cheatham, J. Phys. Chem. B 112, 9020
-(2008), doi:10.1021/jp8001614, the set for SPC/E.
+Bonds, angles and the Lennard-Jones term of water are those of SPC/Fw (Wu, Tepper, Voth, J. Chem. Phys. 124, 024503
+(2006), doi:10.1063/1.2136877). Its charges are -0.82 e and 0.41 e; the charges here are those of SPC/E, -0.8476 e and
+0.4238 e, the water that the ions were fitted for: Joung, Cheatham, J. Phys. Chem. B 112, 9020 (2008),
+doi:10.1021/jp8001614, the set for SPC/E.
 """
 
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def charges(atoms: Atoms) -> np.ndarray:
 
 
 def random_molecules(oxygens: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Positions, Å, [3 n, 3], of water molecules of random orientation with oxygens at [n, 3]."""
+    """Return positions, Å, [3 n, 3], of randomly oriented water molecules with oxygens at [n, 3]."""
     half = np.radians(ANGLE) / 2
     molecule = BOND_LENGTH * np.array([[0, 0, 0], [np.cos(half), np.sin(half), 0], [np.cos(half), -np.sin(half), 0]])
     rotations = np.linalg.qr(rng.normal(size=(len(oxygens), 3, 3)))[0]
@@ -84,7 +84,7 @@ def random_molecules(oxygens: np.ndarray, rng: np.random.Generator) -> np.ndarra
 
 
 def label(frames: Sequence[Atoms]) -> list[Atoms]:
-    """Labelled copies of frames of one composition and cell, by OpenMM's Reference platform in double precision.
+    """Return labelled copies of frames of one composition and cell, by OpenMM's Reference platform in double precision.
 
     Raises:
         ValueError: if a lattice vector is shorter than twice `CUTOFF`, or the atoms are in another order.
@@ -110,7 +110,7 @@ def label(frames: Sequence[Atoms]) -> list[Atoms]:
 def sample(
     start: Atoms, n_frames: int, *, temperature: float, equilibration: float, interval: float, seed: int
 ) -> list[Atoms]:
-    """Frames of a run at constant volume after a minimization, on one thread of OpenMM's CPU platform.
+    """Return frames of a run at constant volume after a minimization, on one thread of OpenMM's CPU platform.
 
     The sum there is a particle mesh in single precision, good enough to draw configurations from. Molecules are
     moved into the cell as a whole, and the centre of mass into its middle.
@@ -119,9 +119,9 @@ def sample(
         start: water molecules, then ions; overlaps are resolved.
         n_frames: number of frames.
         temperature: K.
-        equilibration: before the first frame, ps.
-        interval: between frames, ps.
-        seed: of OpenMM's random numbers, at least 1.
+        equilibration: time before the first frame, ps.
+        interval: time between frames, ps.
+        seed: seed of OpenMM's random numbers, at least 1.
 
     Raises:
         ValueError: as `label`.
@@ -149,7 +149,7 @@ def sample(
 
 
 def wrap_molecules(atoms: Atoms) -> Atoms:
-    """A copy with the centre of mass in the middle of the cell and each oxygen and ion inside it."""
+    """Return a copy with the centre of mass in the middle of the cell and each oxygen and ion inside it."""
     result = atoms.copy()
     n = n_waters(atoms)
     positions = atoms.positions + atoms.cell.array.sum(axis=0) / 2 - atoms.get_center_of_mass()

@@ -1,4 +1,4 @@
-"""How the generators write a set: labelled frames in compressed extended xyz, provenance in JSON."""
+"""Files of a generated set: labelled frames in compressed extended xyz, provenance in JSON."""
 
 import argparse
 import importlib.metadata
@@ -26,7 +26,7 @@ CHARGE_DECIMALS = 5  # e
 
 
 def round_positions(atoms: Atoms) -> Atoms:
-    """A copy with positions as the file will hold them, without velocities or a calculator."""
+    """Return a copy with positions in the digits of the file, without velocities or a calculator."""
     return Atoms(
         atoms.numbers,
         atoms.positions.round(POSITION_DECIMALS),
@@ -51,7 +51,7 @@ def write_frames(path: pathlib.Path, frames: Sequence[Atoms]) -> None:
     """Write compressed extended xyz; the file appears whole or not at all."""
     text = io.StringIO()
     ase.io.write(text, list(frames), format="extxyz")
-    # new versions of ase call the column "charge" and read both names, old ones read this one alone
+    # new versions of ase call the column "charge" and read both names, old ones read only this one
     content = text.getvalue().replace(":charge:R:1", ":charges:R:1")
     with atomic_path(path) as temporary:
         temporary.write_bytes(lzma.compress(content.encode(), preset=9))
@@ -72,8 +72,8 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """Command line of a generator: ``--out`` and ``--seed``."""
+    """Make the command line of a generator: ``--out`` and ``--seed``."""
     result = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     result.add_argument("--out", type=pathlib.Path, default=FOLDER, help="folder for the files (default: %(default)s)")
-    result.add_argument("--seed", type=int, default=0, help="of the random numbers (default: %(default)s)")
+    result.add_argument("--seed", type=int, default=0, help="seed of the random numbers (default: %(default)s)")
     return result

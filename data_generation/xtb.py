@@ -1,4 +1,4 @@
-"""GFN2-xTB labels from tblite, which is no dependency of lesjax: ``pip install 'lesjax[datasets]'``.
+"""GFN2-xTB labels from tblite, which is not a dependency of lesjax: ``pip install 'lesjax[datasets]'``.
 
 References:
     Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019), doi:10.1021/acs.jctc.8b01176.
@@ -23,7 +23,7 @@ class GFN2(Calculator):
     """GFN2-xTB for ASE.
 
     Each call starts from the same guess, unlike tblite's own calculator, so that energy and forces are
-    functions of the geometry alone, also where two electronic states are close.
+    functions only of the geometry, also where two electronic states are close.
 
     Args:
         charge: total charge, e.
@@ -73,7 +73,7 @@ def singlepoint(atoms: Atoms, charge: int, unpaired: int) -> dict:
 
 
 def label(atoms: Atoms, charge: int, unpaired: int) -> Atoms:
-    """A labelled copy: energy, forces, Mulliken charges, total charge and unpaired electrons in ``info``.
+    """Return a labelled copy: energy, forces, Mulliken charges, total charge and unpaired electrons in ``info``.
 
     Raises:
         NotConverged: if the self-consistent field does not converge.

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 PBC = {"file": None, "true": True, "false": False}
 # commands that resume where they were stopped
 RESUMED = ("train", "md")
-METRICS = """Metrics in the JSON file, each for what the data has references of:
+METRICS = """Metrics in the JSON file, for the references that the data have:
   n_structures               number of structures
 {terms}
   epsilon_infinity           electronic dielectric constant, with --epsilon-infinity fit
 _r2 is the coefficient of determination, _corr2 the squared correlation, which a
 common factor or offset of the predictions leaves as it is.
-Those of an ensemble are of the mean of its members, and for each kind there are
+Metrics of an ensemble are those of the mean of its members, and each kind has
   forces_spread              root mean square of the standard deviation over the members
   forces_spearman            rank correlation of spread and error, of forces atom by atom
 Energies and forces leave the sign of the latent charges open: it is chosen once for all that depends on it.
@@ -34,19 +34,19 @@ Moments are about the centre of mass."""
 
 # Name in `Settings`, which has the defaults; help; type.
 MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("ensemble", "nve, nvt, npt, npt-flexible, or a thermostat by its name, as csvr", {}),
+    ("ensemble", "nve, nvt, npt, npt-flexible, or a thermostat by name, such as csvr", {}),
     ("steps", "length of the run", {"type": int}),
     ("timestep", "fs", {"type": float}),
     ("temperature", "K", {"type": float}),
     ("pressure", "bar", {"type": float}),
     ("thermostat_time", "fs", {"type": float}),
     ("barostat_time", "fs", {"type": float}),
-    ("seed", "of velocities and thermostat", {"type": int}),
-    ("angular_momentum", "of a cluster's start: keep or zero", {}),
-    ("log_every", "between lines of the log", {"type": int, "metavar": "STEPS"}),
-    ("frame_every", "between frames of the trajectory", {"type": int, "metavar": "STEPS"}),
-    ("checkpoint_every", "between checkpoints", {"type": int, "metavar": "STEPS"}),
-    ("format", "of the trajectory: xyz or traj", {}),
+    ("seed", "seed of velocities and thermostat", {"type": int}),
+    ("angular_momentum", "angular momentum of a cluster at the start: keep or zero", {}),
+    ("log_every", "steps between lines of the log", {"type": int, "metavar": "STEPS"}),
+    ("frame_every", "steps between frames of the trajectory", {"type": int, "metavar": "STEPS"}),
+    ("checkpoint_every", "steps between checkpoints", {"type": int, "metavar": "STEPS"}),
+    ("format", "format of the trajectory: xyz or traj", {}),
     ("polarization", "write the polarization of each frame", {"action": "store_true"}),
     ("born_effective_charges", "write them for each frame", {"action": "store_true"}),
     ("electric_field", "V/Å, without exponents", {"type": float, "nargs": 3, "metavar": ("X", "Y", "Z")}),
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lesjax {parsed.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        further = "; the same command goes on from the last checkpoint" if parsed.command in RESUMED else ""
-        print(f"interrupted{further}", file=sys.stderr)
+        hint = "; the same command resumes from the last checkpoint" if parsed.command in RESUMED else ""
+        print(f"interrupted{hint}", file=sys.stderr)
         return 130
 
 
@@ -91,8 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show where an error comes from")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="train a potential, or go on with a run that was stopped")
-    train.add_argument("config", help="TOML file, or the name of one that comes along (in lesjax/configs), as les")
+    train = commands.add_parser("train", help="train a potential, or resume a run that was stopped")
+    train.add_argument("config", help="TOML file, or the name of one shipped in lesjax/configs, such as les")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the file")
     train.add_argument("--ensemble", type=int, metavar="N", help="train N models that differ in their seeds")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -106,21 +106,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("-h", "--help", action=_EvaluateHelp, nargs=0, help="show this help message and exit")
     evaluate.add_argument("model", help="folder of a potential or an ensemble")
-    evaluate.add_argument("data", help="file that ase reads, as extended xyz")
+    evaluate.add_argument("data", help="file that ase reads, such as extended xyz")
     evaluate.add_argument("--json", metavar="OUT.json", help="write the metrics there")
-    evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots; the ending may be pdf or svg, too")
+    evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots; also as pdf or svg, by the ending")
     evaluate.add_argument("--calibration", metavar="OUT.png", help="draw error against spread of an ensemble")
     evaluate.add_argument("--key", action="append", default=[], metavar="LABEL=NAME", help="e.g. energy=dft_energy")
     evaluate.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
     evaluate.add_argument(
-        "--born-order", metavar="ORDER", help="of Born effective charges: polarization-first or displacement-first"
+        "--born-order", metavar="ORDER", help="order of Born charges: polarization-first or displacement-first"
     )
     evaluate.add_argument(
         "--epsilon-infinity", type=_epsilon, default=1.0, metavar="X|fit", help="scales Born effective charges by √X"
     )
     evaluate.set_defaults(run=_evaluate)
 
-    md = commands.add_parser("md", help="molecular dynamics, or go on with a run that was stopped")
+    md = commands.add_parser("md", help="run molecular dynamics, or resume a run that was stopped")
     md.add_argument("model", help="folder of a potential")
     md.add_argument("structure", help="file that ase reads; the last frame is used")
     md.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
@@ -135,14 +135,14 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", help="folder of a potential")
     info.set_defaults(run=_info)
 
-    demo = commands.add_parser("demo", help="learn the charges of a gas of ions from energies and forces")
+    demo = commands.add_parser("demo", help="learn the charges of an ionic gas from energies and forces")
     demo.add_argument("--out", default="demo", help="folder of the results (default: demo)")
     demo.set_defaults(run=_demo)
     return parser
 
 
 class _EvaluateHelp(argparse.Action):
-    """Show the help with the metrics, whose rows are imported for it alone."""
+    """Show the help with the metrics, whose rows are imported only here."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from lesjax.training.terms import metrics_help
@@ -197,9 +197,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax.training.terms import TERMS
 
     pbc = PBC[arguments.pbc]
-    several = is_ensemble(arguments.model)
-    read = load_ensemble if several else load
-    if arguments.calibration and not several:
+    ensemble = is_ensemble(arguments.model)
+    read = load_ensemble if ensemble else load
+    if arguments.calibration and not ensemble:
         raise ValueError(f"`--calibration` needs an ensemble, but {arguments.model!r} is a single potential.")
     result = evaluate_file(
         read(arguments.model),
@@ -290,14 +290,14 @@ def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
 
     from lesjax.io import Keys
 
-    known = {f.name for f in dataclasses.fields(Keys)} - {"born_effective_charges_order"}
-    chosen = {}
+    labels = {f.name for f in dataclasses.fields(Keys)} - {"born_effective_charges_order"}
+    label_names = {}
     for assignment in assignments:
         label, separator, name = assignment.partition("=")
-        if not separator or not name or label not in known:
-            raise ValueError(f"`--key` needs one of {', '.join(sorted(known))} = NAME, got {assignment!r}.")
-        chosen[label] = (name,)
-    return Keys(**chosen, born_effective_charges_order=born_order)
+        if not separator or not name or label not in labels:
+            raise ValueError(f"`--key` needs one of {', '.join(sorted(labels))} = NAME, got {assignment!r}.")
+        label_names[label] = (name,)
+    return Keys(**label_names, born_effective_charges_order=born_order)
 
 
 def _print_metrics(title: str, result: "Evaluation") -> None:
@@ -313,9 +313,9 @@ def _print_metrics(title: str, result: "Evaluation") -> None:
         term = find(kind)
         factor = term.table_scale
         errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
-        further = (f"{pair.corr2():.4f}",)
+        extra = (f"{pair.corr2():.4f}",)
         if result.calibration:
-            further = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
-        table.add_row(f"{term.title} ({term.table_unit})", *errors, f"{pair.r2():.4f}", *further)
+            extra = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
+        table.add_row(f"{term.title} ({term.table_unit})", *errors, f"{pair.r2():.4f}", *extra)
     print(f"{title}: {result.metrics['n_structures']} structures")
     Console().print(table)

@@ -1,8 +1,8 @@
-"""The main job on data that lesjax makes itself: charges of a gas of ions from energies and forces alone.
+"""Demo: learn the charges of an ionic gas from energies and forces only.
 
 A short-range model and a LES model of the same size are trained on the same configurations. The truth is a
 point-charge Ewald sum that shares no code with the model's own (`lesjax.datasets.point_charges`); the charges
-are used for nothing but the comparison at the end.
+are used only for the comparison at the end.
 """
 
 import pathlib
@@ -34,7 +34,7 @@ TRAINING = TrainingSection(
 
 
 def configurations(folder: pathlib.Path, training: TrainingSection = TRAINING) -> dict[str, RunConfig]:
-    """The two runs: short range alone, and with latent charges."""
+    """Configurations of the two runs: only short-range, and with latent charges."""
     data = DataConfig(train=str(folder / "train.xyz"), valid=str(folder / "valid.xyz"), reference_energies="fit")
     runs = {"short range": None, "LES": LONG_RANGE}
     return {
@@ -51,7 +51,7 @@ def configurations(folder: pathlib.Path, training: TrainingSection = TRAINING) -
 def run(folder: pathlib.Path, training: TrainingSection = TRAINING, quiet: bool | None = None) -> dict[str, dict]:
     """Generate, train, compare; writes data, runs, ``results.json`` and ``demo.png`` into `folder`.
 
-    A folder of an earlier, unfinished demo is gone on with.
+    An unfinished demo in `folder` is resumed.
 
     Returns:
         The metrics of both models on the test configurations.
@@ -82,7 +82,7 @@ def run(folder: pathlib.Path, training: TrainingSection = TRAINING, quiet: bool 
 
 
 def table(metrics: dict[str, dict]) -> Table:
-    """What both models reach on the test configurations."""
+    """Table of the errors of both models on the test configurations."""
     short_range, les = metrics["short range"], metrics["LES"]
     result = Table("mean absolute error", "short range", "LES", "ratio", title=f"{N_TEST} test configurations")
     for name, key, factor in (("forces (meV/Å)", "forces_mae", 1e3), ("energy (meV/atom)", "energy_mae", 1e3)):

@@ -28,8 +28,8 @@ from lesjax.validate import check, one_of, optional, parse_json
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 BORN_ORDERS = ("polarization-first", "displacement-first")
-# The first two are ours; "BEC" and "bec" are the columns of the published sets of superionic water (Zhong et al., 2025)
-# and of dipeptides (King et al., 2025).
+# The first two are names of lesjax; "BEC" and "bec" are the columns of the published sets of superionic water (Zhong
+# et al., 2025) and of dipeptides (King et al., 2025).
 BORN_ORDER_OF_NAME = {
     "REF_born_effective_charges": "polarization-first",
     "born_effective_charges": "polarization-first",
@@ -45,8 +45,8 @@ class Keys:
     They are looked up in the comment line, in the columns, and in the results of ase's calculator, where ase
     puts some names while reading. Numbers may also come as JSON text.
 
-    Born effective charges are nine numbers per atom, of which files of the field hold both orders, and nothing in the
-    numbers tells them apart. Without `born_effective_charges_order` the names of `BORN_ORDER_OF_NAME` are read as they
+    Born effective charges are nine numbers per atom. Published files hold them in both orders, and nothing in the
+    numbers tells which. Without `born_effective_charges_order` the names of `BORN_ORDER_OF_NAME` are read as they
     are published, and those under another name are left out with a warning.
 
     Attributes:
@@ -151,9 +151,9 @@ def read(path: str | os.PathLike) -> list[Atoms]:
 
 
 def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
-    """A compressed file in memory, any other as it is.
+    """Return a compressed file in memory, any other as its path.
 
-    ase goes back and forth in extended xyz, which decompresses it from its start for each frame.
+    ase seeks back and forth in extended xyz, which would decompress it from the start for each frame.
     """
     opener = OPENERS.get(path.suffix)
     if opener is None:
@@ -163,7 +163,7 @@ def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
 
 
 def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
-    """Raise ValueError for a blank line before a frame of extended xyz, where ase ends reading without a word."""
+    """Raise ValueError for a blank line before a frame of extended xyz, where ase silently stops reading."""
     if isinstance(source, StringIO):
         source.seek(0)
     with source if isinstance(source, StringIO) else open(path, encoding="utf-8", errors="replace") as file:
@@ -185,7 +185,7 @@ def write(path: str | os.PathLike, frames: Sequence[Atoms]) -> None:
 
 
 def frozen(atoms: Atoms) -> Atoms:
-    """A copy with the results of its calculator as they are now: the calculator may go on to other structures.
+    """Return a copy with the current results of its calculator, which may compute other structures later.
 
     Results that ase has no name for are left out, as `write` leaves them out.
     """
@@ -197,17 +197,17 @@ def frozen(atoms: Atoms) -> Atoms:
 
 
 def element_names(atomic_numbers: Iterable[int]) -> str:
-    """Symbols of the elements, as "H, O" for a message."""
+    """Symbols of the elements for a message, such as "H, O"."""
     return ", ".join(chemical_symbols[z] for z in sorted(set(atomic_numbers)))
 
 
 def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:
     """Labels of one frame, NaN where it has none.
 
-    Warns of Born effective charges that are left out for want of their order, see `Keys`.
+    Warns of Born effective charges that are left out because their order is unknown, see `Keys`.
 
     Raises:
-        ValueError: for a label of the wrong shape, one that is no number, or results of another structure.
+        ValueError: for a label of the wrong shape or that is not a number, or results of another structure.
     """
     _check_results(atoms)
     keys = keys or Keys()
@@ -230,7 +230,7 @@ def all_labels(frames: Sequence[Atoms], keys: Keys | None = None) -> list[Labels
 
 
 def _check_results(atoms: Atoms) -> None:
-    """Refuse the results of a calculator that has gone on to another structure."""
+    """Refuse the results of a calculator that has computed another structure since."""
     results, check = getattr(atoms.calc, "results", None), getattr(atoms.calc, "check_state", None)
     if results and check is not None and not isinstance(atoms.calc, SinglePointCalculator) and check(atoms):
         raise ValueError(
@@ -242,9 +242,9 @@ def _check_results(atoms: Atoms) -> None:
 def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None:
     results = getattr(atoms.calc, "results", None) or {}
     for name in names:
-        for place in (atoms.info, atoms.arrays, results):
-            if place.get(name) is not None:
-                value = place[name]
+        for mapping in (atoms.info, atoms.arrays, results):
+            if mapping.get(name) is not None:
+                value = mapping[name]
                 try:
                     if isinstance(value, str) and value.lstrip().startswith("["):
                         value = parse_json(value, nonfinite=True)
@@ -255,11 +255,11 @@ def _lookup(atoms: Atoms, names: Sequence[str]) -> tuple[str, np.ndarray] | None
 
 
 def _find(atoms: Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
-    found = _lookup(atoms, names)
-    if found is None:
+    entry = _lookup(atoms, names)
+    if entry is None:
         return np.full(shape, np.nan)
-    name, value = found
-    # ASE keeps a matrix in a comment line as [1, 3, 3] at times, and a single number may come as a list of one; such a
+    name, value = entry
+    # ASE sometimes keeps a matrix in a comment line as [1, 3, 3], and a single number may come as a list of one; such a
     # line may also hold forces as one long list
     squeezed = tuple(k for k in value.shape if k != 1)
     if squeezed != tuple(k for k in shape if k != 1) and (value.ndim > 1 or value.size != int(np.prod(shape))):
@@ -273,10 +273,10 @@ def _find(atoms: Atoms, names: Sequence[str], shape: tuple[int, ...]) -> np.ndar
 def _born_effective_charges(atoms: Atoms, keys: Keys) -> np.ndarray:
     """[atom, polarization, displacement] from nine numbers per atom, as one row or a matrix."""
     n = len(atoms)
-    found = _lookup(atoms, keys.born_effective_charges)
-    if found is None:
+    entry = _lookup(atoms, keys.born_effective_charges)
+    if entry is None:
         return np.full((n, 3, 3), np.nan)
-    name, value = found
+    name, value = entry
     if value.shape not in ((n, 9), (n, 3, 3), (9 * n,)):
         raise ValueError(f"`{name}` has shape {value.shape} where {(n, 9)} or {(n, 3, 3)} is needed.")
     order = keys.born_effective_charges_order or BORN_ORDER_OF_NAME.get(name)
@@ -294,10 +294,10 @@ def _born_effective_charges(atoms: Atoms, keys: Keys) -> np.ndarray:
 
 def _stress(atoms: Atoms, names: Sequence[str]) -> np.ndarray:
     """A 3x3 matrix from nine numbers or from six in Voigt order (xx, yy, zz, yz, xz, xy)."""
-    found = _lookup(atoms, names)
-    if found is None:
+    entry = _lookup(atoms, names)
+    if entry is None:
         return np.full((3, 3), np.nan)
-    name, value = found
+    name, value = entry
     if value.size == 6:
         xx, yy, zz, yz, xz, xy = value.ravel()
         return np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])

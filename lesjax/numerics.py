@@ -22,8 +22,8 @@ _COS = [(-1) ** k * math.pi ** (2 * k) / math.factorial(2 * k) for k in range(11
 def safe_reciprocal(x: Float[Array, "*shape"], where: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return ``1 / x`` where `where` holds and zero elsewhere, with finite gradients.
 
-    Both branches of `jnp.where` are differentiated, so the operand is replaced *before*
-    the division: one `where` alone gives NaN gradients at ``x == 0``.
+    Both branches of `jnp.where` are differentiated, so the operand is replaced *before* the division: a single `where`
+    gives NaN gradients at ``x == 0``.
     """
     return jnp.where(where, 1.0 / jnp.where(where, x, 1.0), 0.0)
 
@@ -31,7 +31,7 @@ def safe_reciprocal(x: Float[Array, "*shape"], where: Bool[Array, "*shape"]) -> 
 def safe_norm(vectors: Float[Array, "*shape 3"], where: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Return the length of `vectors` where `where` holds and one elsewhere, with finite gradients.
 
-    One, not zero: what follows divides by it, and the caller masks the result.
+    One, not zero: the caller divides by it and masks the result.
     """
     squared = jnp.sum(vectors * vectors, axis=-1)
     return jnp.where(where, jnp.sqrt(jnp.where(where, squared, 1.0)), 1.0)
@@ -53,7 +53,7 @@ def einsum(subscripts: str, *operands: ArrayLike) -> Array:
 def determinant(matrix: Float[Array, "*b 3 3"]) -> Float[Array, "*b"]:
     """Return the determinant in closed form: the signed volume of a cell.
 
-    `jnp.linalg.det` factorizes, which is a call of a library for nine numbers, on a GPU one that waits for the others.
+    `jnp.linalg.det` factorizes, which is a library call for nine numbers, and on a GPU one that waits for the others.
     """
     first, second, third = (matrix[..., i, :] for i in range(3))
     return jnp.sum(first * jnp.cross(second, third), axis=-1)
@@ -67,7 +67,7 @@ def inverse(matrix: Float[Array, "*b 3 3"]) -> Float[Array, "*b 3 3"]:
 
 
 def check_volume(cell: Float[Array, "3 3"]) -> None:
-    """Refuse a cell without volume; nothing where the cell is traced.
+    """Refuse a cell without volume; a traced cell is not checked.
 
     Raises:
         ValueError: for lattice vectors that are zero, in a plane, or not finite.

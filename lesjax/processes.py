@@ -16,7 +16,7 @@ def check_process() -> None:
     Called where models are made, loaded and used. What a parent has computed without lesjax is not known here.
 
     Raises:
-        RuntimeError: with what to do instead.
+        RuntimeError: with the remedy, in such a fork.
     """
     if _first_process() != os.getpid():
         raise RuntimeError(

@@ -30,12 +30,12 @@ try:
 except ImportError:  # not on Windows, where folders are not locked
     fcntl = None
 
-# Of description and checkpoint; another one is refused.
+# Format of description and checkpoint; others are refused.
 FORMAT = 1
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint holds: arrays, values of the host, and the sizes of the growing files in bytes."""
+    """Content of a checkpoint: arrays, values of the host, and the sizes of the growing files in bytes."""
 
     arrays: dict[str, np.ndarray]
     host: dict[str, Any]
@@ -47,7 +47,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        description: JSON file that says what the run is, with a format number and a hash of itself.
+        description: JSON file that describes the run, with a format number and a hash of itself.
         log: JSON lines (``.jsonl``) or a table (``.csv``).
         growing: the log and other files that are only appended to.
         checkpoint: safetensors file with the state.
@@ -61,12 +61,12 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out of the folder, which is made if needed, and removed again if it then stays empty.
+        """Keep other processes out of the folder, which is created if needed, and removed again if it stays empty.
 
         The lock is on the folder itself and ends with the process, however that ends.
 
         Raises:
-            ValueError: if another process has it.
+            ValueError: if another process holds the lock.
         """
         new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class RunFolder:
     # the description ----------------------------------------------------------------------------------------------
 
     def write_description(self, content: Mapping[str, Any]) -> None:
-        """Say what the run is: under ``run`` what `check` compares, and anything else for people."""
+        """Describe the run: the settings that `check` compares under ``run``, and anything else for people."""
         write_json(self.description, {"format": FORMAT, "hash": _hash(content), **content})
 
     def read_description(self) -> dict[str, Any] | None:
@@ -159,7 +159,7 @@ class RunFolder:
             file.write("".join(f"{line}\n" for line in lines))
 
     def write_checkpoint(self, arrays: Mapping[str, np.ndarray], host: Mapping[str, Any]) -> None:
-        """Write a checkpoint of what there is now; an earlier one is replaced in one move."""
+        """Write a checkpoint of the current state; an earlier one is replaced atomically."""
         sizes = {}
         for path in self.growing:
             if path.exists():
@@ -181,8 +181,8 @@ class RunFolder:
         try:
             with safe_open(self.checkpoint, framework="numpy") as file:
                 host = parse_json((file.metadata() or {})["host"], nonfinite=True)
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # it is no dictionary
-                found, sizes = host.pop("format"), host.pop("sizes")
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # not a dictionary
+                format_number, sizes = host.pop("format"), host.pop("sizes")
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             model = self.path / "model"
             best = f"The best model so far is in {str(model)!r}. " if model.exists() else ""
@@ -190,14 +190,14 @@ class RunFolder:
                 f"The checkpoint {str(self.checkpoint)!r} is damaged: {error}. {best}Delete the checkpoint to start "
                 "again."
             ) from error
-        self._check_format(self.checkpoint, found)
+        self._check_format(self.checkpoint, format_number)
         return Checkpoint(arrays, host, sizes)
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
-        """Cut off what has grown since a checkpoint; all of it where there is no checkpoint.
+        """Truncate the growing files to their sizes at a checkpoint; without one, remove them.
 
         Raises:
-            ValueError: for a file that lacks what was written before.
+            ValueError: for a file that is shorter than at the checkpoint.
         """
         for path in self.growing:
             size = 0 if checkpoint is None else checkpoint.sizes.get(path.name, 0)
@@ -216,11 +216,11 @@ class RunFolder:
             f"{str(self.path)!r} to start again."
         )
 
-    def _check_format(self, path: pathlib.Path, found: object) -> None:
-        if found != FORMAT:
+    def _check_format(self, path: pathlib.Path, format_number: object) -> None:
+        if format_number != FORMAT:
             raise ValueError(
-                f"{str(path)!r} is of format {found!r}, but this version of lesjax reads format {FORMAT}. Resume the "
-                "run with the version that began it, or choose another folder."
+                f"{str(path)!r} is of format {format_number!r}, but this version of lesjax reads format {FORMAT}. "
+                "Resume the run with the version that began it, or choose another folder."
             )
 
 
@@ -258,7 +258,7 @@ def read_table(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " t"]]:
 
 
 class atomic_path:
-    """Give a temporary path beside `path`, and move it there when the block ends without an error."""
+    """Yield a temporary path beside `path`, and move it to `path` when the block ends without an error."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = pathlib.Path(path)
@@ -289,13 +289,13 @@ def write_json(path: str | os.PathLike, content: object) -> None:
 
 @contextmanager
 def progress_bar(unit: str, total: int, done: int, quiet: bool | None) -> Iterator[Callable[[int, str], None]]:
-    """Give a function (how many are done, text beside the bar); it shows nothing where the output is no terminal.
+    """Yield a function of (number done, text beside the bar), which shows nothing if the output is not a terminal.
 
     Args:
-        unit: what is counted, "step" for example.
-        total: how many there are.
-        done: how many there are already.
-        quiet: True for no bar, False for one in any case; None looks for a terminal.
+        unit: name of the counted things, for example "step".
+        total: their number.
+        done: number that is done already.
+        quiet: True for no bar, False for a bar in any case, None for a bar on a terminal.
     """
     if quiet or (quiet is None and not sys.stderr.isatty()):
         yield lambda completed, text: None

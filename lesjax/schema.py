@@ -24,7 +24,7 @@ class Kinds(NamedTuple):
 
 
 def kinds(**classes: type) -> Kinds:
-    """Choices out of a fixed table, of which the first is the default."""
+    """Choices from a fixed table, the first of which is the default."""
 
     def find(name: str) -> type:
         if name not in classes:
@@ -40,7 +40,7 @@ def choice(kinds: Kinds, **options: Any) -> Any:
 
 
 def to_plain(config: Any) -> Any:
-    """A dataclass as nested dictionaries, lists and scalars for JSON; inverse of `build`."""
+    """Return a dataclass as nested dictionaries, lists and scalars for JSON; inverse of `build`."""
     if dataclasses.is_dataclass(config):
         plain = {}
         for f in dataclasses.fields(config):
@@ -54,7 +54,7 @@ def to_plain(config: Any) -> Any:
 
 
 def flat(plain: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """The entries of nested dictionaries under their names joined by dots."""
+    """Return the entries of nested dictionaries under their names joined by dots."""
     entries: dict[str, Any] = {}
     for key, value in plain.items():
         entries |= flat(value, f"{where}{key}.") if isinstance(value, Mapping) else {f"{where}{key}": value}
@@ -75,11 +75,11 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
             nearest = difflib.get_close_matches(key, fields, n=1)
             hint = f"Did you mean `{where}{nearest[0]}`?" if nearest else f"Known here: {', '.join(fields)}."
             raise ValueError(f"Unknown key `{where}{key}`. {hint}")
-        chosen = fields[key].metadata.get("kinds")
-        if chosen is None:
+        field_kinds = fields[key].metadata.get("kinds")
+        if field_kinds is None:
             values[key] = _convert(hints[key], value, f"{where}{key}")
         else:
-            values[key] = _choose(chosen, value, f"{where}{key}")
+            values[key] = _choose(field_kinds, value, f"{where}{key}")
     required = [
         name
         for name, f in fields.items()
@@ -149,7 +149,7 @@ def _convert(hint: Any, value: Any, name: str, alternative: str = "") -> Any:
 
 
 def _fits(hint: Any, value: Any) -> bool:
-    """Whether a list or a table is of the kind that `hint` asks for, so that the fault lies inside."""
+    """Return whether a list or a table is of the kind that `hint` asks for, so that the error lies inside it."""
     origin = typing.get_origin(hint)
     if isinstance(value, Mapping):
         return origin is dict or dataclasses.is_dataclass(hint)

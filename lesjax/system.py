@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 Values = np.ndarray | Array | Sequence[Any]
-# names in the `info` of ASE's atoms; the first one that is there is used
+# names in the `info` of ASE's atoms; the first one present is used
 CHARGE_NAMES = ("total_charge", "charge")
 SPIN_NAMES = ("spin_multiplicity", "multiplicity", "spin")
 
@@ -42,7 +42,7 @@ class System:
         cell_shifts: lattice translation of each neighbour, integers.
         neighbor_mask: True for real neighbours.
         pbc: which directions are periodic; static.
-        total_charge: e; NaN where it is not given, which matters to models that need it alone.
+        total_charge: e; NaN where it is not given, which matters only to models that need it.
         spin_multiplicity: 2S + 1, one for a closed shell; NaN where it is not given.
     """
 
@@ -64,13 +64,13 @@ class System:
         Args:
             atoms: structure; its cell, periodicity, numbers and positions are used, and from ``atoms.info`` the total
                 charge ("total_charge" or "charge", e) and the spin multiplicity ("spin_multiplicity",
-                "multiplicity" or "spin", 2S + 1) if they are there.
+                "multiplicity" or "spin", 2S + 1) if present.
             cutoff: range of the short-range model, Å (``potential.cutoff``).
             pbc: overrides the periodicity of `atoms`, for example False for a molecule in a box.
 
         Raises:
             ValueError: for no atoms, coordinates that are not finite, a singular cell, a charge or multiplicity that is
-                no number.
+                not a number.
         """
         total_charge, spin_multiplicity = electronic_state(atoms)
         return cls.from_arrays(
@@ -100,7 +100,7 @@ class System:
         Args:
             positions: Cartesian coordinates, [n, 3], Å.
             cell: lattice vectors as rows, [3, 3], Å.
-            atomic_numbers: of the n atoms.
+            atomic_numbers: one for each of the n atoms.
             pbc: which directions are periodic, or one for all.
             cutoff: range of the short-range model, Å.
             total_charge: e.
@@ -155,15 +155,15 @@ class System:
         if n_atoms < n or n_neighbors < m:
             raise ValueError(f"A system of {n} atoms and {m} neighbours does not fit into ({n_atoms}, {n_neighbors}).")
         # widths as an array: checkers of types do not follow numpy's nested sequences
-        one = np.array([[0, n_atoms - n]])
+        padding = np.array([[0, n_atoms - n]])
         two, wider = np.array([[0, n_atoms - n], [0, 0]]), np.array([[0, n_atoms - n], [0, n_neighbors - m]])
         neighbors = np.repeat(np.arange(n_atoms, dtype=np.int32)[:, None], n_neighbors, axis=1)
         neighbors[:n, :m] = self.neighbors
         return dataclasses.replace(
             self,
             positions=np.pad(self.positions, two),
-            atomic_numbers=np.pad(self.atomic_numbers, one),
-            atom_mask=np.pad(self.atom_mask, one),
+            atomic_numbers=np.pad(self.atomic_numbers, padding),
+            atom_mask=np.pad(self.atom_mask, padding),
             neighbors=neighbors,
             cell_shifts=np.pad(self.cell_shifts, np.concatenate([wider, [[0, 0]]])),
             neighbor_mask=np.pad(self.neighbor_mask, wider),
@@ -174,7 +174,7 @@ def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:
     """Total charge (e) and spin multiplicity in ``atoms.info``, NaN where there is none.
 
     Raises:
-        ValueError: for an entry that is no finite number.
+        ValueError: for an entry that is not a finite number.
     """
 
     def find(names: tuple[str, ...]) -> float:
@@ -193,5 +193,5 @@ def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:
 
 
 def electronic_info(atoms: "ase.Atoms") -> dict[str, Any]:
-    """Those entries of ``atoms.info`` that `electronic_state` reads, to be kept with other frames of these atoms."""
+    """Entries of ``atoms.info`` that `electronic_state` reads, to be copied to other frames of these atoms."""
     return {name: atoms.info[name] for name in (*CHARGE_NAMES, *SPIN_NAMES) if name in atoms.info}

@@ -1,4 +1,4 @@
-"""Physical constants in eV, Å, e, fs and amu, from the CODATA 2018 values that are named."""
+"""Physical constants in eV, Å, e, fs and amu, from CODATA 2018."""
 
 import math
 

@@ -1,7 +1,7 @@
-"""Checks of what comes from outside: fields of frozen configurations, and JSON files.
+"""Checks of input: fields of frozen configurations, and JSON files.
 
 A configuration calls `check` in its ``__post_init__`` with one rule for each field. A rule takes a value and returns
-what the value must be, or None where it is.
+the requirement that it breaks, or None.
 """
 
 import json
@@ -18,10 +18,10 @@ Rule = Callable[[Any], str | None]
 
 
 def check(config: object, **rules: Rule) -> None:
-    """Check fields of a frozen dataclass; numbers of numpy in them become Python's, which JSON knows.
+    """Check fields of a frozen dataclass, and convert numpy numbers in them to Python's, for JSON.
 
     Args:
-        config: the configuration, whose fields are there already.
+        config: the configuration, with its fields set.
         **rules: rule of each field.
 
     Raises:
@@ -63,7 +63,7 @@ def flag(value: Any) -> str | None:
 
 
 def whole(low: int, high: int | None = None) -> Rule:
-    """An integer from `low` to `high`, both included; True and False are none."""
+    """An integer from `low` to `high`, both included; True and False do not count."""
 
     def rule(value: Any) -> str | None:
         if not isinstance(value, int) or isinstance(value, bool):
@@ -87,7 +87,7 @@ def widths(value: Any) -> str | None:
 
 
 def optional(rule: Rule) -> Rule:
-    """None, or what the rule asks for."""
+    """None, or a value that the rule accepts."""
     return lambda value: None if value is None else rule(value)
 
 
@@ -95,14 +95,14 @@ def not_both(**values: object) -> None:
     """Refuse two arguments that contradict each other.
 
     Args:
-        **values: the two by their names, None where one is not given.
+        **values: the two by name, None where one is not given.
 
     Raises:
         ValueError: if both are given.
     """
     if all(value is not None for value in values.values()):
-        names, found = " or ".join(f"`{name}`" for name in values), " and ".join(map(str, values.values()))
-        raise ValueError(f"Give {names}, not both; got {found}.")
+        names, texts = " or ".join(f"`{name}`" for name in values), " and ".join(map(str, values.values()))
+        raise ValueError(f"Give {names}, not both; got {texts}.")
 
 
 def _is_number(value: Any) -> bool:
@@ -139,7 +139,7 @@ def parse_json(text: str, *, nonfinite: bool = False) -> Any:
     """Read JSON from a text; arguments as for `read_json`.
 
     Raises:
-        ValueError: for a text that is no JSON, an object with the same key twice, or numbers that are not finite.
+        ValueError: for a text that is not JSON, an object with the same key twice, or numbers that are not finite.
     """
 
     def number(text: str) -> float:

@@ -1,8 +1,8 @@
-"""Data sets that come with lesjax, and their generators.
+"""Data sets shipped with lesjax, and their generators.
 
-The files are extended xyz, compressed with xz, which `ase.io.read` opens as they are. Energies (eV), forces
-(eV/Å) and, where there are any, charges (e) are read into ase's single-point calculator, so that
-``atoms.get_forces()`` works; beside the files of each set lies a JSON file with its provenance.
+The files are extended xyz, compressed with xz, which `ase.io.read` opens directly. Energies (eV), forces (eV/Å) and,
+where there are any, charges (e) are read into ase's single-point calculator, so that ``atoms.get_forces()`` works;
+beside the files of each set lies a JSON file with its provenance.
 """
 
 import pathlib
@@ -33,7 +33,7 @@ def path(name: str) -> pathlib.Path:
 
 
 def load(name: str) -> "list[Atoms]":
-    """All frames of a shipped file.
+    """Read all frames of a shipped file.
 
     Raises:
         ValueError: for a name that is not among `names`.

@@ -27,7 +27,7 @@ REPULSION_CUTOFF = 5.0  # Å
 
 # Both sums of the Ewald method stop where exp(-EWALD_TAIL**2) = 7e-14 of a term is left.
 EWALD_TAIL = 5.5
-MAX_TRIALS = 10_000  # of one ion, before the insertion is given up
+MAX_TRIALS = 10_000  # trials of one ion, before the insertion fails
 
 
 def generate(
@@ -40,14 +40,13 @@ def generate(
 ) -> list[Atoms]:
     """Draw independent frames of the gas, with their energies and forces.
 
-    Each frame is a random sequential insertion: an ion is put anywhere in the box, and again
-    until it is at least `min_distance` from all before it; then the two kinds of ion are dealt
-    out at random. Frame `i` depends on `seed` and `i` alone, so a longer list begins with the
-    shorter one.
+    Each frame is a random sequential insertion: an ion is put anywhere in the box, and again until it is at least
+    `min_distance` from all before it; then the two kinds of ion are dealt out at random. Frame `i` depends on `seed`
+    and `i` only, so a longer list begins with the shorter one.
 
     Args:
         n_frames: number of frames, at least 1.
-        seed: of the random numbers, a non-negative integer.
+        seed: seed of the random numbers, a non-negative integer.
         n_pairs: number of ions of each sign.
         box: edge of the cubic cell, Å.
         min_distance: smallest distance between two ions, periodic images included, Å.
@@ -97,8 +96,8 @@ def ewald(
               + \frac{2 \pi}{V} \sum_{k \ne 0} \frac{e^{-k^2 / 4 \alpha^2}}{k^2} |S(k)|^2
               - \frac{\alpha}{\sqrt{\pi}} \sum_i q_i^2
 
-    with :math:`K = e^2 / 4 \pi \varepsilon_0` and :math:`S(k) = \sum_i q_i e^{i k \cdot r_i}`.
-    :math:`\alpha` is large enough for the first sum to need the nearest image of each pair alone.
+    with :math:`K = e^2 / 4 \pi \varepsilon_0` and :math:`S(k) = \sum_i q_i e^{i k \cdot r_i}`. :math:`\alpha` is large
+    enough for the first sum to need only the nearest image of each pair.
 
     Args:
         positions: Cartesian coordinates, Å, [n, 3]; they may lie outside the box.
@@ -185,7 +184,7 @@ def _insert(rng: np.random.Generator, n: int, box: float | int, min_distance: fl
                 f"`min_distance` = {min_distance} leaves no room for ion {i + 1} of {n} in a "
                 f"box of {box} Å: lower `min_distance` or `n_pairs`, or enlarge `box`."
             )
-    return rng.permutation(positions)  # the last in have nearer neighbours: deal the kinds anew
+    return rng.permutation(positions)  # the last ions have nearer neighbours: shuffle the kinds
 
 
 def _nearest_images(positions: np.ndarray, box: float | int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
-"""What one reads off a trajectory, where ase and MDAnalysis have no single call for it.
+"""Analysis of trajectories, where ase and MDAnalysis have no single call for it.
 
-All functions take frames of ase (`ase.io.read(path, ":")`) and numpy arrays come out. Positions of `lesjax.dynamics`
+All functions take frames of ase (`ase.io.read(path, ":")`) and return numpy arrays. Positions of `lesjax.dynamics`
 trajectories are not wrapped, as the mean squared displacement needs them.
 """
 
@@ -24,14 +24,14 @@ def radial_distribution(
         first: element at the centre.
         second: element around it.
         cutoff: largest distance, Å; may exceed half of the cell.
-        width: of the bins, Å.
+        width: width of the bins, Å.
 
     Returns:
         Middles of the bins, Å, and g.
 
     Raises:
-        ValueError: for frames without three periodic directions, or an element that is not there, or there once and
-            asked for around itself.
+        ValueError: for frames without three periodic directions, for an element that is absent, or a single
+            atom for pairs of its own element.
     """
     edges = np.arange(0.0, cutoff + 0.5 * width, width)
     total = np.zeros(len(edges) - 1)
@@ -46,7 +46,7 @@ def radial_distribution(
         real &= at[:, None] & around[neighbors]
         vectors = atoms.positions[neighbors] - atoms.positions[:, None] + shifts @ atoms.cell.array
         counts, _ = np.histogram(np.linalg.norm(vectors[real], axis=1), edges)
-        # an atom has itself as no neighbour
+        # an atom is not its own neighbour
         density = (around.sum() - (first == second)) / atoms.get_volume()
         total += counts / (at.sum() * density)
     shells = 4.0 / 3.0 * np.pi * np.diff(edges**3)
@@ -61,8 +61,8 @@ def mean_squared_displacement(
     By Fourier transform, in O(t log t).
 
     Args:
-        positions: not wrapped, Å.
-        masses: of the same atoms; the drift of their centre of mass is taken off if they are given.
+        positions: unwrapped positions, Å.
+        masses: masses of the same atoms; if given, the drift of their centre of mass is removed.
     """
     positions = np.asarray(positions, float) - positions[:1]  # the differences of large sums need all digits
     if masses is not None:
@@ -103,10 +103,10 @@ def density_profile(
     """Mass density along the normal of two lattice vectors, g/cm³, mean over the frames.
 
     Args:
-        frames: structures with a cell, of a fixed one along this direction.
+        frames: structures with a cell that is fixed along this direction.
         axis: the other lattice vector.
-        width: of the bins, Å.
-        element: of these atoms alone; all by default.
+        width: width of the bins, Å.
+        element: element that is counted; all by default.
 
     Returns:
         Middles of the bins, Å, from 0 to the height of the cell, and the density.
@@ -132,7 +132,7 @@ def temperature(frames: Sequence[ase.Atoms], *, dof: int | None = None) -> Float
 
     Args:
         frames: structures with velocities.
-        dof: degrees of freedom; 3n - 3 by default, as in all ensembles but "langevin", which has 3n.
+        dof: degrees of freedom; 3n - 3 by default, as in all ensembles except "langevin", which has 3n.
     """
     dof = max(1, 3 * len(_some(frames)[0]) - 3) if dof is None else dof
     return np.array([2.0 * atoms.get_kinetic_energy() / (dof * BOLTZMANN) for atoms in frames])

@@ -17,12 +17,12 @@ from lesjax.system import System, electronic_state
 class LesCalculator(Calculator):
     """Energy, forces, stress and latent charges of a potential for ASE; dipole and Born effective charges.
 
-    ``dipole`` is there without periodic directions (with one it has no meaning of its own), ``stress`` with three.
-    ``born_effective_charges`` [atom, polarization, displacement], in e, are computed when asked for, as with
+    ``dipole`` exists without periodic directions (with one it has no meaning of its own), ``stress`` with three.
+    ``born_effective_charges`` [atom, polarization, displacement], in e, are computed when asked for, by
     ``calculator.get_property("born_effective_charges", atoms)``.
 
     The width of the neighbour arrays has some slack and only grows, so that a simulation compiles once; where the
-    number of atoms changes, they are padded likewise. The plan of the long-range sum stays while it is valid for the
+    number of atoms changes, it is padded likewise. The plan of the long-range sum stays while it is valid for the
     cell, so that energies stay smooth. A total charge and spin multiplicity are taken from ``atoms.info``, see
     `System.from_ase`.
 
@@ -72,22 +72,24 @@ class LesCalculator(Calculator):
         solver = self._solver(system)
         padded = system.pad_to(self._padded_atoms(n), self._capacity)
         prediction = self.potential(padded, solver)
-        found = jax.device_get(vars(prediction))
-        energy = float(self.potential.total_energy(found["energy"], atoms.numbers))
-        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(found["forces"], float)[:n]}
-        if found["stress"] is not None:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(found["stress"], float))
-        if found["charges"] is not None:
-            self.results["charges"] = np.asarray(found["charges"], float)[:n].sum(axis=1)
+        values = jax.device_get(vars(prediction))
+        energy = float(self.potential.total_energy(values["energy"], atoms.numbers))
+        self.results = {"energy": energy, "free_energy": energy, "forces": np.asarray(values["forces"], float)[:n]}
+        if values["stress"] is not None:
+            self.results["stress"] = full_3x3_to_voigt_6_stress(np.asarray(values["stress"], float))
+        if values["charges"] is not None:
+            self.results["charges"] = np.asarray(values["charges"], float)[:n].sum(axis=1)
             if not any(system.pbc):
-                own = 0.0 if found["dipoles"] is None else np.asarray(found["dipoles"], float)[:n].sum(axis=(0, 1))
-                self.results["dipole"] = self.results["charges"] @ atoms.positions + own
+                dipole = self.results["charges"] @ atoms.positions
+                if values["dipoles"] is not None:
+                    dipole = dipole + np.asarray(values["dipoles"], float)[:n].sum(axis=(0, 1))
+                self.results["dipole"] = dipole
         if "born_effective_charges" in properties:
             born = self.potential.born_effective_charges(padded, epsilon_infinity=self.epsilon_infinity)
             self.results["born_effective_charges"] = np.asarray(born, float)[:n]
 
     def _padded_atoms(self, n: int) -> int:
-        """Exactly as many rows as atoms at first, with room once their number has changed, until it falls by half."""
+        """Return as many rows as atoms at first, with room once their number has changed, until it falls by half."""
         if self._rows == 0:
             self._rows = n
         elif n > self._rows or 2 * n < self._rows:
@@ -95,9 +97,9 @@ class LesCalculator(Calculator):
         return self._rows
 
     def check_state(self, atoms: ase.Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last calculation.
+        """Return what has changed since the last calculation.
 
-        Total charge, spin multiplicity and the attributes of the calculator too, which ASE leaves out.
+        Includes total charge, spin multiplicity and the attributes of the calculator, which ASE leaves out.
         """
         changes = super().check_state(atoms, tol=tol)
         if self.atoms is not None and not np.array_equal(
@@ -111,7 +113,7 @@ class LesCalculator(Calculator):
         return changes
 
     def _solver(self, system: System) -> ewald.Solver | None:
-        """The plan for this cell, or the last one while the cell is close to the one it was made for."""
+        """Return the plan for this cell, or the last one while the cell is close to the one it was made for."""
         if self.potential.config.long_range is None:
             return None
         cell = np.asarray(system.cell, np.float64)

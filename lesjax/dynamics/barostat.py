@@ -7,7 +7,7 @@ in the time-reversible splitting of Tuckerman et al. (J. Phys. A 39, 5629 (2006)
 .. math:: \dot r = p / m + v r, \quad \dot p = F - (v + \operatorname{tr} v / f)\, p, \quad \dot h = h v, \quad
           \dot p_g = \sum p p^T / m - \partial U / \partial \varepsilon - P V + \sum p^2 / (m f)
 
-The isotropic cell has the trace of the last line alone. jax-md's `npt_nose_hoover` solves the isotropic equations too,
+The isotropic cell has only the trace of the last line. jax-md's `npt_nose_hoover` solves the isotropic equations too,
 with two evaluations of the energy per step. The chains are jax-md's.
 """
 
@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 from lesjax.numerics import determinant, matmul
 
 
-# (positions, cell, **whatever the step was given) -> forces [n, 3], virial -dU/dε [3, 3]
+# (positions, cell, **arguments of the step) -> forces [n, 3], virial -dU/dε [3, 3]
 ForceVirial = Callable[..., tuple[Array, Array]]
 
 
@@ -34,7 +34,7 @@ class NPTState:
 
     Attributes:
         position: Å.
-        momentum: as seen from the straining cell.
+        momentum: momentum relative to the straining cell.
         force: eV/Å.
         mass: [n, 1], amu.
         cell: lattice vectors as rows, Å.
@@ -72,7 +72,7 @@ class Barostat:
         dof: degrees of freedom of the atoms.
         thermostat_time: period of the atoms' chain.
         barostat_time: period of the cell.
-        flexible: all six strains of the cell instead of its volume alone.
+        flexible: all six strains of the cell instead of only its volume.
     """
 
     force_virial: ForceVirial
@@ -101,10 +101,10 @@ class Barostat:
         cell: Float[Array, "3 3"],
         mass: Float[Array, " n"],
         momentum: Float[Array, "n 3"],
-        **given: Any,
+        **inputs: Any,
     ) -> NPTState:
-        """The state of a run that starts with a cell at rest."""
-        force, virial = self.force_virial(position, cell, **given)
+        """Return the state of a run that starts with a cell at rest."""
+        force, virial = self.force_virial(position, cell, **inputs)
         cell_momentum = jnp.zeros((3, 3), position.dtype)
         kinetic = 0.5 * jnp.sum(momentum**2 / mass[:, None])
         thermostat = self._chain(self.thermostat_time).initialize(self.dof, kinetic, self.temperature)
@@ -112,8 +112,8 @@ class Barostat:
         barostat = self._chain(self.barostat_time).initialize(self._cell_dof, still, self.temperature)
         return NPTState(position, momentum, force, mass[:, None], cell, cell_momentum, virial, thermostat, barostat)
 
-    def step(self, state: NPTState, **given: Any) -> NPTState:
-        """One time step."""
+    def step(self, state: NPTState, **inputs: Any) -> NPTState:
+        """Take one time step."""
         dt, mass = self.dt, state.mass
         thermostat, barostat = self._chain(self.thermostat_time), self._chain(self.barostat_time)
         chain, cell_chain = state.thermostat, state.barostat
@@ -126,7 +126,7 @@ class Barostat:
         stretch, average = _exponentials(rate * dt)
         position = matmul(state.position, stretch) + matmul(dt * (momentum / mass), average)
         cell = matmul(state.cell, stretch)
-        force, virial = self.force_virial(position, cell, **given)
+        force, virial = self.force_virial(position, cell, **inputs)
         momentum = self._kick(momentum, force, rate)
         cell_momentum += 0.5 * dt * self._cell_force(momentum, mass, virial, cell)
 
@@ -140,7 +140,7 @@ class Barostat:
         )  # fmt: skip
 
     def extra_energy(self, state: NPTState) -> Float[Array, ""]:
-        """What has to be added to the kinetic and potential energy for the conserved quantity, eV."""
+        """Energy to add to the kinetic and potential energy for the conserved quantity, eV."""
         volume = jnp.abs(determinant(state.cell))
         chains = chain_energy(state.thermostat, self.temperature) + chain_energy(state.barostat, self.temperature)
         return chains + self._cell_energy(state.cell_momentum) + self.pressure * volume

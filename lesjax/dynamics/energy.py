@@ -1,4 +1,4 @@
-"""Energy and forces of a potential for atoms that move: what every engine is built from."""
+"""Energy and forces of a potential for moving atoms, from which every engine is built."""
 
 import dataclasses
 from typing import Any
@@ -20,7 +20,7 @@ from lesjax.system import System
 
 
 def make_template(potential: Potential, atoms: ase.Atoms, pbc: bool | tuple[bool, bool, bool] | None) -> System:
-    """The system of `atoms` whose positions, cell and neighbours change; host only."""
+    """Return the system of `atoms` whose positions, cell and neighbours change; host only."""
     system = System.from_ase(atoms, cutoff=potential.cutoff, pbc=pbc)
     check_system(potential.config, system)
     return system
@@ -29,12 +29,12 @@ def make_template(potential: Potential, atoms: ase.Atoms, pbc: bool | tuple[bool
 def allocate_pairs(
     potential: Potential, template: System, positions: Array, cell: Array, skin: float, at_least: NeighborPlan | None
 ) -> NeighborList:
-    """A neighbour list for the potential; host only."""
+    """Allocate a neighbour list for the potential; host only."""
     return allocate(positions, cell, template.pbc, cutoff=potential.cutoff, skin=skin, at_least=at_least)
 
 
 def plan_solver(potential: Potential, template: System, positions: Array, cell: Array) -> ewald.Solver | None:
-    """Plan of the long-range sum with its arrays on the device; host only."""
+    """Plan the long-range sum, with its arrays on the device; host only."""
     system = dataclasses.replace(template, positions=np.asarray(positions), cell=np.asarray(cell))
     return jax.tree.map(jnp.asarray, potential.make_solver(system))
 

@@ -1,6 +1,6 @@
-"""Integrators of the ensembles: one row of `SCHEMES` for each, with the fields that the rest of dynamics asks for.
+"""Integrators of the ensembles: one row of `SCHEMES` for each, with the fields that the rest of dynamics uses.
 
-NVE, Nosé-Hoover and Langevin are jax-md's, constant pressure is `barostat`, velocity rescaling is here. All but
+NVE, Nosé-Hoover and Langevin are jax-md's, constant pressure is in `barostat`, velocity rescaling here. All but
 Langevin keep a total momentum of zero: three degrees of freedom less. A chain must count the same degrees as the system
 that it drives; jax-md's counts all 3n, so its number is set. (A chain of 3n at a temperature scaled by (3n - 3)/3n has
 a variance of the kinetic energy that is too small by this factor.)
@@ -23,18 +23,18 @@ from lesjax.dynamics.barostat import Barostat, chain_energy
 
 
 class Setup(NamedTuple):
-    """What an integrator is made for, in ase's units: eV, Å, amu.
+    """Settings of an integrator, in ase's units: eV, Å, amu.
 
     Attributes:
-        force_virial: (positions, cell, **given) -> forces and virial -dU/dε; where the cell is fixed, it is in `given`
-            under the name `cell`.
+        force_virial: (positions, cell, **inputs) -> forces and virial -dU/dε; a fixed cell is in `inputs` under the
+            name `cell`.
         dt: time step.
         dof: degrees of freedom.
-        kT: of the thermostat; 0 without one.
+        kT: kT of the thermostat; 0 without one.
         pressure: eV/Å³.
         thermostat_time: period or relaxation time.
         barostat_time: period of the cell.
-        seed: of random forces.
+        seed: seed of random forces.
     """
 
     force_virial: Callable[..., tuple[Array, Array]]
@@ -52,12 +52,12 @@ class Integrator:
     """Functions of one simulation; all can be compiled.
 
     Attributes:
-        initialize: (positions, cell, masses [n], momenta, **given) -> state, with the fields position, momentum, force
+        initialize: (positions, cell, masses [n], momenta, **inputs) -> state, with the fields position, momentum, force
             and mass, `rng` if the scheme is random, and `virial` if it moves the cell.
-        step: (state, **given) -> state.
+        step: (state, **inputs) -> state.
         cell: (state, cell) -> the cell of this state; the second one where it does not move.
-        extra_energy: state -> what kinetic and potential energy lack of a conserved quantity, eV; None where there is
-            none.
+        extra_energy: state -> conserved quantity minus kinetic and potential energy, eV; None where nothing is
+            conserved.
         pressure: state -> pressure, eV/Å³; None where the state does not know it.
     """
 
@@ -70,10 +70,10 @@ class Integrator:
 
 @dataclass(frozen=True)
 class Scheme:
-    """How an ensemble is integrated.
+    """Row of an ensemble: its integrator and the properties of it.
 
     Attributes:
-        make: makes the integrator.
+        make: function that makes the integrator.
         thermostat: it needs a temperature.
         moves_cell: the cell is part of the state.
         conserves_momentum: a total momentum of zero stays zero.
@@ -88,23 +88,23 @@ class Scheme:
 
 
 def of_jax_md(setup: Setup, functions: tuple[Callable, Callable], **at_start: Any) -> Integrator:
-    """An integrator of jax-md for a fixed cell; `at_start` are further arguments of its first function."""
+    """Wrap an integrator of jax-md for a fixed cell; `at_start` are further arguments of its first function."""
     init, step = functions
 
-    def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **given: Any) -> Any:
+    def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **inputs: Any) -> Any:
         key = jax.random.PRNGKey(setup.seed)
-        return init(key, positions, mass=masses, momenta=momenta, cell=cell, **at_start, **given)
+        return init(key, positions, mass=masses, momenta=momenta, cell=cell, **at_start, **inputs)
 
     return Integrator(initialize, step)
 
 
 def forces_of(setup: Setup) -> Callable[..., Array]:
-    """The forces in a fixed cell."""
-    return lambda position, *, cell, **given: setup.force_virial(position, cell, **given)[0]
+    """Return the forces in a fixed cell, as a function."""
+    return lambda position, *, cell, **inputs: setup.force_virial(position, cell, **inputs)[0]
 
 
 def shift(position: Array, displacement: Array, **_: Any) -> Array:
-    """Move atoms without wrapping them: the mean squared displacement needs the way."""
+    """Move atoms without wrapping them: the mean squared displacement needs the path."""
     return position + displacement
 
 
@@ -119,8 +119,8 @@ def make_nose_hoover(setup: Setup) -> Integrator:
     tau = setup.thermostat_time
     chain = of_jax_md(setup, simulate.nvt_nose_hoover(forces_of(setup), shift, setup.dt, setup.kT, tau=tau))
 
-    def initialize(*arguments: Any, **given: Any) -> Any:
-        state = chain.initialize(*arguments, **given)  # jax-md makes the masses of the chain anew at each step
+    def initialize(*arguments: Any, **inputs: Any) -> Any:
+        state = chain.initialize(*arguments, **inputs)  # jax-md recomputes the masses of the chain at each step
         return state.set(chain=state.chain.set(degrees_of_freedom=setup.dof))
 
     return Integrator(initialize, chain.step, extra_energy=lambda state: chain_energy(state.chain, setup.kT))
@@ -135,7 +135,7 @@ def make_langevin(setup: Setup) -> Integrator:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class RescalingState:
-    """State of stochastic velocity rescaling; `heat` is the energy that the thermostat has put in, eV."""
+    """State of stochastic velocity rescaling; `heat` is the energy that the thermostat has added, eV."""
 
     position: Float[Array, "n 3"]
     momentum: Float[Array, "n 3"]
@@ -162,23 +162,23 @@ def make_csvr(setup: Setup) -> Integrator:
     def kinetic_energy(momentum: Array, mass: Array) -> Float[Array, ""]:
         return 0.5 * jnp.sum(momentum**2 / mass)
 
-    def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **given: Any) -> RescalingState:
+    def initialize(positions: Array, cell: Array, masses: Array, momenta: Array, **inputs: Any) -> RescalingState:
         key, heat = jax.random.PRNGKey(setup.seed), jnp.zeros((), positions.dtype)
-        return RescalingState(positions, momenta, force(positions, cell=cell, **given), masses[:, None], key, heat)
+        return RescalingState(positions, momenta, force(positions, cell=cell, **inputs), masses[:, None], key, heat)
 
-    def step(state: RescalingState, **given: Any) -> RescalingState:
+    def step(state: RescalingState, **inputs: Any) -> RescalingState:
         momentum = state.momentum + 0.5 * setup.dt * state.force
         position = state.position + setup.dt * momentum / state.mass
-        new_force = force(position, **given)
+        new_force = force(position, **inputs)
         momentum = momentum + 0.5 * setup.dt * new_force
         kinetic = kinetic_energy(momentum, state.mass)
         rng, normal_key, gamma_key = jax.random.split(state.rng, 3)
         normal = jax.random.normal(normal_key, (), kinetic.dtype)
         # the sum of f - 1 squares
-        others = 2.0 * jax.random.gamma(gamma_key, 0.5 * (setup.dof - 1), (), kinetic.dtype) if setup.dof > 1 else 0.0
+        squares = 2.0 * jax.random.gamma(gamma_key, 0.5 * (setup.dof - 1), (), kinetic.dtype) if setup.dof > 1 else 0.0
         ratio = (1.0 - keep) * 0.5 * setup.kT / jnp.maximum(kinetic, 1e-30)
         cross = jnp.sqrt(keep * ratio)
-        squared = keep + ratio * (normal**2 + others) + 2.0 * normal * cross
+        squared = keep + ratio * (normal**2 + squares) + 2.0 * normal * cross
         # the sign of the paper, without which one degree of freedom would never turn round
         sign = jnp.where(normal * jnp.sqrt(ratio) + math.sqrt(keep) < 0.0, -1.0, 1.0).astype(kinetic.dtype)
         scaled = sign * jnp.sqrt(jnp.maximum(squared, 0.0)) * momentum
@@ -220,11 +220,11 @@ ENSEMBLES = ("nvt", *SCHEMES)
 
 
 def scheme_of(ensemble: str, pbc: Sequence[bool]) -> Scheme:
-    """The scheme of an ensemble for these periodic directions.
+    """Return the scheme of an ensemble for these periodic directions.
 
-    Thermostats that scale velocities keep the direction of the angular momentum. Only a lattice in two directions or
-    more takes it up; elsewhere the energy of the rotation would depend on the start for ever: "nvt" is Langevin there,
-    and a Nosé-Hoover chain otherwise.
+    Thermostats that scale velocities keep the direction of the angular momentum, unless a lattice in at least two
+    directions takes it up. Elsewhere the energy of the rotation would always depend on the start: "nvt" is Langevin
+    there, and a Nosé-Hoover chain otherwise.
     """
     if ensemble == "nvt":
         ensemble = "nose-hoover" if sum(pbc) >= 2 else "langevin"

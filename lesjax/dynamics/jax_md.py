@@ -31,42 +31,42 @@ Box = float | np.ndarray | Array
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Neighbors:
-    """What the energy needs besides positions and box, as jax-md hands it on: neighbours and the plan of the Ewald sum.
+    """Arguments of the energy besides positions and box, as jax-md passes them: neighbours and plan of the Ewald sum.
 
     For jax-md's own functions it is a dense neighbour list; `to_sparse` gives the other format.
 
     Attributes:
-        pairs: the neighbour list.
+        neighbor_list: the neighbour list.
         solver: the plan of the long-range sum; None for a short-range model.
         drifted: the cell has left the range of that plan (`still_valid`), or the atoms of a slab reach beyond the
             height that it was planned for (`fits`). It stays set.
-        update_fn: what `update` calls; static.
+        update_fn: function that `update` calls; static.
     """
 
-    pairs: NeighborList
+    neighbor_list: NeighborList
     solver: ewald.Solver | None
     drifted: Bool[Array, "*b"]
     update_fn: Callable[..., "Neighbors"] = field(metadata={"static": True})
 
     def update(self, position: Float[Array, "n 3"], **kwargs: Any) -> "Neighbors":
-        """The list for these positions; can be compiled."""
+        """Update the list for these positions; can be compiled."""
         return self.update_fn(position, self, **kwargs)
 
     @property
     def idx(self) -> Int[Array, "*b n w"]:
         """Neighbours within cutoff + skin of each atom, [n, w]; the number of atoms in empty places."""
-        columns = jnp.arange(self.pairs.neighbors.shape[-1], dtype=jnp.int32)
-        n = self.pairs.neighbors.shape[-2]
-        return jnp.where(columns < self.pairs.counts[..., None], self.pairs.neighbors, n)
+        columns = jnp.arange(self.neighbor_list.neighbors.shape[-1], dtype=jnp.int32)
+        n = self.neighbor_list.neighbors.shape[-2]
+        return jnp.where(columns < self.neighbor_list.counts[..., None], self.neighbor_list.neighbors, n)
 
     @property
     def reference_position(self) -> Float[Array, "*b n 3"]:
         """Positions for which the list was built, Cartesian and inside the box, Å."""
-        return matmul(self.pairs.reference, self.pairs.frame)
+        return matmul(self.neighbor_list.reference, self.neighbor_list.frame)
 
     @property
     def format(self) -> partition.NeighborListFormat:
-        """How `idx` is to be read."""
+        """Layout of `idx`."""
         return partition.Dense
 
     def to_sparse(self) -> "SparseNeighbors":
@@ -78,19 +78,19 @@ class Neighbors:
 
     @property
     def did_buffer_overflow(self) -> Bool[Array, "*b"]:
-        """Allocate a new list on the host."""
-        return self.pairs.overflow
+        """True if there was no room for all neighbours: allocate a new list on the host."""
+        return self.neighbor_list.overflow
 
     @property
     def cell_size_too_small(self) -> Bool[Array, "*b"]:
-        """Box or slab have changed more than what the plans hold for. Allocate a new list on the host."""
-        return self.pairs.cell_too_small | self.drifted
+        """True if box or slab have left the range of the plans: allocate a new list on the host."""
+        return self.neighbor_list.cell_too_small | self.drifted
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SparseNeighbors:
-    """Neighbours as pairs, to be read by functions of jax-md.
+    """Neighbours as pairs, for functions of jax-md.
 
     Attributes:
         idx: receiver and sender of each pair within cutoff + skin; the number of atoms in empty places.
@@ -102,13 +102,13 @@ class SparseNeighbors:
 
     @property
     def format(self) -> partition.NeighborListFormat:
-        """How `idx` is to be read."""
+        """Layout of `idx`."""
         return partition.Sparse
 
 
 @dataclass(frozen=True)
 class NeighborFns:
-    """As jax-md's `NeighborListFns`: `allocate` on the host, `update` anywhere."""
+    """Functions as in jax-md's `NeighborListFns`: `allocate` on the host, `update` anywhere."""
 
     allocate: Callable[..., Neighbors]
     update: Callable[..., Neighbors]
@@ -170,16 +170,16 @@ def energy_neighbor_list(
         at_least: NeighborPlan | None = None, **_: Any,
     ) -> Neighbors:  # fmt: skip
         positions, cell = cartesian(jnp.asarray(position), box)
-        pairs = allocate_pairs(potential, template, positions, cell, skin, at_least)
+        neighbor_list = allocate_pairs(potential, template, positions, cell, skin, at_least)
         if extra_capacity:
             larger = dataclasses.replace(
-                pairs.plan,
-                capacity=pairs.plan.capacity + extra_capacity,
-                wide_capacity=pairs.plan.wide_capacity + extra_capacity,
+                neighbor_list.plan,
+                capacity=neighbor_list.plan.capacity + extra_capacity,
+                wide_capacity=neighbor_list.plan.wide_capacity + extra_capacity,
             )
-            pairs = allocate_pairs(potential, template, positions, cell, skin, larger)
+            neighbor_list = allocate_pairs(potential, template, positions, cell, skin, larger)
         solver = plan_solver(potential, template, positions, cell)
-        return Neighbors(pairs, solver, jnp.zeros((), bool), update_fn)
+        return Neighbors(neighbor_list, solver, jnp.zeros((), bool), update_fn)
 
     def update_fn(position: Float[Array, "n 3"], neighbors: Neighbors, *, box: Box | None = None, **_: Any):
         positions, cell = cartesian(position, box)
@@ -188,7 +188,8 @@ def energy_neighbor_list(
             drifted |= ~solver.fits(positions, cell)
             if box is not None:
                 drifted |= ~solver.still_valid(cell)
-        return dataclasses.replace(neighbors, pairs=update(neighbors.pairs, positions, cell), drifted=drifted)
+        neighbor_list = update(neighbors.neighbor_list, positions, cell)
+        return dataclasses.replace(neighbors, neighbor_list=neighbor_list, drifted=drifted)
 
     def energy_fn(
         R: Float[Array, "n 3"], neighbor: Neighbors, *, box: Box | None = None,
@@ -198,7 +199,7 @@ def energy_neighbor_list(
         if perturbation is not None:
             deform = jnp.asarray(_matrix(perturbation), positions.dtype).T
             positions, cell = matmul(positions, deform), matmul(cell, deform)
-        return potential.energy(within_cutoff(neighbor.pairs, template, positions, cell), neighbor.solver)
+        return potential.energy(within_cutoff(neighbor.neighbor_list, template, positions, cell), neighbor.solver)
 
     return NeighborFns(allocate_fn, update_fn), energy_fn
 

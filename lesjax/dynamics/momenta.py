@@ -16,7 +16,7 @@ def temperature_of(momentum: Float[Array, "n 3"], mass: Float[Array, "n 1"], dof
 
 
 def degrees_of_freedom(masses: Float[np.ndarray, " n"], at_rest: Float[np.ndarray, "n 3"] | None) -> int:
-    """Return 3n, without the drift of several atoms, and without rotations at these positions where they are given."""
+    """Return 3n, less the drift of several atoms and, where positions are given, the rotations at them."""
     drift = 3 if len(masses) > 1 else 0
     return 3 * len(masses) - drift - (0 if at_rest is None else count_rotations(masses, at_rest))
 
@@ -24,17 +24,17 @@ def degrees_of_freedom(masses: Float[np.ndarray, " n"], at_rest: Float[np.ndarra
 def initial_momenta(
     atoms: ase.Atoms, temperature: float | None, seed: int, *, without_rotation: bool, conserves_momentum: bool
 ) -> Float[np.ndarray, "n 3"]:
-    """Momenta of the structure, without what the integrator keeps at rest, or drawn at random.
+    """Momenta of the structure, or drawn at random, without motions that the integrator keeps at rest.
 
     Args:
         atoms: the structure.
-        temperature: of momenta that are drawn, K.
-        seed: of these.
-        without_rotation: take off the angular momentum.
-        conserves_momentum: take off the drift, which the degrees of freedom then do not count.
+        temperature: temperature of drawn momenta, K.
+        seed: seed of drawn momenta.
+        without_rotation: remove the angular momentum.
+        conserves_momentum: remove the drift, which the degrees of freedom then do not count.
 
     Raises:
-        ValueError: for a structure without velocities where there is no temperature.
+        ValueError: for a structure without velocities and no temperature.
     """
     momenta, masses = atoms.get_momenta(), atoms.get_masses()
     at_rest = atoms.positions if without_rotation else None

@@ -27,7 +27,7 @@ from lesjax.system import System
 from lesjax.units import BAR
 
 
-# No atom moves that far in a sensible step, Å
+# No atom moves this far in a sensible step, Å
 MAX_MOVE = 0.7
 
 
@@ -47,12 +47,12 @@ class Block:
     """Result of some steps.
 
     Attributes:
-        state: after the last good step.
-        neighbor_list: of this state, unless a flag is set.
+        state: state after the last good step.
+        neighbor_list: neighbour list of this state, unless a flag is set.
         done: number of good steps.
         attempted: positions and cell that the last step led to, good or not.
         unhealthy: the last step was not finite, or threw an atom far away.
-        observed: energies and the like of `state`.
+        observed: energies and other numbers of `state`.
     """
 
     state: Any
@@ -64,7 +64,7 @@ class Block:
 
 
 class compiled:
-    """A method that is compiled once for each object, and may mix dtypes as jax-md does."""
+    """Method that is compiled once for each object, and may mix dtypes as jax-md does."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -74,7 +74,7 @@ class compiled:
 
     def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
         function = with_mixed_dtypes(jax.jit(self.function.__get__(instance)))
-        instance.__dict__[self.name] = function  # found before this descriptor from now on
+        instance.__dict__[self.name] = function  # shadows this descriptor from now on
         return function
 
 
@@ -84,7 +84,7 @@ class Motion:
     Attributes:
         settings: the run.
         template: elements, periodicity and dtype of the system.
-        integrator: of its ensemble.
+        integrator: integrator of its ensemble.
         dof: degrees of freedom.
     """
 
@@ -146,7 +146,7 @@ class Motion:
             )
             new_cell = integrator.cell(new, cell)
             moved = jnp.max(jnp.abs(new.position - state.position))
-            # not `moved >= MAX_MOVE`: what is not finite is unhealthy, too
+            # not `moved >= MAX_MOVE`: NaN is unhealthy, too
             healthy = (moved < MAX_MOVE) & jnp.all(jnp.isfinite(new.force)) & jnp.all(jnp.isfinite(new_cell))
             neighbor_list = renew(neighbor_list, new.position, new_cell)
             good = healthy & ~neighbor_list.overflow & ~neighbor_list.cell_too_small
@@ -178,12 +178,12 @@ class Motion:
 
     @compiled
     def predict(self, force_field: ForceField, positions: Array, cell: Array) -> Prediction:
-        """All that the potential says of a frame."""
+        """All that the potential predicts for a frame."""
         system = within_cutoff(force_field.neighbor_list, self.template, positions, cell)
         potential, with_stress = force_field.potential, all(self.template.pbc)
         return predict(potential, system, force_field.solver, with_stress=with_stress)
 
     @compiled
     def crowded(self, neighbor_list: NeighborList, positions: Array, cell: Array) -> Bool[Array, ""]:
-        """Whether a list lacks room for the neighbours within the cutoff at these positions."""
+        """Return whether a list lacks room for the neighbours within the cutoff at these positions."""
         return crowded(neighbor_list, positions, cell)

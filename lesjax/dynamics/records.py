@@ -1,4 +1,4 @@
-"""What a simulation writes: settings, log, trajectory, checkpoint, plot; and its progress bar."""
+"""Output of a simulation: settings, log, trajectory, checkpoint, plot; and its progress bar."""
 
 import dataclasses
 import hashlib
@@ -31,12 +31,12 @@ from lesjax.system import System, electronic_info, electronic_state
 
 @dataclass
 class MDProgress:
-    """What the host keeps between blocks of steps; part of each checkpoint.
+    """State on the host between blocks of steps; part of each checkpoint.
 
     Attributes:
         step: steps done.
         energy_offset: energy that changes of the Ewald plan have taken from the conserved quantity, eV.
-        replanned: how often that happened.
+        replanned: number of such changes.
     """
 
     step: int = 0
@@ -48,10 +48,10 @@ class Restored(NamedTuple):
     """State of a run at its last checkpoint.
 
     Attributes:
-        state: of the integrator.
-        neighbor_list: of this state.
-        progress: how far the run is.
-        planned_cell: cell of the plan of the long-range sum; None where that does not depend on the cell.
+        state: state of the integrator.
+        neighbor_list: neighbour list of this state.
+        progress: progress of the run.
+        planned_cell: cell of the plan of the long-range sum; None if the plan does not depend on the cell.
     """
 
     state: Any
@@ -96,8 +96,8 @@ class Output:
         """Return the run at the checkpoint in the folder; None and a folder without results where there is none.
 
         Args:
-            state: one of the same structure.
-            neighbor_list: one of the same structure.
+            state: a state of the same structure.
+            neighbor_list: a neighbour list of the same structure.
 
         Raises:
             ValueError: for another run in the folder, or a damaged checkpoint.
@@ -149,7 +149,7 @@ class Output:
     def checkpoint(
         self, state: Any, neighbor_list: NeighborList, progress: MDProgress, solver: ewald.Solver | None
     ) -> None:
-        """Write a checkpoint; an earlier one is replaced in one move."""
+        """Write a checkpoint; an earlier one is replaced atomically."""
         planned = getattr(solver, "planned_cell", None)  # none for open boundaries
         host: dict[str, Any] = {
             "progress": dataclasses.asdict(progress),
@@ -163,7 +163,7 @@ class Output:
         self.folder.write_checkpoint({f"{i:03d}": np.asarray(x, order="C") for i, x in enumerate(leaves)}, host)
 
     def log(self, progress: MDProgress, observed: dict[str, Any]) -> None:
-        """Append a line of what was observed, see `Motion.observe`, with the energies of the elements."""
+        """Append a line with the observed numbers, see `Motion.observe`, and the energies of the elements."""
         values = {name: float(value) for name, value in jax.device_get(observed).items()}
         row = {"step": progress.step, "time_fs": progress.step * self.settings.timestep}
         row["temperature_K"] = values["temperature"]
@@ -179,7 +179,7 @@ class Output:
     def frame(
         self, step: int, position: Array, cell: Array, momentum: Array, prediction: Prediction, born: Array | None
     ) -> ase.Atoms:
-        """Atoms with momenta, total charge and spin multiplicity of the start, and what the potential says of them."""
+        """Atoms with momenta, total charge and spin multiplicity of the start, and the potential's predictions."""
         pbc = self.template.pbc
         positions, cell_now, momenta = (np.asarray(x, float) for x in jax.device_get((position, cell, momentum)))
         atoms = ase.Atoms(np.asarray(self.template.atomic_numbers), positions, cell=cell_now, pbc=pbc)
@@ -218,7 +218,7 @@ class Output:
 
     @contextmanager
     def progress_bar(self, done: int, quiet: bool | None) -> Iterator[Callable[[int, float, dict[str, Any]], None]]:
-        """Show a bar with temperature, energy, steps per second and time left; gives a function that moves it."""
+        """Show a bar with temperature, energy, steps per second and time left; yields a function that moves it."""
         with progress_bar("step", self.settings.steps, done, quiet) as show:
 
             def report(step: int, speed: float, observed: dict[str, Any]) -> None:
@@ -230,14 +230,14 @@ class Output:
 
 def digest(arrays: Sequence[Any]) -> str:
     """Hash of the values of arrays."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for array in arrays:
-        found.update(np.asarray(array).tobytes())
-    return found.hexdigest()
+        hasher.update(np.asarray(array).tobytes())
+    return hasher.hexdigest()
 
 
 def as_columns(frame: ase.Atoms) -> ase.Atoms:
-    """The frame with Born effective charges as nine columns, polarization by displacement, for a text file.
+    """Return the frame with Born effective charges as nine columns, polarization by displacement, for a text file.
 
     `lesjax.io.labels` reads this name in this order.
     """
@@ -254,12 +254,11 @@ def polarization(
     charges: Float[np.ndarray, " n"], dipole: Float[np.ndarray, "3"] | None, positions: Float[np.ndarray, "n 3"],
     cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool],
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    r"""Polarization of a frame, by charges and the sum `dipole` of their dipoles, under the names of its comment line.
+    r"""Polarization of a frame, from charges and the sum `dipole` of dipoles, under the names of its comment line.
 
-    ``dipole``, e Å, without periodic directions. With one, ``latent_dipole``, e Å, that of the dipoles, and
-    ``polarization_real`` and ``polarization_imag``: the phase
-    :math:`P_a = \sum_i q_i e^{2 \pi i s_{ia}} / (2 \pi i)` along each periodic lattice direction, in e, and
-    :math:`\sum_i q_i s_{ia}` along others.
+    ``dipole``, e Å, without periodic directions. With one, ``latent_dipole``, e Å, the sum of the dipoles, and
+    ``polarization_real`` and ``polarization_imag``: the phase :math:`P_a = \sum_i q_i e^{2 \pi i s_{ia}} / (2 \pi i)`
+    along each periodic lattice direction, in e, and :math:`\sum_i q_i s_{ia}` along others.
     """
     if not any(pbc):
         return {"dipole": charges @ positions + (0.0 if dipole is None else dipole)}
@@ -271,7 +270,7 @@ def polarization(
 
 
 def save_plot(path: pathlib.Path, log: dict[str, Float[np.ndarray, " t"]]) -> None:
-    """Temperature, potential and conserved energy over time, and the pressure where it is there."""
+    """Plot temperature, potential and conserved energy over time, and the pressure if it was logged."""
     from matplotlib.figure import Figure
 
     panels = [("temperature_K", "temperature (K)"), ("potential_energy_eV", "potential energy (eV)")]

@@ -1,4 +1,4 @@
-"""What a simulation is asked to do, and whether a structure can be simulated so."""
+"""Settings of a simulation, and whether a structure can be simulated with them."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from lesjax.units import BAR, BOLTZMANN, FEMTOSECOND
 from lesjax.validate import check, finite, flag, not_negative, one_of, optional, positive, whole
 
 
-# closer pairs are a mistake in the structure, Å
+# closer pairs are an error in the structure, Å
 MIN_DISTANCE = 0.4
 ANGULAR_MOMENTA = ("keep", "zero")
 FORMATS = ("xyz", "traj")
@@ -33,25 +33,25 @@ class Settings:
         ensemble: "nve"; "nvt", which is "nose-hoover" (a chain) in a periodic cell and "langevin" without one; "csvr"
             (velocity rescaling after Bussi, Donadio and Parrinello); "npt" (isotropic) or "npt-flexible", both after
             Martyna, Tobias and Klein.
-        steps: length of the run, from its very start.
+        steps: length of the run, counted from its start.
         timestep: fs.
-        temperature: K; of the thermostat, and of the initial velocities where the structure has none.
-        pressure: bar, of "npt" and "npt-flexible".
+        temperature: K; for the thermostat, and for the initial velocities where the structure has none.
+        pressure: bar, for "npt" and "npt-flexible".
         thermostat_time: fs; period of the Nosé-Hoover chain, inverse friction of "langevin", relaxation time of "csvr".
         barostat_time: fs; period of the cell.
-        seed: of the initial velocities and random forces.
-        angular_momentum: of a cluster at the start: "keep" that of the given or drawn velocities, or "zero". All
-            ensembles but "langevin" conserve its direction.
+        seed: seed of the initial velocities and random forces.
+        angular_momentum: angular momentum of a cluster at the start: "keep" that of the given or drawn velocities, or
+            "zero". All ensembles except "langevin" conserve its direction.
         log_every: steps between the lines of the log.
         frame_every: steps between the frames of the trajectory.
         checkpoint_every: steps between checkpoints.
-        format: of the trajectory, "xyz" (extended xyz) or "traj" (ase's binary format).
-        polarization: write the polarization of each frame; that of latent and induced dipoles is in the dipole moment,
-            and in a periodic cell apart, as ``latent_dipole`` (e Å).
+        format: format of the trajectory, "xyz" (extended xyz) or "traj" (ase's binary format).
+        polarization: write the polarization of each frame; latent and induced dipoles are part of the dipole moment,
+            and in a periodic cell are written separately, as ``latent_dipole`` (e Å).
         born_effective_charges: write Z* of each frame.
         electric_field: homogeneous external field, V/Å; costs Z* at each step.
         epsilon_infinity: electronic dielectric constant for Z*.
-        skin: of the neighbour list, Å.
+        skin: skin of the neighbour list, Å.
     """
 
     ensemble: str = "nve"
@@ -109,11 +109,11 @@ class Settings:
 
     @property
     def constant_pressure(self) -> bool:
-        """Whether the cell moves."""
+        """True if the cell moves."""
         return self.scheme().moves_cell
 
     def scheme(self, pbc: Sequence[bool] = (True, True, True)) -> Scheme:
-        """How the ensemble is integrated for these periodic directions."""
+        """Return the scheme of the ensemble for these periodic directions."""
         return scheme_of(self.ensemble, pbc)
 
 
@@ -132,8 +132,8 @@ def make_integrator(
         masses: amu.
         force_virial: see `Setup`.
         pbc: periodic directions, by which "nvt" chooses its thermostat.
-        positions: at the start, Å: with ``angular_momentum = "zero"`` their rotations, which all schemes that conserve
-            momentum keep at rest, are no degrees of freedom.
+        positions: positions at the start, Å: with ``angular_momentum = "zero"`` their rotations, which all schemes that
+            conserve momentum keep at rest, do not count as degrees of freedom.
     """
     scheme = settings.scheme(pbc)
     at_rest = positions if settings.angular_momentum == "zero" else None
@@ -149,13 +149,13 @@ def make_integrator(
         seed=settings.seed,
     )
     integrator = scheme.make(setup)
-    if settings.electric_field is not None:  # whose work is no function of the state
+    if settings.electric_field is not None:  # whose work is not a function of the state
         integrator = dataclasses.replace(integrator, extra_energy=None)
     return integrator, dof
 
 
 def check_structure(settings: Settings, potential: Potential, template: System, atoms: ase.Atoms) -> None:
-    """Raise ValueError for what this ensemble cannot run."""
+    """Raise ValueError for a structure or potential that this ensemble cannot run."""
     if atoms.constraints:
         kinds = ", ".join(sorted({type(constraint).__name__ for constraint in atoms.constraints}))
         raise ValueError(
@@ -177,6 +177,6 @@ def check_structure(settings: Settings, potential: Potential, template: System, 
     neighbors, shifts, real = neighbor_arrays(atoms.positions, atoms.cell.array, template.pbc, MIN_DISTANCE)
     if real.any():
         i, column = np.argwhere(real)[0]
-        j, there = neighbors[i, column], shifts[i, column] @ atoms.cell.array
-        distance = np.linalg.norm(atoms.positions[j] + there - atoms.positions[i])
+        j, translation = neighbors[i, column], shifts[i, column] @ atoms.cell.array
+        distance = np.linalg.norm(atoms.positions[j] + translation - atoms.positions[i])
         raise ValueError(f"The structure overlaps: atoms {i} and {j} are {distance:.2g} Å apart. Relax or correct it.")

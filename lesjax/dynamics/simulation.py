@@ -1,8 +1,8 @@
 """Molecular dynamics with a potential: the loop on the host around compiled blocks of steps.
 
 A block reaches to the next line of the log. If the neighbour list was too small, it returns the last good state, and
-the host makes room and continues from there. Everything that the future depends on is in the checkpoint, and events lie
-on multiples of their intervals: a run that was killed and resumes ends as one that was not.
+the host makes room and continues from there. The checkpoint holds the complete state, and events lie on
+multiples of their intervals: a run that was killed and resumes ends like one that was not.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ MAX_GROWTHS = 20
 
 
 class SimulationError(RuntimeError):
-    """The dynamics broke down; what was good before is on disk."""
+    """The dynamics broke down; the good frames before are on disk."""
 
 
 def simulate(
@@ -45,15 +45,15 @@ def simulate(
     """Run molecular dynamics, or resume the run in the folder `out`.
 
     The folder gets ``settings.json``, ``log.csv``, ``trajectory.xyz`` or ``.traj``, ``checkpoint.safetensors``,
-    ``final.xyz`` and ``md.png``. Velocities of `atoms` are used where it has some, without their common drift unless
+    ``final.xyz`` and ``md.png``. Velocities of `atoms` are used if it has some, without their common drift unless
     the ensemble is "langevin"; otherwise they are drawn at the temperature of the settings.
 
     Args:
         potential: the model.
         atoms: the first structure.
         out: folder; the same call resumes from the checkpoint there.
-        settings: what to run.
-        quiet: no progress bar; by default where the output is no terminal.
+        settings: settings of the run.
+        quiet: no progress bar; by default where the output is not a terminal.
 
     Returns:
         The last frame.
@@ -61,8 +61,8 @@ def simulate(
     Raises:
         ValueError: for a structure that cannot be run, or a folder that holds another run or in which another process
             works.
-        SimulationError: when energies are not finite, atoms fly apart, or those of a slab reach beyond the height of
-            its cell; the last good frame is in the trajectory.
+        SimulationError: when energies are not finite, atoms fly apart, or atoms of a slab reach beyond the height
+            of its cell; the last good frame is in the trajectory.
     """
     with records.run_folder(out, settings).locked():
         return Simulation(potential, atoms, out, settings).run(quiet)
@@ -73,15 +73,15 @@ class Simulation:
 
     Attributes:
         potential: the model.
-        settings: what is run.
+        settings: settings of the run.
         template: the system whose positions, cell and neighbours change.
         motion: compiled functions.
-        cell: at the start, Å; see `current_cell`.
-        state: of the integrator.
-        neighbor_list: of this state.
+        cell: cell at the start, Å; see `current_cell`.
+        state: state of the integrator.
+        neighbor_list: neighbour list of this state.
         solver: plan of the long-range sum.
-        progress: how far the run is.
-        output: its files.
+        progress: progress of the run.
+        output: files of the run.
     """
 
     def __init__(self, potential: Potential, atoms: ase.Atoms, folder: str | os.PathLike, settings: Settings) -> None:
@@ -114,12 +114,12 @@ class Simulation:
 
     @property
     def force_field(self) -> ForceField:
-        """Potential, neighbours and plan as they are now."""
+        """Current potential, neighbours and plan."""
         return ForceField(self.potential.core(), self.neighbor_list, self.solver)
 
     @property
     def current_cell(self) -> Array:
-        """The cell as it is now, Å."""
+        """Current cell, Å."""
         return self.motion.integrator.cell(self.state, self.cell)
 
     def allocate(self, positions: Array, cell: Array, at_least: NeighborPlan | None) -> NeighborList:
@@ -127,11 +127,11 @@ class Simulation:
         return allocate_pairs(self.potential, self.template, positions, cell, self.settings.skin, at_least)
 
     def run_block(self, steps: int) -> Block:
-        """Run up to so many steps from here, without taking them over."""
+        """Run up to `steps` steps from here, without keeping the result."""
         return self.motion.run_block(self.force_field, self.state, self.cell, jnp.asarray(steps, jnp.int32))
 
     def run(self, quiet: bool | None) -> ase.Atoms:
-        """Run all steps that are left."""
+        """Run all remaining steps."""
         settings, progress, output = self.settings, self.progress, self.output
         with output.progress_bar(progress.step, quiet) as report:
             if progress.step == 0:
@@ -155,7 +155,7 @@ class Simulation:
         return final
 
     def advance(self, target: int) -> dict[str, np.ndarray]:
-        """Run to this step, with room made for neighbours where it is needed; returns what was observed there."""
+        """Run to this step, making room for neighbours where needed; returns the numbers observed there."""
         growths = 0
         while True:
             block = self.run_block(target - self.progress.step)
@@ -165,7 +165,7 @@ class Simulation:
             )  # fmt: skip
             self.state, self.progress.step = block.state, self.progress.step + int(done)
             unhealthy = unhealthy or not np.isfinite(observed["potential_energy"])
-            # forces of atoms for whose neighbours there was no room are not finite
+            # forces of atoms without room for their neighbours are not finite
             overflow = overflow or (unhealthy and self.motion.crowded(block.neighbor_list, *block.attempted))
             if unhealthy and not overflow and not too_small:
                 self.stop(block)
@@ -183,7 +183,7 @@ class Simulation:
             self.neighbor_list = self.allocate(self.state.position, self.current_cell, plan)
 
     def replan_if_drifted(self) -> None:
-        """Plan the Ewald sum anew where the cell has left the range of the plan."""
+        """Plan the Ewald sum again where the cell has left the range of the plan."""
         cell = self.current_cell
         if self.solver is None or self.solver.still_valid(cell):
             return
@@ -213,10 +213,10 @@ class Simulation:
         )
 
     def frame(self) -> ase.Atoms:
-        """This configuration with what the potential says of it.
+        """This configuration with the potential's predictions.
 
         Raises:
-            SimulationError: for a configuration that it says nothing of.
+            SimulationError: for a configuration without a prediction.
         """
         configuration = (self.state.position, self.current_cell)
         try:

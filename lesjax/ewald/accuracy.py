@@ -10,7 +10,7 @@ from lesjax.ewald.solvers import OpenSolver
 from lesjax.ewald.sums import energy
 
 
-# Relative error of the reference, which its plan promises
+# Relative error that the plan of the reference promises
 _REFERENCE_ACCURACY = 1e-10
 
 _gradient = jax.jit(jax.grad(energy, 1))
@@ -29,7 +29,7 @@ def force_error(
 
     .. math:: \sqrt{\sum_i |F_i - F_i^{ref}|^2 \,/\, \sum_i |F_i^{ref}|^2},
 
-    what `accuracy` of `make_solver` bounds. The reference is the direct sum with all k-vectors that matter, in the
+    which `accuracy` of `make_solver` bounds. The reference is the direct sum with all k-vectors that matter, in the
     dtype of the positions: float32 cannot tell errors below 1e-5 from its rounding. The direct sum of open boundaries
     leaves nothing out: its error is zero.
 
@@ -52,8 +52,8 @@ def force_error(
     )  # fmt: skip
     arrays = [jnp.asarray(x) for x in (positions, cell, charges)]
     moments = {"dipoles": dipoles, "quadrupoles": quadrupoles}
-    given = {name: jnp.asarray(values) for name, values in moments.items() if values is not None}
-    forces, reference = (np.asarray(_gradient(plan, *arrays, **given), float) for plan in (solver, exact))
+    multipoles = {name: jnp.asarray(values) for name, values in moments.items() if values is not None}
+    forces, reference = (np.asarray(_gradient(plan, *arrays, **multipoles), float) for plan in (solver, exact))
     size, rounding = np.linalg.norm(reference), float(jnp.finfo(arrays[0].dtype).eps)
     if not size > 100.0 * rounding * np.linalg.norm(np.asarray(charges, float)) ** 2 / float(solver.sigma) ** 2:
         raise ValueError("`positions` have no long-range forces to compare an error with: displace the atoms.")

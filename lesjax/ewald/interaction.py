@@ -1,4 +1,4 @@
-r"""Interactions of Gaussians: what a solver sums, as static, hashable objects without arrays.
+r"""Interactions of Gaussians that a solver sums, as static, hashable objects without arrays.
 
 With sources c (charges of any kind), φ the Fourier transform and p the pair function of one interaction,
 
@@ -25,7 +25,7 @@ from lesjax.units import COULOMB
 
 
 class Interaction(ABC):
-    """What the solvers ask of an interaction; derive a frozen dataclass without arrays.
+    """Interface of interactions to the solvers; derive a frozen dataclass without arrays.
 
     Attributes:
         constant: C, eV in the units of sources and lengths, 14.4 eV Å for charges in e.
@@ -47,7 +47,7 @@ class Interaction(ABC):
     def kernel(
         self, kvectors: Float[Array, "*k 3"], cell: Float[Array, "3 3"], sigma: Float[Array, ""]
     ) -> Float[Array, "*k"]:
-        """Return φ(k), finite and with finite derivatives everywhere; its value at k = 0 is the one that counts.
+        """Return φ(k), finite and with finite derivatives everywhere; its value at k = 0 is used as it is.
 
         Args:
             kvectors: Cartesian, 1/Å.
@@ -80,7 +80,7 @@ class Interaction(ABC):
         """Return the interaction for these periodic directions, two of which are a slab. Runs on the host.
 
         Raises:
-            ValueError: where there is none.
+            ValueError: if there is none.
         """
         if sum(periodic) in (0, 3):
             return self
@@ -101,7 +101,7 @@ class Interaction(ABC):
 
 
 class _SmearedCoulomb(Interaction):
-    """What three and two periodic directions have in common."""
+    """Common part of the interactions in three and two periodic directions."""
 
     constant: ClassVar[float] = COULOMB
     max_order: ClassVar[int] = 2
@@ -175,8 +175,8 @@ class SlabCoulomb(_SmearedCoulomb):
     but the time.
 
     **A slab with a net charge** Q has no background. Its energy is that of the isolated charged slab, with the zero of
-    the potential such that a charged plane has -Q\|z\|/(2 ε0 A); the term k = 0 above belongs to it. All of it, with
-    its forces, is independent of R.
+    the potential such that a charged plane has -Q\|z\|/(2 ε0 A); the term k = 0 above belongs to it. Energy and
+    forces are independent of R.
 
     Source: Rozzi et al., Phys. Rev. B 73, 205119 (2006), doi:10.1103/PhysRevB.73.205119, and Sohier, Calandra and
     Mauri, Phys. Rev. B 96, 075448 (2017), doi:10.1103/PhysRevB.96.075448; the term k = 0 here is the integral itself.
@@ -204,8 +204,7 @@ class SlabCoulomb(_SmearedCoulomb):
         n = jnp.round(jax.lax.stop_gradient(k_z * period / (2.0 * math.pi)))
         sign = 1.0 - 2.0 * jnp.mod(n, 2.0)
         in_plane = kvectors - k_z[..., None] * jnp.reshape(normal, (1,) * k_z.ndim + (3,))
-        # what rounding leaves of k_p on the line k_p = 0 has no direction; the true ones are 2π over a length of the
-        # cell
+        # rounding leaves a k_p without direction on the line k_p = 0; nonzero ones are 2π over a length of the cell
         off_line = jnp.sum(jax.lax.stop_gradient(in_plane) ** 2, axis=-1) > 1e-9 * jax.lax.stop_gradient(k_squared)
         k_p = jnp.where(off_line, safe_norm(in_plane, off_line), 0.0)
         truncated = values * (1.0 - sign * jnp.exp(-0.5 * period * k_p))
@@ -251,10 +250,10 @@ class SlabCoulomb(_SmearedCoulomb):
         return cell.at[self.axis].set(period * self._normal(jnp, cell))
 
     def extent_and_height(self, xp: Any, positions: Any, cell: Any, period: Any, sigma: Any) -> tuple[Any, Any]:
-        """Return how far atoms are apart along the normal, and how far they may be by the plan, rounding included; Å.
+        """Return the extent of the atoms along the normal, and the extent that the plan allows, rounding included; Å.
 
         Args:
-            xp: `numpy` on the host, `jax.numpy` for what is traced.
+            xp: `numpy` on the host, `jax.numpy` for traced arrays.
             positions: Cartesian coordinates [n, 3], Å.
             cell: lattice vectors as rows, Å.
             period: L, Å.
@@ -282,7 +281,7 @@ def boys_functions(x: Float[Array, "*shape"], order: int) -> list[Float[Array, "
     downwards, elsewhere the error function and the recursion upwards; each is used where its terms do not cancel, also
     after three derivatives.
     """
-    # charges alone change over close to zero, where a short series is as fast as none: at 0.04 σ their forces
+    # for charges only, change over close to zero, where a short series is as fast as none: at 0.04 σ their forces
     # lose three digits, of a force that is zero at contact
     threshold, n_terms = (1e-3, 5) if order == 0 else (1.0, 19)
     near = x < threshold

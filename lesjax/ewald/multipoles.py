@@ -7,7 +7,7 @@ An atom's multipoles act on the phase of its position as a differential operator
 
 so a solver that only knows charges has dipoles and quadrupoles by forward differentiation.
 
-Quadrupoles are meant without trace. A trace acts at contact only; its energy with its own atom stays in the
+Quadrupoles are meant to be traceless. A trace acts at contact only; its energy with its own atom stays in the
 periodic sum even without self-interaction, as in the published code.
 """
 
@@ -58,12 +58,12 @@ def make_multipoles(
 
     if quadrupoles is not None:
         quadrupoles = 0.5 * (quadrupoles + jnp.swapaxes(quadrupoles, -1, -2))
-    given = (charges, dipoles, quadrupoles)
-    return Multipoles(*(None if value is None else columns(value) for value in given))  # pyright: ignore[reportArgumentType]
+    values = (charges, dipoles, quadrupoles)
+    return Multipoles(*(None if value is None else columns(value) for value in values))  # pyright: ignore[reportArgumentType]
 
 
 def mask_atoms(values: Float[Array, "n ..."], atom_mask: Bool[Array, " n"] | None) -> Float[Array, "n ..."]:
-    """Set what belongs to padded atoms to zero."""
+    """Set the rows of padded atoms to zero."""
     return values if atom_mask is None else jnp.where(atom_mask.reshape(-1, *(1,) * (values.ndim - 1)), values, 0.0)
 
 
@@ -76,7 +76,7 @@ def multipole_structure_factor(
 
     Charges and dipoles together are one forward derivative of unit charges, at about twice the cost of the
     charges. Quadrupoles are a sum of three second derivatives, which cost several times more: a solver that
-    can do better brings its own (`DirectSolver.factor`).
+    can do better has its own (`DirectSolver.factor`).
 
     Args:
         structure_factor: linear in the charges, differentiable forwards in the positions.
@@ -105,7 +105,7 @@ def check_order(interaction: Interaction, multipoles: Multipoles) -> None:
     """Refuse multipoles that the interaction does not have.
 
     Raises:
-        ValueError: then.
+        ValueError: if there are any.
     """
     for order, name, values in ((1, "dipoles", multipoles.dipoles), (2, "quadrupoles", multipoles.quadrupoles)):
         if values is not None and order > interaction.max_order:

@@ -1,4 +1,4 @@
-"""Planning on the host: which sum, which k-vectors. Needs values, so it cannot be traced."""
+"""Planning of the sum and its k-vectors on the host; it needs values, so it cannot be traced."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ from lesjax.ewald.solvers.periodic import make_kmask
 DEFAULT_ACCURACY = 1e-4
 # Number of atoms from which the mesh is faster than the direct sum on CPU: benchmarks/crossover.py
 CROSSOVER = 500
-# Parts of the error that are left to the cutoff and to the structure factor of the non-uniform transform.
+# Parts of the error that are allowed to the cutoff and to the structure factor of the non-uniform transform.
 TRUNCATION_SHARE, NUFFT_SHARE = 0.5, 0.5
 PERIODIC_METHODS = ("direct", "mesh", "nufft")
 
-# What `energy`, `potential` and `field` need besides the atoms: frozen pytrees, arrays as leaves and sizes static. All
+# Plans that `energy`, `potential` and `field` take: frozen pytrees with arrays as leaves and static sizes. All
 # have `sigma`, `interaction`, `still_valid`, `fits`, `check_atoms` and `share_sizes`; periodic ones (`Periodic`) have
 # `grid`, `factor`, `square` and `product`, `OpenSolver` has `pairs` and `product`.
 Solver = DirectSolver | MeshSolver | NufftSolver | OpenSolver
@@ -65,7 +65,7 @@ def make_solver(
         accuracy: relative error of the forces of charges; 1e-4 if neither is given.
         method: "auto", or "direct", "mesh", "nufft" (periodic; the last with the extra of that name) or "open" (no
             direction periodic).
-        interaction: what is summed. In a slab `Coulomb` becomes `SlabCoulomb`.
+        interaction: interaction to sum. In a slab `Coulomb` becomes `SlabCoulomb`.
 
     Raises:
         ValueError: for a singular cell, one periodic direction, an interaction that these directions do not have,
@@ -90,7 +90,7 @@ def make_solver(
     if method == "auto":
         method = _periodic_method(n_atoms)
     target = DEFAULT_ACCURACY if accuracy is None else accuracy
-    # the part that the k-vectors left out leave to interpolation
+    # the part of the error that the cutoff leaves to interpolation
     share = 1.0 if k_cutoff is not None else math.sqrt(1.0 - TRUNCATION_SHARE**2)
     if k_cutoff is None:
         k_cutoff = cutoff_for_accuracy(target if method == "direct" else target * TRUNCATION_SHARE, sigma, interaction)
@@ -128,7 +128,7 @@ def plan_bucket(
     The largest k-grid, mesh and order of all serve each of them; `stack_solvers` stacks the result.
 
     Args:
-        cells: of the systems.
+        cells: cells of the systems.
         pbc: periodic directions of all of them.
         n_atoms: numbers of atoms, or the largest; "auto" goes by the largest.
         sigma: as in `make_solver`.
@@ -138,7 +138,7 @@ def plan_bucket(
         interaction: as in `make_solver`.
 
     Raises:
-        ValueError: as `make_solver`; for no cells, or numbers of atoms that are not one for each.
+        ValueError: as `make_solver`; for no cells, or if the numbers of atoms are not one per cell.
     """
     numbers = [n_atoms] * len(cells) if isinstance(n_atoms, int) else list(n_atoms)
     if not cells or len(numbers) != len(cells):

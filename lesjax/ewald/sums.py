@@ -26,12 +26,12 @@ from lesjax.ewald.solvers.periodic import Grid
 
 @dataclass(frozen=True)
 class Form:
-    """The energy as a quadratic form of the multipoles of atoms in their places, from `make_form`.
+    """The energy as a quadratic form of the multipoles of atoms at fixed positions, from `make_form`.
 
     Attributes:
         solver: the plan.
         positions: Cartesian coordinates, Å.
-        grid: what depends on the cell; None for open boundaries.
+        grid: arrays that depend on the cell; None for open boundaries.
         atom_mask: True for real atoms; None if all are.
         self_interaction: keep the energy of each Gaussian with itself.
     """
@@ -63,8 +63,8 @@ class Form:
         # the periodic sum contains each Gaussian's energy with itself, the sum over pairs does not
         if self.self_interaction != isinstance(self.solver, OpenSolver):
             return total
-        own = multipole_self_energy(self.solver.interaction, multipoles, self.sigma)
-        return total + own if self.self_interaction else total - own
+        self_part = multipole_self_energy(self.solver.interaction, multipoles, self.sigma)
+        return total + self_part if self.self_interaction else total - self_part
 
     def gradient(
         self, multipoles: Multipoles, *, charges: bool = True, dipoles: bool = True
@@ -79,27 +79,27 @@ class Form:
         """
         check_order(self.solver.interaction, multipoles)
         if isinstance(self.solver, OpenSolver) and charges and dipoles and multipoles.dipoles is not None:
-            # the same from the quadratic form, whose kernels of dipoles cost half of slopes of those of charges
+            # the same from the quadratic form: its kernels of dipoles cost half as much as slopes of those of charges
             pair_mask = _pair_mask(self.positions, self.atom_mask)
             potential, slope, _ = jax.grad(self.solver.pairs, 1)(self.positions, multipoles, pair_mask)
         else:
             probes = mask_atoms(jnp.ones_like(self.positions[:, 0]), self.atom_mask)
-            wanted = [i for i, of in enumerate((charges, dipoles)) if of]
+            argnums = [i for i, of in enumerate((charges, dipoles)) if of]
             slopes = [
-                jax.grad(self._with_charges(channel), wanted)(probes, self.positions)
+                jax.grad(self._with_charges(channel), argnums)(probes, self.positions)
                 for channel in _channels(multipoles)
             ]
             stacked = [jnp.stack(values, axis=1) for values in zip(*slopes, strict=True)]
             potential, slope = stacked[0], stacked[-1]
         own_potential, own_slope, _ = self_potential(self.solver.interaction, multipoles, self.sigma)
         return (
-            self._with_own(mask_atoms(potential, self.atom_mask), own_potential) if charges else None,
+            self._with_self(mask_atoms(potential, self.atom_mask), own_potential) if charges else None,
             # of its own multipoles only the dipole has a field at the centre of an atom
-            (slope if own_slope is None else self._with_own(slope, own_slope)) if dipoles else None,
+            (slope if own_slope is None else self._with_self(slope, own_slope)) if dipoles else None,
         )
 
     def _with_charges(self, channel: Multipoles) -> Callable[[Array, Array], Array]:
-        """The energy of charges in any places with one channel of multipoles, eV."""
+        """Return the energy of charges at any positions with one channel of multipoles, eV, as a function."""
         if isinstance(self.solver, OpenSolver):
             solver, pair_mask = self.solver, _pair_mask(self.positions, self.atom_mask)
             return lambda charges, at: solver.product(at, charges, self.positions, channel, pair_mask)
@@ -108,11 +108,11 @@ class Form:
         factor = solver.factor(grid, self.positions, channel)
         return lambda charges, at: solver.product(grid, solver.factor(grid, at, Multipoles(charges)), factor)
 
-    def _with_own(self, values: Float[Array, "n ..."], own: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
-        """As in `energy`: what an atom feels of itself is in the periodic form and not in the sum over pairs."""
+    def _with_self(self, values: Float[Array, "n ..."], self_part: Float[Array, "n ..."]) -> Float[Array, "n ..."]:
+        """Add or remove self-interaction as in `energy`: the periodic form contains it, the sum over pairs does not."""
         if self.self_interaction != isinstance(self.solver, OpenSolver):
             return values
-        return values + own if self.self_interaction else values - own
+        return values + self_part if self.self_interaction else values - self_part
 
 
 def make_form(
@@ -122,7 +122,7 @@ def make_form(
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
 ) -> Form:
-    """Prepare what does not depend on the multipoles. Arguments as in `energy`."""
+    """Prepare the form, which does not depend on the multipoles. Arguments as in `energy`."""
     grid = None if isinstance(solver, OpenSolver) else solver.grid(jnp.asarray(cell))
     return Form(solver, positions, grid, atom_mask, self_interaction)
 
@@ -150,8 +150,8 @@ def energy(
     without trace (see `multipoles`).
 
     A net charge in three periodic directions: the term k = 0 is left out, as in the published code, which leaves a part
-    in the energy that depends on σ. ``Coulomb(background=True)``, given to `make_solver`, adds that of a uniform
-    background.
+    in the energy that depends on σ. ``Coulomb(background=True)``, given to `make_solver`, adds the energy of a
+    uniform background.
 
     Args:
         solver: from `make_solver`.
@@ -244,7 +244,7 @@ def field(
 
 
 def _check_shapes(positions: Array, charges: Array, atom_mask: Array | None) -> None:
-    """Raise ValueError for what would be broadcast, or fail deep inside."""
+    """Raise ValueError for shapes that would be broadcast, or fail deep inside."""
     n = len(positions)
     if charges.ndim not in (1, 2) or len(charges) != n:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Fitting: what is learned from more than energies and forces, and which data to learn from."""
+"""Fitting: learning from more than energies and forces, and selection of data to learn from."""
 
 from lesjax.fitting.minimum import Relaxed as Relaxed, relax as relax
 from lesjax.fitting.newton import MinimumError as MinimumError

@@ -1,4 +1,4 @@
-r"""Relaxed structures as functions of the parameters of the potential and of what of the cell is not free.
+r"""Relaxed structures as differentiable functions of parameters, pressure and fixed cell components.
 
 At a minimum x of E(x; p) the gradient vanishes for all p, so that
 
@@ -6,7 +6,7 @@ At a minimum x of E(x; p) the gradient vanishes for all p, so that
           \frac{\partial^2 E}{\partial x\, \partial p}
 
 by whatever path the search reached it. p has the parameters, the pressure and the cell; with the cell free, x has the
-strain beside the positions, and a pressure P adds P V to the energy. Rigid translations, and the rotations of a
+strain besides the positions, and a pressure P adds P V to the energy. Rigid translations, and the rotations of a
 molecule, are projected out: they have no derivative.
 """
 
@@ -70,30 +70,30 @@ def relax(
     max_iterations: int = 100,
     skin: float = 1.0,
 ) -> Relaxed:
-    """The minimum of an energy, with its derivatives with respect to parameters of the potential, pressure and cell.
+    """Find the minimum of an energy, with its derivatives with respect to parameters, pressure and cell.
 
     The minimum is searched on the host by Newton steps in a trust region, which only need products with the Hessian.
-    It can be differentiated (`jax.grad`, `jax.jacrev`, `jax.jacfwd`, any order), but not be compiled: what is compiled
-    is the energy, once for each `energy_fn`. Its result does not depend on where it starts, as long as it is the same
-    minimum, so that a fit may start each time from the last one. There is no derivative with respect to the first
-    positions, and one with respect to what of the cell is not free: all of it with "none", its shape with "isotropic",
-    its orientation with "full"; none with respect to the solver.
+    It can be differentiated (`jax.grad`, `jax.jacrev`, `jax.jacfwd`, any order), but not be compiled: only the
+    energy is, once for each `energy_fn`. The result does not depend on the start within the same minimum, so that a
+    fit may start each time from the last one. There are derivatives with respect to the cell components that are not
+    free: all of them with "none", the shape with "isotropic", the orientation with "full"; none with respect to the
+    first positions and the solver.
 
     Args:
         energy_fn: see `lesjax.properties.Energy`, a pure and smooth function; `Potential.energy` for a potential. Keep
-            and hand over the same function, as a new one (a lambda in a loop) is compiled again.
-        params: parameters of the energy. Where they are a `Potential`, neighbours and the plan of the long-range sum
-            are renewed on the way; other energies keep those that they are given.
-        system: where to start; the dtype of its positions is that of the result. Without periodic directions, or for a
-            `Frame` with a cell of zeros, it is a molecule that is free to rotate.
+            and pass the same function, as a new one (a lambda in a loop) is compiled again.
+        params: parameters of the energy. If they are a `Potential`, neighbours and the plan of the long-range sum are
+            renewed during the search; other energies keep theirs.
+        system: structure to start from; the dtype of its positions is that of the result. Without periodic directions,
+            or for a `Frame` with a cell of zeros, it is a molecule that is free to rotate.
         solver: plan of the long-range sum; made here for a `Potential` by default.
         strain: "none" for a fixed cell; "isotropic" for its volume; "full" for all six components of a symmetric strain
             of the first cell.
         pressure: external pressure, bar, with a free cell.
-        tolerance: largest component of the gradient, eV/Å, that of the strain in the scale of displacements;
+        tolerance: largest component of the gradient, eV/Å, with the strain in the scale of displacements;
             1e-9 in double precision and 7e-4 in single precision by default.
         max_iterations: largest number of steps.
-        skin: of the neighbour list of a `Potential`, Å; see `lesjax.neighbors.verlet.allocate`.
+        skin: skin of the neighbour list of a `Potential`, Å; see `lesjax.neighbors.verlet.allocate`.
 
     Returns:
         The relaxed structure.
@@ -102,7 +102,7 @@ def relax(
         ValueError: for a `strain` that is not known or has no cell, or a pressure on a fixed cell; for a system that
             the potential cannot take; for induced or equilibrated charges that have no solution at the minimum.
         TypeError: inside `jit` or `vmap`, or for a potential with a system without neighbours.
-        MinimumError: where the minimum is not found, is a saddle point, or has a singular Hessian (a soft mode).
+        MinimumError: if the minimum is not found, is a saddle point, or has a singular Hessian (a soft mode).
     """
     if strain not in STRAINS:
         raise ValueError(f"`strain` must be one of {', '.join(map(repr, STRAINS))}, got {strain!r}.")
@@ -163,7 +163,7 @@ def _at_root(
 
 
 def _with_plans(problem: Problem, potential: Potential, skin: float) -> Problem:
-    """The problem with the neighbour list and the solver of a potential at its first structure; host only."""
+    """Return the problem with the neighbour list and the solver of a potential at its first structure; host only."""
     system = problem.system
     if not isinstance(system, System):
         raise TypeError(
@@ -181,7 +181,7 @@ def _with_plans(problem: Problem, potential: Potential, skin: float) -> Problem:
 
 
 def _renewed(params: PyTree, problem: Problem, x: Float[Array, " d"]) -> Problem:
-    """The problem with plans that hold at `x`, the same one where they do; host only."""
+    """Return the problem with plans that hold at `x`, the same one if they do already; host only."""
     if not isinstance(params, Potential):
         return problem
     positions, cell = geometry(problem, x)
@@ -201,9 +201,9 @@ def _renewed(params: PyTree, problem: Problem, x: Float[Array, " d"]) -> Problem
 
 
 def _with_neighbors(problem: Problem, potential: Potential, x: Float[Array, " d"]) -> System:
-    """The system at `x` with its neighbours within the cutoff; host only.
+    """Return the system at `x` with its neighbours within the cutoff; host only.
 
-    Rows have the width of the neighbour list, so that functions compiled for it serve at the next minimum.
+    Rows have the width of the neighbour list, so that functions compiled for it can be used at the next minimum.
     """
     first = problem.system
     assert problem.neighbor_list is not None

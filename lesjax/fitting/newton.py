@@ -28,7 +28,7 @@ from lesjax.response.linear import Solved, conjugate_gradients, irregular
 
 
 class MinimumError(RuntimeError):
-    """There is no minimum here, or it was not found."""
+    """There is no minimum, or it was not found."""
 
 
 class Problem(NamedTuple):
@@ -38,7 +38,7 @@ class Problem(NamedTuple):
         energy_fn: see `lesjax.properties.Energy`; a pytree.
         system: the first structure, r0 and h0.
         solver: plan of the long-range sum.
-        neighbor_list: where it is given, the neighbours of the system come from it.
+        neighbor_list: if given, the neighbours of the system come from it.
         strains: symmetric matrices of the free components of the strain, [k, 3, 3], scaled.
         rotations: generators of the rotations that are free, [0, 3, 3] or [3, 3, 3].
     """
@@ -84,10 +84,10 @@ def find_minimum(
     max_iterations: int,
     renew: Callable[[Problem, Array], Problem],
 ) -> tuple[Problem, Float[Array, " d"]]:
-    """The problem, renewed, and the variables at its minimum; host only.
+    """Find the minimum; returns the problem, renewed, and the variables there; host only.
 
     Args:
-        problem: what to minimize.
+        problem: problem to minimize.
         params: parameters of the energy.
         pressure: eV/Å³.
         tolerance: largest component of the gradient, eV/Å.
@@ -163,7 +163,7 @@ def _checked_force(gradient: Float[Array, " d"]) -> float:
 
 
 def rooted(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Float[Array, " d"]) -> Float[Array, " d"]:
-    """The variables `x` of the minimum, with the derivatives of the minimum by parameters, pressure and cell.
+    """Return the variables `x` of the minimum, with derivatives with respect to parameters, pressure and cell.
 
     The gradient vanishes for all of them, so that :math:`dx = -H^{-1} d(\\nabla E)`, solved by conjugate gradients.
     """
@@ -223,7 +223,7 @@ def _conjugate_gradients(
     tolerance: float | Float[Array, ""],
     radius: Float[Array, ""] | None = None,
 ) -> Solved:
-    """Until the residual is `tolerance` times the right-hand side."""
+    """Iterate until the residual is `tolerance` times the right-hand side."""
     target = tolerance**2 * jnp.sum(right * right)
     limit = 6 * len(right) + 20
     multiply = lambda x, _: matvec(x)  # noqa: E731
@@ -255,7 +255,7 @@ def _check(problem: Problem, params: PyTree, pressure: Float[Array, ""], x: Floa
 
 
 def _rigid_motions(problem: Problem, x: Float[Array, " d"]) -> Float[Array, "d m"]:
-    """Orthonormal translations and free rotations as columns; those that a linear molecule has not are zero."""
+    """Orthonormal translations and free rotations as columns; those that a linear molecule lacks are zero."""
     n, dtype = len(problem.system.positions), x.dtype
     moved = problem.system.positions + x[: 3 * n].reshape(n, 3)
     centered = moved - jnp.mean(moved, axis=0, keepdims=True)

@@ -1,7 +1,7 @@
 """Observables of frames, for averages over an ensemble (`ensemble_averages`) or of one structure (`Observable.at`).
 
-An observable is a function of parameters, one frame and a solver, as energies are, and a rule that makes the property
-of the values of all frames and their weights. Where parameters do not change it, its values are computed once for each
+An observable is a function of parameters, one frame and a solver, like energies, and a rule that makes the property
+from the values of all frames and their weights. If parameters do not change it, its values are computed once for each
 trajectory.
 """
 
@@ -40,7 +40,7 @@ class Observable:
     Attributes:
         function: (params, frame, solver) -> values, a pure function; for a fixed observable a function on the host,
             stacked frames -> values of each.
-        fixed: the values of a frame depend on no parameter.
+        fixed: the values of a frame do not depend on parameters.
         reduce: (weights [t], values [t, ...]) -> property; the weighted mean by default.
     """
 
@@ -49,11 +49,11 @@ class Observable:
     reduce: Callable[[Array, Array], Array] = mean
 
     def at(self, frame: PyTree, *, solver: Solver | None = None) -> Callable[[PyTree], Array]:
-        """The observable of one structure as a function of the parameters.
+        """Return the observable of one structure as a function of the parameters.
 
         Raises:
-            ValueError: for a fixed observable, which no parameter changes, or a property of many frames, as a
-                fluctuation is.
+            ValueError: for a fixed observable, which no parameter changes, or a property of many frames, such as
+                a fluctuation.
         """
         if self.fixed:
             raise ValueError("A fixed observable is no function of the parameters: it cannot be fitted in one frame.")
@@ -69,7 +69,7 @@ def density(masses: Float[np.ndarray, " n"] | Sequence[float]) -> Observable:
     """Mass density of the cell, g/cm³.
 
     Args:
-        masses: of the atoms, amu.
+        masses: masses of the atoms, amu.
     """
     total = float(np.sum(masses)) * AMU_PER_A3
     return Observable(lambda frames: total / np.abs(np.linalg.det(np.asarray(frames.cell))), fixed=True)
@@ -80,14 +80,14 @@ def radial_distribution(
 ) -> Observable:
     """Radial distribution function of two elements in bins, see `lesjax.dynamics.analysis.radial_distribution`.
 
-    Histograms have no derivative: parameters act on it through the weights only, which is exact.
+    Histograms have no derivative: parameters act on it only through the weights, which is exact.
 
     Args:
-        symbols: of the atoms in a frame, as ase takes them.
+        symbols: symbols of the atoms in a frame, in a form that ase takes.
         first: element at the centre.
         second: element around it.
         cutoff: largest distance, Å; may exceed half of the cell.
-        width: of the bins, Å. A frame has few pairs: narrow bins are noisy.
+        width: width of the bins, Å. A frame has few pairs: narrow bins are noisy.
     """
 
     def function(frames: PyTree) -> Float[np.ndarray, "t r"]:
@@ -141,7 +141,7 @@ def dielectric_constant(charges_fn: Charges, temperature: float, *, epsilon_infi
 
     Args:
         charges_fn: latent charges, e, [n] or [n, c], of parameters, one frame and a solver; their dipole moment times
-            the root of `epsilon_infinity` is that of the system.
+            the root of `epsilon_infinity` is the dipole moment of the system.
         temperature: K.
         epsilon_infinity: electronic dielectric constant; one for the charges of a force field.
     """

@@ -1,4 +1,4 @@
-r"""Fit parameters to targets: averages over ensembles, properties of structures, and the data they were trained on.
+r"""Fit parameters to targets: averages over ensembles, properties of structures, and the training data.
 
 The loss is a sum of pure functions of the parameters,
 
@@ -6,7 +6,7 @@ The loss is a sum of pure functions of the parameters,
           \frac{O(\theta) - O_\text{target}}{\delta} \Bigr)^2 \Bigr] + \sum_\text{others} L(\theta)
 
 with uncertainties δ: a target that is met within its uncertainty contributes about one. The parameters are any pytree,
-`lesjax.Potential` among them. The signs of its latent charges are no parameters and stay.
+`lesjax.Potential` among them. The signs of its latent charges are not parameters and stay.
 """
 
 import json
@@ -34,9 +34,9 @@ class Fit:
     """Result of `fit`.
 
     Attributes:
-        params: the new parameters, of the type of the first ones.
+        params: the new parameters, of the type of the initial ones.
         history: the records of the log, one for each step.
-        reweightings: with the last trajectories.
+        reweightings: ensembles with their last trajectories.
     """
 
     params: Any
@@ -55,26 +55,26 @@ def fit(
     log: str | pathlib.Path | None = None,
     quiet: bool | None = None,
 ) -> Fit:
-    """Change parameters until the targets are met: steps of an optimizer, with new trajectories where they are needed.
+    """Change parameters to meet the targets: steps of an optimizer, with new trajectories where needed.
 
     Args:
         params: any pytree of arrays, or a `Potential`. Freeze some with `optax.masked` or `optax.multi_transform`.
         reweightings: ensembles with their targets.
-        targets: functions of the parameters only. All are compiled but those with `compiled=False`, which compute on
+        targets: functions only of the parameters. All are compiled except those with `compiled=False`, which compute on
             the host at each step.
-        losses: further terms by name, pure functions of the parameters, as `data_loss`.
+        losses: further terms by name, pure functions of the parameters, such as `data_loss`.
         optimizer: Adam with a learning rate of 0.01 and a short memory (b1 = 0.8, b2 = 0.9) by default: far from the
             targets the loss is steep.
         steps: number of steps.
         log: JSON-lines file with a record for each step; an older one is replaced.
-        quiet: no progress bar; by default where the output is no terminal.
+        quiet: no progress bar; by default where the output is not a terminal.
 
     Returns:
         Parameters after the last step, history, and the ensembles with their last trajectories.
 
     Raises:
-        ValueError: for nothing to fit, names that are not unique, or a target outside of what a trajectory covers,
-            where no sampler could reach it.
+        ValueError: for nothing to fit, names that are not unique, or a target outside the range of a trajectory
+            without a sampler.
         ReweightingError: for an effective sample size that is too small, without a sampler or after `max_draws`.
         DivergedError: for a loss or gradient that is not finite.
     """
@@ -133,7 +133,7 @@ def fit(
 
 
 def with_signs(params: PyTree, before: PyTree) -> PyTree:
-    """The parameters with the signs that potentials among them had before: a weight decay would change them."""
+    """Return the parameters with the signs that potentials in them had before: a weight decay would change them."""
 
     def restore(new: Any, old: Any) -> Any:
         return replace(new, signs=old.signs) if isinstance(new, Potential) else new
@@ -152,7 +152,7 @@ def check_finite(step: int, loss: Array, terms: Mapping[str, Array], gradient: P
 
 @contextmanager
 def _log(path: str | pathlib.Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that appends a record to the file."""
+    """Yield a function that appends a record to the file."""
     if path is None:
         yield lambda record: None
         return

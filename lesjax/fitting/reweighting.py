@@ -5,14 +5,14 @@ Frames x_i were drawn with parameters θ0 at temperature T0 and pressure p0. Und
 .. math:: w_i \propto e^{-u_\theta(x_i) + u_{\theta_0}(x_i)}, \qquad \sum_i w_i = 1, \qquad
           u = \frac{U + p V}{k_B T}, \qquad \langle O \rangle_\theta = \sum_i w_i O_\theta(x_i)
 
-with pV at constant pressure alone. No step of the simulation is differentiated, and yet the gradient is that of the
-average, with the part of the weights:
+with pV only at constant pressure. No step of the simulation is differentiated, and yet the gradient is that of the
+average, including the weights:
 
 .. math:: \frac{d \langle O \rangle}{d \theta} = \Bigl\langle \frac{\partial O}{\partial \theta} \Bigr\rangle
           - \frac{1}{k_B T} \Bigl( \Bigl\langle O \frac{\partial U}{\partial \theta} \Bigr\rangle
           - \langle O \rangle \Bigl\langle \frac{\partial U}{\partial \theta} \Bigr\rangle \Bigr)
 
-pV of one pressure cancels in the weights: what fits a density is the dependence of U on the parameters in frames of
+pV of one pressure cancels in the weights: a density is fitted by the dependence of U on the parameters in frames of
 many volumes.
 
 Source: Thaler, Zavadlav, Nat. Commun. 12, 6884 (2021), doi:10.1038/s41467-021-27241-4.
@@ -52,7 +52,7 @@ class Trajectory:
     Attributes:
         frames: stacked frames: `lesjax.properties.Frame`, `lesjax.System`, or another dataclass that is a pytree with
             `positions` and `cell`.
-        energies: of the parameters that they were drawn with, eV.
+        energies: energies with the parameters that they were drawn with, eV.
         temperature: K.
         pressure: bar; None for a constant volume.
         measured: values of the observables that no parameter changes, by name.
@@ -81,7 +81,7 @@ def make_trajectory(
     solver: Solver | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Trajectory:
-    """Energies of the frames, and the values of those observables that no parameter changes.
+    """Compute energies of the frames, and the values of observables that no parameter changes.
 
     Args:
         energy_fn: see `lesjax.properties.Energy`; `Potential.energy` for a potential.
@@ -89,9 +89,9 @@ def make_trajectory(
         frames: stacked frames, equilibrated, and far enough apart to be nearly independent: the effective sample size
             counts frames.
         temperature: K.
-        pressure: bar, of frames at constant pressure; None for those of a constant volume.
-        observables: what will be asked for.
-        solver: plan of the long-range sum, for all frames: at constant pressure that of the largest volume.
+        pressure: bar, for frames at constant pressure; None for a constant volume.
+        observables: observables that will be averaged.
+        solver: plan of the long-range sum, for all frames: at constant pressure the plan of the largest volume.
         batch_size: frames whose energies are computed at once.
 
     Raises:
@@ -141,7 +141,7 @@ def measure(name: str, observable: Observable, frames: PyTree) -> Float[Array, "
     """Values of a fixed observable, computed on the host.
 
     Raises:
-        ValueError: for another number of values than frames, or values that are not finite.
+        ValueError: if there is not one value per frame, or for values that are not finite.
     """
     values = np.asarray(observable.function(jax.tree.map(np.asarray, frames)))
     n_frames = count_frames(frames)
@@ -164,9 +164,9 @@ def frame_energies(
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
 def _map_frames(function: Energy, params: PyTree, frames: PyTree, solver: Solver | None, batch_size: int) -> Array:
-    """A function of each frame; the backward pass computes it again, so that memory is that of one batch."""
-    one = jax.checkpoint(lambda frame: function(params, frame, solver))
-    return jax.lax.map(one, frames, batch_size=batch_size)
+    """Map a function over the frames; the backward pass computes it again, so that memory is that of one batch."""
+    of_frame = jax.checkpoint(lambda frame: function(params, frame, solver))
+    return jax.lax.map(of_frame, frames, batch_size=batch_size)
 
 
 def boltzmann_weights(
@@ -179,13 +179,13 @@ def boltzmann_weights(
     """Weights of the frames under energies of other parameters, of sum one; formula in the module.
 
     Args:
-        energies: of the frames, eV.
+        energies: energies of the frames, eV.
         trajectory: the frames with the energies that they were drawn with.
         temperature: K; that of the trajectory by default.
         pressure: bar; that of the trajectory by default.
 
     Raises:
-        ValueError: for another number of energies than frames, or a pressure for frames of constant volume.
+        ValueError: if there is not one energy per frame, or for a pressure for frames of constant volume.
     """
     if energies.shape != trajectory.energies.shape:
         raise ValueError(
@@ -200,12 +200,12 @@ def boltzmann_weights(
     dtype = energies.dtype
     drawn_beta = 1.0 / (BOLTZMANN * trajectory.temperature)
     beta = drawn_beta if temperature is None else 1.0 / (BOLTZMANN * jnp.asarray(temperature, dtype))
-    # the difference first: energies are large, and it keeps the digits
+    # the difference first keeps the digits of large energies
     exponents = -beta * (energies - trajectory.energies) + (drawn_beta - beta) * trajectory.energies
     if trajectory.pressure is not None:
         drawn = trajectory.pressure
-        wanted = drawn if pressure is None else jnp.asarray(pressure, dtype)
-        exponents += BAR * (drawn_beta * drawn - beta * wanted) * volumes(trajectory.frames)
+        new_pressure = drawn if pressure is None else jnp.asarray(pressure, dtype)
+        exponents += BAR * (drawn_beta * drawn - beta * new_pressure) * volumes(trajectory.frames)
     return jax.nn.softmax(exponents)
 
 
@@ -243,7 +243,7 @@ def ensemble_averages(
         energy_fn: as for `make_trajectory`.
         params: other parameters.
         trajectory: frames drawn with parameters that are not far away; look at `effective_fraction` of the weights.
-        observables: by name; those that no parameter changes by the names that `make_trajectory` knew them by.
+        observables: observables by name; those that no parameter changes by their names in `make_trajectory`.
         temperature: K; that of the trajectory by default.
         pressure: bar; that of the trajectory by default.
         batch_size: frames that are computed at once.

@@ -25,11 +25,11 @@ from lesjax.system import System
 
 # (parameters, number of the draw, structure to start from) -> stacked frames
 Sampler = Callable[[Any, int, Any], Any]
-WIDTH = 8  # numbers of neighbours are rounded up to its multiples, so that draws share their shapes
+WIDTH = 8  # numbers of neighbours are rounded up to multiples of it, so that draws share their shapes
 
 
 def number_of_frames(settings: Settings, equilibration: int) -> int:
-    """Number of frames of a draw.
+    """Return the number of frames of a draw.
 
     Raises:
         ValueError: if no frame is left, for an ensemble without temperature, or an external field.
@@ -61,17 +61,17 @@ def make_sampler(
     solver: Solver | None = None,
     equilibration: int = 0,
 ) -> Sampler:
-    """A sampler for any energy that needs no neighbour list: one compiled run of molecular dynamics.
+    """Make a sampler for any energy without a neighbour list: one compiled run of molecular dynamics.
 
-    Each draw starts at the structure that it is handed, with new momenta and random numbers.
+    Each draw starts at the structure that it is given, with new momenta and random numbers.
 
     Args:
         energy_fn: see `lesjax.properties.Energy`.
-        masses: of the atoms, amu.
-        settings: ensemble, length (`steps`), interval of frames (`frame_every`) and so on; what concerns files plays no
-            part. "nvt" is the Nosé-Hoover chain: take "langevin" for a cluster, whose rotation a chain does not
+        masses: masses of the atoms, amu.
+        settings: ensemble, length (`steps`), interval of frames (`frame_every`) and so on; settings of files have no
+            effect. "nvt" is the Nosé-Hoover chain: take "langevin" for a cluster, whose rotation a chain does not
             thermalize.
-        solver: plan of the long-range sum, at constant pressure that of the largest volume.
+        solver: plan of the long-range sum, at constant pressure for the largest volume.
         equilibration: steps before the first frame, part of `steps`.
 
     Raises:
@@ -123,20 +123,20 @@ def make_sampler(
 def potential_sampler(
     atoms: io.Atoms, settings: Settings, folder: str | pathlib.Path, *, equilibration: int = 0
 ) -> Sampler:
-    """A sampler for a `Potential`: a run of `lesjax.dynamics.simulate` for each draw, with its files.
+    """Make a sampler for a `Potential`: a run of `lesjax.dynamics.simulate` for each draw, with its files.
 
-    The energy that goes with it is ``Potential.energy``, with ``solver = potential.make_solver(system)`` of one frame,
+    Its energy is ``Potential.energy``, with ``solver = potential.make_solver(system)`` of one frame,
     of the largest volume at constant pressure.
 
     Args:
         atoms: elements, masses and periodicity; positions and cell come from the structure that a draw starts from.
         settings: the run; its `seed` counts up with the draws.
-        folder: of the runs, ``draw-0`` and so on.
-        equilibration: steps before the first frame that is kept, part of `settings.steps`.
+        folder: folder of the runs, ``draw-0`` and so on.
+        equilibration: steps before the first frame, part of `settings.steps`.
 
     Raises:
-        ValueError: if no frame is left, for an ensemble without temperature; from the sampler, for a draw that is in
-            the folder already.
+        ValueError: if no frame is left, for an ensemble without temperature; from the sampler, for a draw that the
+            folder already has.
     """
     number_of_frames(settings, equilibration)
 
@@ -155,10 +155,10 @@ def potential_sampler(
 
 
 def stack_frames(frames: list[io.Atoms], *, cutoff: float) -> System:
-    """Structures of the same atoms as one stacked system.
+    """Stack structures of the same atoms as one system.
 
     Args:
-        frames: structures, of one number of atoms.
+        frames: structures with the same atoms.
         cutoff: ``potential.cutoff``, Å.
 
     Raises:

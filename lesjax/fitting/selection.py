@@ -1,4 +1,4 @@
-"""Which configurations to label next: those on which the members of an ensemble disagree most."""
+"""Selection of configurations to label next: those on which the members of an ensemble disagree most."""
 
 import dataclasses
 import pathlib
@@ -26,10 +26,10 @@ class Round:
     """One round of `active_learning`.
 
     Attributes:
-        ensemble: trained on the structures of the rounds before.
-        n_train: number of structures that it was trained on, validation included where it is a fraction of them.
-        largest: largest spread of the force on an atom in each structure that was sampled, eV/Å.
-        labelled: the structures that were chosen, with their labels.
+        ensemble: ensemble trained on the structures of earlier rounds.
+        n_train: number of structures that it was trained on, validation included if it is a fraction of them.
+        largest: largest spread of the force on an atom in each sampled structure, eV/Å.
+        labelled: the selected structures, with their labels.
     """
 
     ensemble: Ensemble
@@ -82,15 +82,15 @@ def _spread(ensemble: Ensemble, bucket: Batch, rows: Array, mask: Array) -> tupl
     """Spread of the force components, and each member's induction and equilibration, [m, b, ...]."""
     batch = take(bucket, rows, mask)
 
-    def one(potential: Potential) -> Prediction:
+    def predict_member(potential: Potential) -> Prediction:
         return predict_batch(potential, batch, with_stress=False)
 
-    prediction = summarize(jax.vmap(one)(ensemble.stacked))
+    prediction = summarize(jax.vmap(predict_member)(ensemble.stacked))
     return prediction.spread.forces, (prediction.members.induction, prediction.members.equilibration)
 
 
 def select_structures(largest: np.ndarray, n: int, *, minimum: float = 0.0) -> list[int]:
-    """Indices of the `n` structures of largest spread, fewer where it does not exceed `minimum`, eV/Å.
+    """Return the indices of the `n` structures of largest spread, fewer if it does not exceed `minimum`, eV/Å.
 
     Raises:
         ValueError: for a spread that is not finite, or an `n` below one.
@@ -114,30 +114,30 @@ def active_learning(
     minimum: float = 0.0,
     quiet: bool | None = None,
 ) -> list[Round]:
-    """Train an ensemble, sample with it, label the structures that it is least sure of, and train again.
+    """Train an ensemble, sample with it, label the structures with its largest uncertainty, and train again.
 
-    Each round has a folder ``round-0``, ``round-1``, … in `config.output` with its ``train.xyz``, all that training
-    writes, ``labelled.xyz`` and, for `Settings`, the simulation ``md``. A last training follows the last round.
+    Each round has a folder ``round-0``, ``round-1``, … in `config.output` with its ``train.xyz``, the files of
+    training, ``labelled.xyz`` and, for `Settings`, the simulation ``md``. A last training follows the last round.
 
-    The same call resumes where one was stopped; structures that are in ``labelled.xyz`` are not labelled again. For
+    The same call resumes a stopped one; structures in ``labelled.xyz`` are not labelled again. For
     other data or labels choose another `output`.
 
     Args:
-        config: the training, see `load_config`, with `training.ensemble`; `data.train` is where the first round starts.
-        label: gives a structure its energy, forces, …, under the names of `data.keys` in `info` and `arrays`, or as
-            the results of a calculator.
-        rounds: how often structures are chosen.
-        n_new: structures that each round adds at most.
+        config: the training, see `load_config`, with `training.ensemble`; the first round starts from `data.train`.
+        label: function that gives a structure its energy, forces, …, under the names of `data.keys` in `info` and
+            `arrays`, or as the results of a calculator.
+        rounds: number of selections.
+        n_new: largest number of structures that each round adds.
         sample: settings of a simulation with the first member, from a structure of the training set that is drawn by
             the seed of the training, without its velocities; or a function of the ensemble, the structures trained on,
-            and a folder of its own, that gives structures to choose from, the same ones where a call resumes. A
-            simulation that breaks down is kept up to there.
-        minimum: smallest spread of the force on an atom, eV/Å, of structures that are worth a label. The loop ends
-            where no structure has more.
-        quiet: no progress bars; by default where the output is no terminal.
+            and its own folder that returns structures to choose from, the same ones when a call resumes. A simulation
+            that breaks down is used up to that point.
+        minimum: smallest spread of the force on an atom, eV/Å, of structures to label. The loop ends if no structure
+            exceeds it.
+        quiet: no progress bars; by default where the output is not a terminal.
 
     Returns:
-        The rounds with their ensembles; the last has chosen nothing.
+        The rounds with their ensembles; the last has no selection.
 
     Raises:
         ValueError: for a configuration without an ensemble, a sample without structures, a label that is missing, or a
@@ -207,7 +207,7 @@ def sample_trajectory(
         simulate(ensemble[0], start, folder, settings, quiet=quiet)
     except SimulationError:
         pass
-    # by their steps, since a breakdown writes the last frame once more, which may be the start
+    # by their steps, since a breakdown writes the last frame again, which may be the start
     frames = {atoms.info["step"]: atoms for atoms in io.read(folder / f"trajectory.{settings.format}")}
     return [atoms for step, atoms in frames.items() if step > 0]
 
@@ -215,7 +215,7 @@ def sample_trajectory(
 def _label_all(
     label: Callable[[io.Atoms], io.Atoms], structures: Sequence[io.Atoms], path: pathlib.Path, config: RunConfig
 ) -> list[io.Atoms]:
-    """The structures with labels: those in the file `path` where it has them; each new one is kept there at once."""
+    """Label the structures; labels in the file `path` are used again, and each new one is saved there at once."""
     on_disk = io.read(path) if path.exists() else []
     result = []
     for atoms in structures:
@@ -229,7 +229,7 @@ def _label_all(
 
 
 def _same_structure(a: io.Atoms, b: io.Atoms) -> bool:
-    """Whether two structures agree in all that a model knows of them, up to the digits of a file."""
+    """Return whether two structures are equal for a model, up to the digits of a file."""
     if not (np.array_equal(a.numbers, b.numbers) and np.array_equal(a.pbc, b.pbc)):
         return False
     pairs = (
@@ -241,10 +241,10 @@ def _same_structure(a: io.Atoms, b: io.Atoms) -> bool:
 
 
 def _labelled(label: Callable[[io.Atoms], io.Atoms], atoms: io.Atoms, config: RunConfig) -> io.Atoms:
-    """A structure with the labels that the training weighs; what the models said of it is left out.
+    """Return a structure with the labels that the training uses, without predictions of the models.
 
     Raises:
-        ValueError: where one is missing.
+        ValueError: if one is missing.
     """
     bare = atoms.copy()
     names = {name for kind in io.Labels.shapes(0) for name in getattr(config.data.keys, kind)}

@@ -1,4 +1,4 @@
-"""Targets of a fit, the losses they make, and whether a trajectory covers them: pure functions to be added up."""
+"""Targets of a fit, their losses, pure functions that are added, and whether a trajectory covers them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,15 +32,15 @@ Loss = Callable[[Any], Array]
 
 @dataclass(frozen=True)
 class Target:
-    """A value that the fit aims at.
+    """Value that the fit aims at.
 
     Attributes:
-        name: in log and messages.
+        name: name in log and messages.
         observable: an `Observable` for an average over an ensemble; for a direct target a pure function of the
             parameters, for example ``observable.at(structure)``.
-        value: what it should be, in the observable's unit.
-        uncertainty: of this value, in the same unit; its inverse square is the weight of the target. One number, or one
-            for each entry.
+        value: value to reach, in the observable's unit.
+        uncertainty: uncertainty of this value, in the same unit; its inverse square is the weight of the target. One
+            number, or one for each entry.
         compiled: False for a direct target that computes on the host, for example with `relax`.
     """
 
@@ -65,8 +65,8 @@ class Reweighting:
         energy_fn: see `lesjax.properties.Energy`; `Potential.energy` for a potential.
         trajectory: frames of the ensemble, see `make_trajectory`.
         targets: averages.
-        sampler: draws new frames where the old ones represent the ensemble no more, see `Sampler`; without one, that is
-            an error.
+        sampler: draws new frames when the old ones no longer represent the ensemble, see `Sampler`; without one, this
+            is an error.
         min_effective: smallest `effective_fraction` of the frames.
         max_draws: number of draws after which the fit gives up.
         batch_size: frames that are computed at once.
@@ -87,7 +87,7 @@ class Reweighting:
             if not isinstance(target.observable, Observable):
                 raise TypeError(
                     f"Target {target.name!r} of an ensemble needs an `Observable`, got {target.observable!r}. A "
-                    "function of the parameters alone goes into `targets` of `fit`."
+                    "function of only the parameters goes into `targets` of `fit`."
                 )
             if not target.compiled:
                 raise ValueError(
@@ -121,10 +121,10 @@ def check_shape(target: Target, predicted: tuple[int, ...]) -> None:
 
 
 def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Callable[[Potential], Float[Array, ""]]:
-    """The energy-and-force loss of training as a pure function of a `Potential`, so that a fit keeps to its data.
+    """Make the energy-and-force loss of training, a pure function of a `Potential`, so that a fit keeps to its data.
 
-    That of one batch which holds all structures: a mean over all labels of a kind. Each step costs a pass over all of
-    them: choose some, if there are many.
+    It is the loss of one batch with all structures: a mean over all labels of a kind. Each step costs a pass over all
+    of them: select some, if there are many.
 
     Args:
         dataset: from `lesjax.training.make_dataset`.
@@ -146,10 +146,10 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
         totals: dict[str, Sums] = {}
         for bucket, all_rows in stacked.items():
 
-            def one(rows: tuple[Array, Array], bucket: int = bucket) -> dict[str, Sums]:
+            def sums_of_rows(rows: tuple[Array, Array], bucket: int = bucket) -> dict[str, Sums]:
                 return batch_sums(potential, take(dataset.buckets[bucket], *rows), weights.keys())
 
-            for name, values in jax.lax.map(jax.checkpoint(one), all_rows).items():
+            for name, values in jax.lax.map(jax.checkpoint(sums_of_rows), all_rows).items():
                 total = jax.tree.map(jnp.sum, values)
                 totals[name] = jax.tree.map(jnp.add, totals[name], total) if name in totals else total
         return jnp.asarray(loss_of_sums(totals, weights), float)
@@ -160,7 +160,7 @@ def data_loss(dataset: Dataset, weights: Weights, *, batch_size: int = 8) -> Cal
 def make_loss(
     reweightings: Sequence[Reweighting], targets: Sequence[Target], losses: Mapping[str, Loss]
 ) -> Callable[[Any, Sequence[Trajectory]], tuple[Array, tuple[dict[str, Array], dict[str, Array], list[Array]]]]:
-    """The total loss, a pure function (params, trajectories) -> loss, (terms, predictions, effective fractions)."""
+    """Make the total loss, a function (params, trajectories) -> loss, (terms, predictions, effective fractions)."""
 
     def loss(params: Any, trajectories: Sequence[Trajectory]):
         terms: dict[str, Array] = {}
@@ -186,17 +186,17 @@ def make_loss(
 def make_evaluation(
     reweightings: Sequence[Reweighting], targets: Sequence[Target], losses: Mapping[str, Loss]
 ) -> Callable[[Any, Sequence[Trajectory]], tuple[tuple[Array, Any], Any]]:
-    """`make_loss` with its gradient, compiled but for the targets that must not be."""
+    """Make the loss of `make_loss` with its gradient, compiled except for targets with `compiled=False`."""
 
     def with_gradient(*terms: Any) -> Callable[[Any, Sequence[Trajectory]], tuple[tuple[Array, Any], Any]]:
         return jax.value_and_grad(make_loss(*terms), has_aux=True)
 
     eager = [target for target in targets if not target.compiled]
-    others = [target for target in targets if target.compiled]
+    compiled_targets = [target for target in targets if target.compiled]
     on_host = with_gradient((), eager, {})
-    if not (reweightings or others or losses):
+    if not (reweightings or compiled_targets or losses):
         return on_host
-    compiled = jax.jit(with_gradient(reweightings, others, losses))
+    compiled = jax.jit(with_gradient(reweightings, compiled_targets, losses))
     if not eager:
         return compiled
 
@@ -210,20 +210,20 @@ def make_evaluation(
 
 
 def with_measured(reweighting: Reweighting) -> Reweighting:
-    """A copy with the fixed observables of its targets measured in the trajectory, which they need be once."""
+    """Return a copy with the fixed observables of its targets measured in the trajectory, once."""
     trajectory, observables = reweighting.trajectory, reweighting.observables
     absent = {
         name: measure(name, observable, trajectory.frames)
         for name, observable in observables.items()
         if observable.fixed and name not in trajectory.measured
     }
-    # only what is asked for, so that all trajectories have one structure
+    # only the observables of targets, so that all trajectories have one structure
     measured = {name: o for name, o in {**trajectory.measured, **absent}.items() if name in observables}
     return replace(reweighting, trajectory=replace(trajectory, measured=measured))
 
 
 def check_coverage(reweighting: Reweighting) -> None:
-    """Raise ValueError for the target of an average that no weights of these frames can reach.
+    """Raise ValueError for a target of an average that no weights of these frames can reach.
 
     For observables that no parameter changes: the value must lie between the smallest and the largest one of the
     frames, or within its uncertainty of them.
@@ -236,20 +236,20 @@ def check_coverage(reweighting: Reweighting) -> None:
         values = np.asarray(reweighting.trajectory.measured[target.name])
         check_shape(target, values.shape[1:])
         low, high = values.min(axis=0), values.max(axis=0)
-        wanted, margin = np.asarray(target.value), np.asarray(target.uncertainty)
-        outside = np.asarray((wanted < low - margin) | (wanted > high + margin))
+        value, margin = np.asarray(target.value), np.asarray(target.uncertainty)
+        outside = np.asarray((value < low - margin) | (value > high + margin))
         if outside.any():
             worst = tuple(np.argwhere(outside)[0])
             where = f" (entry {', '.join(map(str, worst))})" if worst else ""
             raise ValueError(
-                f"Target {target.name!r} is outside of what the trajectory covers: {wanted[worst]:.6g}{where}, but its "
+                f"Target {target.name!r} is outside of what the trajectory covers: {value[worst]:.6g}{where}, but its "
                 f"frames have values from {low[worst]:.6g} to {high[worst]:.6g}, and no weights lead beyond them. Give "
                 "a `sampler`, or a trajectory that comes closer."
             )
 
 
 def redraw(reweighting: Reweighting, params: Any, number: int, effective: float, step: int) -> Reweighting:
-    """A new trajectory with these parameters, from the last frame of the old one.
+    """Draw a new trajectory with these parameters, from the last frame of the old one.
 
     Raises:
         ReweightingError: without a sampler, or after too many draws.

@@ -1,4 +1,4 @@
-"""What a model cannot take, and solutions that were not found: errors on the host. Values that are traced pass."""
+"""Errors on the host for systems that a model cannot take and for solutions that failed. Traced values pass."""
 
 import functools
 import warnings
@@ -28,9 +28,9 @@ def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> Non
 
 
 def check_system(config: ModelConfig, system: System) -> None:
-    """Raise ValueError for what the model cannot take, as far as it has values; see `check_elements`, `check_state`.
+    """Raise ValueError for a system, if not traced, that the model cannot take; see `check_elements`, `check_state`.
 
-    Every call of a potential comes through here, and is refused in a forked process that would hang.
+    Every call of a potential passes here, and is refused in a forked process that would hang.
     """
     check_process()
     if not isinstance(system.atomic_numbers, Tracer):
@@ -48,8 +48,8 @@ def check_state(config: ModelConfig, total_charge: ArrayLike, spin_multiplicity:
     for name, value, meaning, key, example in needed:
         if isinstance(value, Tracer):
             continue
-        wanted = np.isfinite(value) if name == "total_charge" else np.greater_equal(value, 1.0)
-        if not np.all(wanted):
+        valid = np.isfinite(value) if name == "total_charge" else np.greater_equal(value, 1.0)
+        if not np.all(valid):
             raise ValueError(
                 f"`{name}` ({meaning}) is needed by this model, got {np.asarray(value).tolist()} (nan: not given). Set "
                 f"`atoms.info[{key!r}] = {example}`, for example, before `System.from_ase`, or give `{name}` to "
@@ -58,10 +58,10 @@ def check_state(config: ModelConfig, total_charge: ArrayLike, spin_multiplicity:
 
 
 def check_solution(induction: response.InducedMultipoles | None, equilibration: response.Equilibration | None) -> None:
-    """Do nothing if induced or equilibrated charges were found, or while they are traced.
+    """Check that induced or equilibrated charges were solved, where they are not traced.
 
     Raises:
-        ValueError: for a polarization catastrophe or a solution that did not converge, with how to avoid it.
+        ValueError: for a polarization catastrophe or a solution that did not converge, with the remedy.
     """
     if induction is not None and not isinstance(induction.converged, Tracer):
         response.check_induction(induction)
@@ -80,7 +80,7 @@ def warn_if_charged(config: ModelConfig, system: System, charges: Array | None) 
         _warn(net)
 
 
-@functools.cache  # an exception, which a filter may make of the warning, is not kept
+@functools.cache  # an exception, which a filter may make of the warning, is not cached
 def _warn(net: float) -> None:
     warnings.warn(
         f"The latent charges of a periodic cell add up to {net:.3g} e without a background, so that its energy and "

@@ -25,10 +25,10 @@ class ModelConfig:
         long_range: hyper-parameters of the charges and their sum; None (in TOML: false) for a short-range model.
         hidden: widths of the hidden layers of the energy readout.
         linear: add a linear readout of the energy.
-        energy_scale: factor on the energy readout, eV; the root mean square force (eV/Å) of the training set if it is
-            not given.
+        energy_scale: factor on the energy readout, eV; the root mean square force (eV/Å) of the training set if not
+            given.
         reference_energies: energy of one atom of each element, eV, in the order of the elements.
-        state_inputs: what all readouts see of the system's electronic state, besides the environment: some of
+        state_inputs: parts of the system's electronic state that all readouts take, besides the environment: some of
             "total_charge" and "spin_multiplicity". One model then covers several charge states.
     """
 
@@ -59,7 +59,7 @@ class ModelConfig:
 
     @property
     def needs_total_charge(self) -> bool:
-        """Whether systems must come with their total charge."""
+        """True if systems need their total charge."""
         held = self.long_range is not None and self.long_range.charges.needs_total_charge
         return held or "total_charge" in self.state_inputs
 
@@ -71,8 +71,8 @@ class ModelConfig:
 
 def _check_values(values: tuple[tuple[str, float], ...], elements: tuple[int, ...]) -> None:
     names = [symbol for symbol, _ in values]
-    wanted = [chemical_symbols[z] for z in sorted(elements)]
-    if values and sorted(names) != sorted(wanted):
+    symbols = [chemical_symbols[z] for z in sorted(elements)]
+    if values and sorted(names) != sorted(symbols):
         raise ValueError(
-            f"`values` of fixed charges needs one for each of {', '.join(wanted)}, got {', '.join(names)}."
+            f"`values` of fixed charges needs one for each of {', '.join(symbols)}, got {', '.join(names)}."
         )

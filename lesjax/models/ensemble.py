@@ -1,4 +1,4 @@
-"""`Ensemble`: models of one configuration with other parameters, whose scatter says how far they can be trusted."""
+"""`Ensemble`: models of one configuration with different parameters, whose spread measures their reliability."""
 
 import dataclasses
 import os
@@ -27,9 +27,9 @@ class EnsemblePrediction:
 
     Attributes:
         mean: mean over the members.
-        spread: standard deviation over the m members, :math:`s^2 = \sum_i (x_i - \bar x)^2 / (m - 1)`, of each number
-            by itself, in its unit: three for the force on each atom. Total energies have that of `energy`.
-        members: all of them, along a leading axis.
+        spread: standard deviation over the m members, :math:`s^2 = \sum_i (x_i - \bar x)^2 / (m - 1)`, of each
+            number, in its unit: three for the force on each atom. Total energies have the spread of `energy`.
+        members: predictions of all members, along a leading axis.
 
     `induction` and `equilibration` are those of the members, and None in `mean` and `spread`.
     """
@@ -55,10 +55,10 @@ class Ensemble:
         """Join potentials of one configuration.
 
         Raises:
-            ValueError: for fewer than two, or other configurations.
+            ValueError: for fewer than two, or different configurations.
         """
         if len(potentials) < 2:
-            raise ValueError(f"`potentials` must be at least two, got {len(potentials)}: one alone has no spread.")
+            raise ValueError(f"`potentials` must be at least two, got {len(potentials)}: a single one has no spread.")
         first = potentials[0].config
         for i, potential in enumerate(potentials):
             if potential.config != first:
@@ -73,7 +73,7 @@ class Ensemble:
         return jax.tree.leaves(self.stacked)[0].shape[0]
 
     def __getitem__(self, index: int) -> Potential:
-        """One member, an ordinary potential."""
+        """Return one member, an ordinary potential."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"`index` must be a number from 0 to {len(self) - 1}, got {index}.")
         return jax.tree.map(lambda leaf: leaf[index], self.stacked)
@@ -95,9 +95,9 @@ class Ensemble:
     def __call__(self, system: System, solver: ewald.Solver | None = None) -> EnsemblePrediction:
         """Mean and spread of energy, forces, stress and charges of one structure; compiled once per shape.
 
-        Arguments and errors as for a `Potential`. Signs of latent charges are those of the members:
-        `lesjax.training.train_ensemble` aligns them. Channels beyond the first mix freely between members, so that
-        only of a single channel charges have a mean.
+        Arguments and errors as for a `Potential`. Latent charges have the signs of the members, which
+        `lesjax.training.train_ensemble` aligns. Several channels mix freely between members, so that charges have
+        a mean only for a single channel.
         """
         solver = self.stacked.checked_solver(system, solver)
         prediction = _predict(self.stacked.core(), system, solver)
@@ -113,7 +113,7 @@ class Ensemble:
         """Write a folder with a potential in each of the folders ``0``, ``1``, …; an earlier ensemble is replaced.
 
         Raises:
-            ValueError: if there is something else at `path`.
+            ValueError: if `path` holds something else.
         """
         path = pathlib.Path(path)
         if path.exists() and not _holds_members_alone(path):
@@ -126,7 +126,7 @@ class Ensemble:
 
 
 def _holds_members_alone(path: pathlib.Path) -> bool:
-    """Whether there is nothing in a folder but potentials in folders with numbers."""
+    """Return whether a folder holds only potentials in numbered folders."""
     members = [m for m in path.iterdir() if not m.name.startswith(".")] if storage.is_ensemble(path) else []
     return bool(members) and all(
         m.is_dir() and m.name.isdecimal() and {f.name for f in m.iterdir()} <= set(storage.FILES) for m in members
@@ -137,8 +137,8 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
     """Read an ensemble that `Ensemble.save` wrote.
 
     Raises:
-        FileNotFoundError: if `path` is no such folder.
-        ValueError: for a single potential, members of other configurations, or damaged files.
+        FileNotFoundError: if `path` is not such a folder.
+        ValueError: for a single potential, members of different configurations, or damaged files.
     """
     path = pathlib.Path(path)
     if (path / storage.FILES[0]).is_file():
@@ -156,10 +156,10 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
 
 @jax.jit
 def _predict(stacked: Potential, system: System, solver: ewald.Solver | None) -> EnsemblePrediction:
-    def one(potential: Potential) -> Prediction:
+    def predict_member(potential: Potential) -> Prediction:
         return predict(potential, system, solver, with_stress=all(system.pbc))
 
-    return summarize(jax.vmap(one)(stacked))
+    return summarize(jax.vmap(predict_member)(stacked))
 
 
 def summarize(members: Prediction) -> EnsemblePrediction:

@@ -18,7 +18,7 @@ class LesModel(nn.Module):
     """Atomic short-range energies and the sources of the long-range part of a system.
 
     Parameters are in ``short_range`` (the model's own), ``energy`` (scales of the features, readout), ``charges``
-    (readout and element charges; with separate features those, too) and ``heads``. The signs of the channels of charge
+    (readout and element charges, and separate features) and ``heads``. The signs of the channels of charge
     are in the collection ``signs``.
     """
 
@@ -30,8 +30,8 @@ class LesModel(nn.Module):
         self.energy = EnergyReadout(c)
         if c.long_range is not None:
             charges = c.long_range.charges
-            own = c.short_range if c.long_range.separate_features else None
-            self.charges = charges.module(c.short_range.elements, own)
+            separate = c.short_range if c.long_range.separate_features else None
+            self.charges = charges.module(c.short_range.elements, separate)
             dtype = jax.dtypes.canonicalize_dtype(float)
             self.signs = self.variable("signs", "channels", jnp.ones, (charges.n_channels,), dtype)
             if not isinstance(charges, EquilibratedCharges) and charges.has_heads:
@@ -42,7 +42,7 @@ class LesModel(nn.Module):
     def __call__(self, system: System) -> tuple[Float[Array, " n"], Sources | None]:
         """Return the short-range energy of each atom (eV) and the sources of the sum, None without it.
 
-        Padded atoms have energy, charges and all else zero.
+        All values of padded atoms are zero.
         """
         c, long_range = self.config, self.config.long_range
         features = self.short_range(system)

@@ -28,7 +28,7 @@ from lesjax.system import System
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Prediction:
-    """What a potential says of a system. Entries that do not exist for it are None.
+    """Values that a potential predicts for a system. Entries that do not exist for it are None.
 
     Attributes:
         energy: energy of interaction, eV: without the reference energies of the elements. It keeps its digits in
@@ -38,13 +38,13 @@ class Prediction:
         long_range_energy: Ewald part of it, eV; None for a short-range model.
         forces: eV/Å.
         stress: eV/Å³, ASE's sign; None unless all directions are periodic (a slab has no volume of its own).
-        charges: latent charges of each channel, e, induced ones included: those that dipole moments and Born
-            effective charges are made of; None for a short-range model. Energies leave the sign of each channel open:
-            training sets it, see `lesjax.training.sign`.
+        charges: latent charges of each channel, e, induced ones included, from which dipole moments and Born effective
+            charges are computed; None for a short-range model. Energies leave the sign of each channel open: training
+            sets it, see `lesjax.training.sign`.
         dipoles: latent dipoles of each channel, e Å, induced ones included; None without latent and induced dipoles.
         quadrupoles: latent quadrupoles of each channel, e Å².
-        dipole_moment: of all charges and dipoles, about the origin of the coordinates, e Å; without periodic
-            directions only, where it has a meaning of its own.
+        dipole_moment: dipole moment of all charges and dipoles, about the origin of the coordinates, e Å; only without
+            periodic directions, where it is well-defined.
         induction: the induced part of charges and dipoles, with the flags of its solution.
         equilibration: the solution for equilibrated charges, with its flag.
     """
@@ -68,12 +68,12 @@ class Prediction:
 class Potential:
     """A model with its parameters.
 
-    Calling it gives everything; `energy` is the pure function to differentiate, compile and map.
+    Calling it returns everything; `energy` is the pure function to differentiate, compile and map.
 
     Attributes:
         params: parameters as a plain pytree, under the names of `LesModel`.
         signs: 1 or -1 for each channel of latent charges, which energies and forces leave open; None for a short-range
-            model. They are no parameters: gradients of energies with respect to them have no use.
+            model. They are not parameters: gradients of energies with respect to them have no use.
         config: hyper-parameters; static.
     """
 
@@ -83,11 +83,11 @@ class Potential:
 
     @classmethod
     def create(cls, config: ModelConfig, seed: int = 0) -> "Potential":
-        """A potential with fresh parameters; their shapes depend on the configuration only.
+        """Return a potential with fresh parameters; their shapes depend only on the configuration.
 
         Raises:
-            ValueError: for a configuration without elements, or a short-range model that does not give what the
-                long-range part needs.
+            ValueError: for a configuration without elements, or a short-range model without the vectors or
+                tensors that the long-range part needs.
         """
         check_process()
         elements = config.short_range.elements
@@ -110,7 +110,7 @@ class Potential:
         """Plan the long-range sum for the cell of `system`; host only. None for a short-range model.
 
         Raises:
-            ValueError: for a cell that cannot be summed, or a slab whose atoms reach over more than its height.
+            ValueError: for a cell that cannot be summed, or a slab whose atoms extend over more than its height.
         """
         return make_solver(self.config.long_range, system)
 
@@ -120,17 +120,17 @@ class Potential:
         `Potential.energy` itself is an `Energy` whose parameters are a potential, for `lesjax.properties` and
         `lesjax.fitting`.
 
-        It is without the reference energies of the elements, which float32 has no digits for; see `total_energy`.
+        It excludes the reference energies of the elements, for which float32 has too few digits; see `total_energy`.
 
         Args:
             system: one structure.
-            solver: from `make_solver`. It can be left out while the cell of `system` has values; where the cell
-                itself is traced, plan before and pass it.
+            solver: from `make_solver`. It can be left out if the cell of `system` has values; if the cell itself is
+                traced, plan before and pass it.
 
         Raises:
             ValueError: for elements that the model does not know, or a total charge that it needs and the system lacks
                 (where they have values).
-            TypeError: where the solver is missing and the cell is traced.
+            TypeError: if the solver is missing and the cell is traced.
         """
         return energy_parts(self, system, self.checked_solver(system, solver))[0]
 
@@ -165,7 +165,7 @@ class Potential:
         """Born effective charges of the latent charges and dipoles, e: [atom, polarization, displacement].
 
         Induced and equilibrated ones included, with their response to the displacement. They add up to zero over the
-        atoms but in ions without periodic directions whose total charge the model holds. Arguments as in
+        atoms, except in ions without periodic directions whose total charge the model constrains. Arguments as in
         `lesjax.properties.born_effective_charges`. Their sign is that of the latent charges, which energies and
         forces leave open; training sets it (see `lesjax.training.sign`).
 
@@ -191,9 +191,9 @@ class Potential:
         storage.save(self.config, variables(self), path)
 
     def core(self) -> "Potential":
-        """The potential without reference energies: what compiled functions take.
+        """Return the potential without reference energies, for compiled functions.
 
-        Other reference energies then compile nothing anew.
+        Other reference energies then need no new compilation.
         """
         return dataclasses.replace(self, config=dataclasses.replace(self.config, reference_energies=()))
 
@@ -210,7 +210,7 @@ class Potential:
         return self.make_solver(system)
 
     def with_total_energy(self, prediction: Prediction, system: System) -> Prediction:
-        """The prediction with its total energy where the elements and the energy have values."""
+        """Return the prediction with its total energy if the elements and the energy have values."""
         if isinstance(prediction.energy, Tracer) or isinstance(system.atomic_numbers, Tracer):
             return prediction
         total = self.total_energy(prediction.energy, np.asarray(system.atomic_numbers))
@@ -226,14 +226,14 @@ def load(path: str | pathlib.Path) -> Potential:
     """Read a potential that `Potential.save` wrote, in JAX's default floating-point type.
 
     Raises:
-        FileNotFoundError: if `path` is no such folder.
+        FileNotFoundError: if `path` is not such a folder.
         ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
     """
     check_process()
     config, arrays = storage.read(path)
     description, parameters = (str(pathlib.Path(path) / name) for name in storage.FILES)
     try:
-        like = jax.eval_shape(lambda: variables(Potential.create(config)))  # only shapes: nothing is compiled
+        like = jax.eval_shape(lambda: variables(Potential.create(config)))  # shapes only: nothing is compiled
     except ValueError as error:
         raise ValueError(f"{description!r} does not describe a model: {error}") from error
     values = storage.unflatten(like, arrays, parameters)
@@ -314,12 +314,12 @@ def predict_born_charges(
     See `Potential.born_effective_charges`. Where the charges do not respond, the solver is not needed.
     """
     assert potential.config.long_range is not None
-    charges = potential.config.long_range.charges
-    assert solver is not None or not charges.responds
+    config = potential.config.long_range.charges
+    assert solver is not None or not config.responds
 
     def moments(positions: Array) -> tuple[Array, Array | None, Solved]:
         moved = dataclasses.replace(system, positions=positions)
-        if charges.responds:
+        if config.responds:
             parts = energy_parts(potential, moved, solver)[2]
             assert parts is not None
             return parts.charges, parts.dipoles, (parts.induction, parts.equilibration)
@@ -329,17 +329,17 @@ def predict_born_charges(
         return sources.charges, sources.dipoles, (None, None)
 
     def without_flags(positions: Array) -> Array | tuple[Array, Array]:
-        found, dipoles, _ = moments(positions)
-        return found if dipoles is None else (found, dipoles)
+        charges, dipoles, _ = moments(positions)
+        return charges if dipoles is None else (charges, dipoles)
 
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
     # the charge of an ion is its own: it feels the field
-    remove_mean = any(system.pbc) or not charges.holds_charge
+    remove_mean = any(system.pbc) or not config.holds_charge
     result = born_effective_charges(
         without_flags, positions, cell, system.pbc, atom_mask=mask, epsilon_infinity=epsilon_infinity,
         remove_mean=remove_mean, acoustic_sum_rule=acoustic_sum_rule, direction=direction,
     )  # fmt: skip
-    return result, moments(positions)[2] if charges.responds else (None, None)
+    return result, moments(positions)[2] if config.responds else (None, None)
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4, 5))
@@ -356,5 +356,5 @@ def _born_effective_charges(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _initialize(config: ModelConfig, key: Array, system: System) -> PyTree:
-    """Compiled, what the energy would cost is left out."""
+    """Initialize the parameters; compiled, so that the cost of the energy is left out."""
     return LesModel(config).init(key, system)

@@ -25,8 +25,8 @@ class Layer(nn.Module):
 class LayerReadout(nn.Module):
     """Multilayer perceptron (SiLU) plus an optional linear map, both on the features of one layer.
 
-    Calling it returns the matrix of the first layer, with the linear map beside it, and the function that makes the
-    output of the product: so that several readouts share one product with the features.
+    Calling it returns the matrix of the first layer, with the linear map beside it, and the function from the
+    product to the output, so that several readouts share one product with the features.
 
     Attributes:
         hidden: widths of the hidden layers; none gives a linear readout.

@@ -1,4 +1,4 @@
-"""Short-range models: what lesjax asks of one, and the registry of their kinds.
+"""Short-range models: their interface to lesjax, and the registry of their kinds.
 
 A short-range model is a Flax module with one field, its frozen configuration, that maps a `System` to `Features`.
 Energies, latent charges and heads are read out of these by lesjax, so that every kind of model has them all. The kind
@@ -22,10 +22,10 @@ class Features(NamedTuple):
     """Descriptors of n atoms. Entries of padded atoms have no meaning, but must be finite.
 
     Attributes:
-        layers: invariants [n, f] of each layer; every layer gets readouts of its own.
+        layers: invariants [n, f] of each layer; every layer gets its own readouts.
         vectors: k polar vectors of each atom, for latent dipoles.
         tensors: k symmetric tensors of each atom, for quadrupoles and anisotropic polarizabilities.
-        energy: atomic energies that the model adds itself, eV.
+        energy: atomic energies that the model itself adds, eV.
     """
 
     layers: tuple[Float[Array, "n _"], ...]
@@ -58,15 +58,15 @@ class Kind:
 
     Attributes:
         module: Flax module with the configuration as its first field; its class attribute `no_decay` names parameters
-            that weight decay leaves as they are.
-        config: its configuration.
+            without weight decay.
+        config: class of its configuration.
     """
 
     module: type[nn.Module]
     config: type
 
 
-# The one registry of lesjax. Kinds that are shipped are imported when they are asked for.
+# The only registry of lesjax. Shipped kinds are imported when they are first used.
 _KINDS: dict[str, Kind | str] = {"cace": "lesjax.models.cace"}
 ENTRY_POINTS = "lesjax.short_range"
 
@@ -74,18 +74,18 @@ ENTRY_POINTS = "lesjax.short_range"
 def register(name: str, module: type[nn.Module], config: type) -> None:
     """Make a short-range model known under a name, for configurations, training and saved models.
 
-    Registering a class of the same qualified name again replaces the former one, as when a notebook cell is run twice.
+    Registering a class of the same qualified name again, as by running a notebook cell twice, replaces it.
     A package can instead declare the entry point ``name = "package.module:KIND"`` in the group ``lesjax.short_range``,
     with a `Kind`.
 
     Args:
-        name: the kind.
+        name: name of the kind.
         module: see `Kind`.
         config: see `ShortRangeConfig`.
 
     Raises:
         ValueError: for a name that another model has.
-        TypeError: for a configuration that is no frozen dataclass or lacks a field.
+        TypeError: for a configuration that is not a frozen dataclass or lacks a field.
     """
     parameters = getattr(config, "__dataclass_params__", None)
     if parameters is None or not parameters.frozen:
@@ -97,18 +97,18 @@ def register(name: str, module: type[nn.Module], config: type) -> None:
     without = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
     if without:
         raise TypeError(f"`config` needs a default for each field, got none for {without}; `elements` may be ().")
-    known = _KINDS.get(name)
-    if isinstance(known, str) or (known is not None and _path(known.module) != _path(module)):
+    registered = _KINDS.get(name)
+    if isinstance(registered, str) or (registered is not None and _path(registered.module) != _path(module)):
         raise ValueError(f"`name` = {name!r} is the name of another short-range model already. Choose another one.")
     _KINDS[name] = Kind(module, config)
 
 
 def find(name: str) -> Kind:
-    """The kind of this name.
+    """Return the kind of this name.
 
     Raises:
         ValueError: for a name that is neither registered nor an entry point of an installed package.
-        TypeError: for an entry point that is no `Kind`.
+        TypeError: for an entry point that is not a `Kind`.
     """
     kind = _KINDS.get(name)
     if kind is None:
@@ -132,7 +132,7 @@ def find(name: str) -> Kind:
 
 
 def name_of(config: type) -> str:
-    """The name under which a class of configurations is registered.
+    """Return the name under which a class of configurations is registered.
 
     Raises:
         ValueError: if it is not.
@@ -140,7 +140,7 @@ def name_of(config: type) -> str:
     for name in tuple(_KINDS):
         if find(name).config is config:
             return name
-    # a class that was imported before its kind was asked for: only its own package is looked into
+    # a class that was imported before its kind was used: only its own package is searched
     package = config.__module__.partition(".")[0]
     for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
         if entry.module.partition(".")[0] == package and find(entry.name).config is config:
@@ -149,7 +149,7 @@ def name_of(config: type) -> str:
 
 
 def make_module(config: ShortRangeConfig, name: str | None = None) -> Any:
-    """The Flax module of a configuration."""
+    """Make the Flax module of a configuration."""
     return find(name_of(type(config))).module(config, name=name)  # pyright: ignore[reportCallIssue]
 
 

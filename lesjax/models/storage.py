@@ -27,20 +27,20 @@ def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike) -> Non
     """Write a potential to the folder `path`; an earlier one there is replaced as a whole.
 
     Raises:
-        ValueError: if there is something else at `path`.
+        ValueError: if `path` holds something else.
     """
     path = pathlib.Path(path)
-    # a path ending in dots has no name of its own to put a temporary folder beside
+    # a path ending in dots has no name to put a temporary folder beside
     path = path if path.name not in ("", "..") else path.resolve()
     contents = to_files(config, variables)
     if path.exists():
-        # names with a dot may be what a killed process left
+        # names with a dot may be left from a killed process
         if not path.is_dir() or {f.name for f in path.iterdir() if not f.name.startswith(".")} - set(FILES):
             raise ValueError(f"There is something else than a lesjax model at {str(path)!r}. Choose another path.")
-        there = path / "config.json"
-        if not there.exists() or there.read_bytes() == contents["config.json"]:
-            # parameters alone are one move: the model is there at every moment
-            for name in FILES[1:] if there.exists() else FILES[::-1]:
+        config_file = path / "config.json"
+        if not config_file.exists() or config_file.read_bytes() == contents["config.json"]:
+            # writing only the parameters is one move: the model exists at every moment
+            for name in FILES[1:] if config_file.exists() else FILES[::-1]:
                 with atomic_path(path / name) as temporary:
                     temporary.write_bytes(contents[name])
             return
@@ -54,7 +54,7 @@ def to_files(config: ModelConfig, variables: PyTree) -> dict[str, bytes]:
 
 
 def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
-    """Put a folder with these files (names below it) in the place of what is at `path`; it appears as a whole."""
+    """Atomically replace the folder at `path` by one with these files (names below it)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     shutil.rmtree(temporary, ignore_errors=True)
@@ -75,7 +75,7 @@ def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
 
 
 def is_ensemble(path: str | os.PathLike) -> bool:
-    """Whether there is a folder with potentials in folders ``0``, ``1``, …"""
+    """Return whether `path` is a folder with potentials in folders ``0``, ``1``, …"""
     path = pathlib.Path(path)
     return all((path / "0" / name).is_file() for name in FILES) and not (path / FILES[0]).exists()
 
@@ -84,7 +84,7 @@ def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """Read the configuration and the flat parameters of a potential that `save` wrote.
 
     Raises:
-        FileNotFoundError: if `path` is no such folder.
+        FileNotFoundError: if `path` is not such a folder.
         ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
     """
     path = pathlib.Path(path)

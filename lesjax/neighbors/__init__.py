@@ -1,3 +1,3 @@
-"""Neighbours: on the host (`host`, `plan`), under `jit` (`verlet`), stacked (`batching`), and as models see them."""
+"""Neighbours: on the host (`host`, `plan`), under `jit` (`verlet`), stacked (`batching`), and for models (`types`)."""
 
 from lesjax.neighbors.types import Dense as Dense

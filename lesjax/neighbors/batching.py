@@ -1,4 +1,4 @@
-"""Few padded shapes for many systems: each shape costs one compilation of whatever runs on it."""
+"""Few padded shapes for many systems: each shape costs one compilation of each function."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def plan_buckets(shapes: Sequence[tuple[int, int]], max_buckets: int = MAX_BUCKE
         max_buckets: largest number of shapes.
 
     Returns:
-        The shapes in increasing order of atoms. `assign_bucket` says which one a system goes into.
+        The shapes in increasing order of atoms. `assign_bucket` gives the one for a system.
     """
     counted: dict[int, list[int]] = {}
     for n, m in shapes:
@@ -72,8 +72,8 @@ def stack_systems(systems: Sequence[System], shape: tuple[int, int] | None = Non
         ValueError: for no systems, or systems with different periodic directions.
     """
     if len({system.pbc for system in systems}) != 1:
-        found = sorted({system.pbc for system in systems})
-        raise ValueError(f"`systems` must be non-empty and share their periodic directions, got {found}.")
+        directions = sorted({system.pbc for system in systems})
+        raise ValueError(f"`systems` must be non-empty and share their periodic directions, got {directions}.")
     if shape is None:
         shape = tuple(np.max(np.array([system.shape for system in systems]), axis=0).tolist())
     return stack([system.pad_to(*shape) for system in systems])

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 
-MIN_DISTANCE = 1e-6  # Å; closer atoms have no direction, and forces of NaN
+MIN_DISTANCE = 1e-6  # Å; closer atoms have no direction, and NaN forces
 
 
 def neighbor_arrays(
@@ -20,7 +20,7 @@ def neighbor_arrays(
     *,
     capacity: int | None = None,
 ) -> tuple[Int[np.ndarray, "n m"], Int[np.ndarray, "n m 3"], Bool[np.ndarray, "n m"]]:
-    """All neighbours within the cutoff, periodic images included, in a cell of any shape and size.
+    """Find all neighbours within the cutoff, periodic images included, in a cell of any shape and size.
 
     Args:
         positions: Cartesian coordinates, Å; need not lie inside the cell.
@@ -30,13 +30,13 @@ def neighbor_arrays(
         capacity: width m of the arrays; by default the largest number of neighbours, at least one.
 
     Returns:
-        Index of each neighbour, the lattice translation it is taken at, and the mask of real entries.
+        Index of each neighbour, its lattice translation, and the mask of real entries.
 
     Raises:
-        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite or those of two
-            atoms at once, or a capacity that is too small.
+        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite or shared by two
+            atoms, or a capacity that is too small.
     """
-    import vesin  # it imports ase where that is installed, which `import lesjax` must not
+    import vesin  # imports ase where that is installed, which `import lesjax` must not
 
     positions, cell = np.asarray(positions), np.asarray(cell)
     check_geometry(positions, cell, pbc)
@@ -45,7 +45,7 @@ def neighbor_arrays(
     n = len(positions)
     n_threads = 1 if n < 4000 else 0  # for few atoms, starting threads costs more than it saves
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=n_threads)
-    points, box = positions.astype(float), cell.astype(float)  # vesin wants one dtype
+    points, box = positions.astype(float), cell.astype(float)  # vesin needs one dtype
     first, second, shift, distances = calculator.compute(points=points, box=box, periodic=pbc, quantities="ijSd")
     if len(distances) and not distances.min() > MIN_DISTANCE:
         pair = int(np.argmin(distances))
@@ -69,7 +69,7 @@ def neighbor_arrays(
 def check_geometry(
     positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]
 ) -> None:
-    """Raise ValueError for what no neighbour list or sum can use."""
+    """Raise ValueError for a geometry that no neighbour list or sum can use."""
     if len(positions) == 0:
         raise ValueError("`positions` is empty: a system needs at least one atom.")
     if not np.all(np.isfinite(positions)):

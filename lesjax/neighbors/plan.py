@@ -24,7 +24,7 @@ MAX_SHIFT = 127
 
 @dataclass(frozen=True)
 class NeighborPlan:
-    """Sizes of a list, chosen on the host; static, so that another plan is another compilation.
+    """Sizes of a list, chosen on the host; static, so that each plan is compiled separately.
 
     Attributes:
         pbc: which directions are periodic.
@@ -34,7 +34,7 @@ class NeighborPlan:
         wide_capacity: neighbours per atom within cutoff + skin.
         images: farther images of a pair than the nearest along each direction; for all pairs.
         bins: bins along each direction; None for all pairs.
-        reach: how many bins away a neighbour can be along each direction.
+        reach: largest distance of a neighbour in bins, along each direction.
         bin_capacity: atoms per bin.
     """
 
@@ -57,7 +57,7 @@ def make_plan(
     skin: float,
     bins: bool | None,
 ) -> tuple[NeighborPlan, Float[np.ndarray, "3 3"], Float[np.ndarray, "2 3"]]:
-    """Sizes that suffice for this configuration, with and without bins as in `lesjax.neighbors.verlet.allocate`.
+    """Choose sizes that suffice for this configuration; `bins` as in `lesjax.neighbors.verlet.allocate`.
 
     Returns:
         The plan; the cell with unit vectors in the place of lattice vectors without periodicity, rows, Å; lower end
@@ -70,7 +70,7 @@ def make_plan(
     frame = complete_cell(cell, pbc)
     inverse = np.linalg.inv(frame)
     fractional = points @ inverse
-    # a cell that shrinks a little must not need another plan at once
+    # a cell that shrinks a little must not need another plan immediately
     reachable = (cutoff + skin) * np.linalg.norm(inverse, axis=0) / 0.98
     if np.max(reachable[list(pbc)], initial=0.0) > MAX_SHIFT - 2:
         raise ValueError(f"`cutoff` = {cutoff} reaches over {reachable.max():.0f} cells. Repeat the cell.")
@@ -93,30 +93,30 @@ def make_plan(
 
 
 def grown(plan: NeighborPlan) -> NeighborPlan:
-    """The same plan with more room, for `at_least` after an overflow."""
+    """Return the plan with more room, for `at_least` after an overflow."""
     room = {"capacity": plan.capacity + 2, "wide_capacity": plan.wide_capacity + 4}
     return dataclasses.replace(plan, **room, bin_capacity=plan.bin_capacity + 4)
 
 
 def at_least_as_roomy(plan: NeighborPlan, other: NeighborPlan) -> NeighborPlan:
-    """The plan with the capacities of another where those are larger."""
+    """Return the plan with the capacities of another where those are larger."""
     names = ("capacity", "wide_capacity", "bin_capacity") if plan.bins == other.bins else ("capacity", "wide_capacity")
     return dataclasses.replace(plan, **{name: max(getattr(plan, name), getattr(other, name)) for name in names})
 
 
 def complete_cell(cell: Float[np.ndarray, "3 3"], pbc: Pbc) -> Float[np.ndarray, "3 3"]:
-    """The cell with orthogonal unit vectors in the rows that are not periodic; host only."""
+    """Return the cell with orthogonal unit vectors in the rows that are not periodic; host only."""
     periodic = np.array(pbc)
     if not periodic.any():
         return np.eye(3)
     frame = np.where(periodic[:, None], cell, 0.0)
-    # the right singular vectors beyond the rank span what is across the periodic vectors
+    # the right singular vectors beyond the rank span the complement of the periodic vectors
     frame[~periodic] = np.linalg.svd(frame)[2][periodic.sum() :]
     return frame
 
 
 def bin_of(wrapped: Any, region: Any, bins: Triple, xp: ModuleType) -> tuple[Any, Any]:
-    """Bin of each atom along each direction, [n, 3], and as one number; the last ones hold what lies beyond."""
+    """Bin of each atom along each direction, [n, 3], and as one number; the last ones hold atoms beyond."""
     sizes = np.asarray(bins, wrapped.dtype)[None]
     scaled = xp.floor((wrapped - region[:1]) / region[1:] * sizes)
     along = xp.clip(scaled, np.zeros_like(sizes), sizes - 1).astype(np.int32)

@@ -1,4 +1,4 @@
-"""The neighbours of all atoms as a short-range model sees them: vectors, and how to gather from and sum over them."""
+"""Neighbours of all atoms for a short-range model: vectors, and functions to gather from and sum over them."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 class Dense(NamedTuple):
     """Neighbours as rows of one width, made by `System.neighborhood`.
 
-    A sum over neighbours is then a matrix product of each atom's rows, and never a scatter. A model that uses nothing
-    but these members can be given its neighbours in another way without a change.
+    A sum over neighbours is then a matrix product of each atom's rows, and never a scatter. A model that uses only
+    these members can be given its neighbours in another form without a change.
 
     Attributes:
-        vectors: from each atom i to its neighbours j, r_j - r_i, Å; zero for padded entries.
+        vectors: vectors from each atom i to its neighbours j, r_j - r_i, Å; zero for padded entries.
         mask: True for real neighbours.
         senders: index j of each neighbour; that of the atom itself for padded entries.
     """
@@ -23,7 +23,7 @@ class Dense(NamedTuple):
     senders: Int[Array, "n m"]
 
     def gather(self, values: Shaped[Array, "n ..."]) -> Shaped[Array, "n m ..."]:
-        """Values of each atom at its neighbours' places: `values` of the atom j for the pair (i, j)."""
+        """Gather the values of the neighbours: `values` of the atom j for the pair (i, j)."""
         return values[self.senders]
 
     def sum(self, values: Float[Array, "n m ..."]) -> Float[Array, "n ..."]:

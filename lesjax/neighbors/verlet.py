@@ -12,9 +12,8 @@ grows with the width of these arrays.
 
 Small systems compare all pairs at their nearest image, and those farther images that the cutoff can reach; large ones
 sort the atoms into bins and compare neighbouring bins. In fractional coordinates a pair within r is within r / h_a
-along the lattice direction a, with h_a the height of the cell: true for any cell, however skewed, and whether it is
-left-handed or not. Along directions without periodicity a unit vector across the others takes the place of the lattice
-vector.
+along the lattice direction a, with h_a the height of the cell: true for any cell, however skewed, left-handed or not.
+Along directions without periodicity a unit vector across the others takes the place of the lattice vector.
 """
 
 import dataclasses
@@ -89,7 +88,7 @@ def allocate(
         cell: lattice vectors as rows, Å; rows of directions without periodicity are not used.
         pbc: which directions are periodic.
         cutoff: range of the potential, Å.
-        skin: added to the cutoff, Å. With a larger one the list is built less often, and more work to filter.
+        skin: added to the cutoff, Å. With a larger one the list is built less often, and takes more work to filter.
         at_least: a plan whose capacities are kept where they are larger.
         bins: sort the atoms into bins; by default from `BINS_FROM` atoms.
 
@@ -113,7 +112,7 @@ def allocate(
 
 
 def update(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> NeighborList:
-    """A list that holds for these positions, and for a next step as large as the last; the same one where it does.
+    """Return a list that holds for these positions and a next step as large as the last; the same one where it does.
 
     It can be compiled and mapped (then both branches run, so it is built each time). Check `overflow` and
     `cell_too_small` on the host.
@@ -123,9 +122,9 @@ def update(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[
 
 
 def renew(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> NeighborList:
-    """`update` without the look at each pair that tells whether there is room for those within the cutoff.
+    """`update` without the capacity check.
 
-    `within_cutoff` at the same positions looks at them anyway, and leaves no finite position where there is not.
+    `within_cutoff` at the same positions checks it anyway, and leaves no finite position where there is no room.
     """
     used = skin_used(neighbors, positions, cell)
     ahead = used + 1.5 * jnp.maximum(used - neighbors.used, 0.0)
@@ -143,7 +142,7 @@ def renew(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[A
 
 
 def crowded(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Bool[Array, ""]:
-    """Whether an atom has more neighbours within the cutoff than there is room for."""
+    """Return whether an atom has more neighbours within the cutoff than there is room for."""
     _, within = _filter(neighbors, positions, cell)
     return jnp.max(jnp.sum(within, axis=1, dtype=jnp.int32)) > neighbors.plan.capacity
 
@@ -151,7 +150,7 @@ def crowded(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float
 def within_cutoff(
     neighbors: NeighborList, system: System, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
 ) -> System:
-    """`system` at these positions with the neighbours within the cutoff; pure and differentiable.
+    """Return `system` at these positions with the neighbours within the cutoff; pure and differentiable.
 
     Its positions are the images of `nearest_images`, or NaN where there is no room for the neighbours of an atom, so
     that nothing is computed without them; `update` at the same positions sets `overflow`.
@@ -160,9 +159,9 @@ def within_cutoff(
     frozen_positions, frozen_cell = jax.lax.stop_gradient((positions, cell))
     _, within = _filter(neighbors, frozen_positions, frozen_cell)
     columns, mask = compact(within, plan.capacity)
-    own = jnp.arange(len(positions), dtype=jnp.int32)[:, None]
-    senders = neighbors.neighbors.at[own, columns].get(mode="promise_in_bounds")
-    shifts = neighbors.shifts.at[own, columns].get(mode="promise_in_bounds")
+    rows = jnp.arange(len(positions), dtype=jnp.int32)[:, None]
+    senders = neighbors.neighbors.at[rows, columns].get(mode="promise_in_bounds")
+    shifts = neighbors.shifts.at[rows, columns].get(mode="promise_in_bounds")
     senders, shifts = _padded(senders, shifts, mask)
     turns = jax.lax.stop_gradient(_turns(neighbors, frozen_positions, frozen_cell))
     missing = jnp.any(jnp.sum(within, axis=1, dtype=jnp.int32) > plan.capacity)
@@ -179,7 +178,7 @@ def within_cutoff(
 
 
 def skin_used(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, ""]:
-    """How much closer than in the reference configuration any pair can be at most, Å; see the module."""
+    """Upper bound of how much closer any pair is than in the reference configuration, Å; see the module."""
     frame = _frame(neighbors, cell)
     moved = matmul(positions, inverse(frame)) - neighbors.reference
     moved = matmul(moved - _whole(moved, neighbors.plan.pbc), frame)
@@ -193,12 +192,12 @@ def skin_used(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Flo
 def nearest_images(
     neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]
 ) -> Float[Array, "n 3"]:
-    """The periodic image of each atom that is nearest to its reference, which the list's translations refer to."""
+    """Return the periodic image of each atom nearest to its reference, which the list's translations refer to."""
     return positions - matmul(_turns(neighbors, positions, cell), _frame(neighbors, cell))
 
 
 def compact(mask: Bool[Array, "n w"], width: int) -> tuple[Int[Array, "n m"], Bool[Array, "n m"]]:
-    """Columns of the first `width` true entries of each row, and which of them there are."""
+    """Columns of the first `width` true entries of each row, and a mask of those that exist."""
     return _columns(_packed(mask), width)
 
 
@@ -207,29 +206,29 @@ def _packed(mask: Bool[Array, "*n w"]) -> UInt32[Array, "*n words"]:
     *rows, wide = mask.shape
     words = -(-wide // 32)
     padded = jnp.pad(mask, [(0, 0)] * len(rows) + [(0, 32 * words - wide)]).reshape(*rows, words, 32)
-    places = jnp.arange(32, dtype=jnp.uint32).reshape((1,) * (len(rows) + 1) + (32,))
-    return jnp.sum(padded.astype(jnp.uint32) << places, axis=-1, dtype=jnp.uint32)
+    bits = jnp.arange(32, dtype=jnp.uint32).reshape((1,) * (len(rows) + 1) + (32,))
+    return jnp.sum(padded.astype(jnp.uint32) << bits, axis=-1, dtype=jnp.uint32)
 
 
 def _columns(words: UInt32[Array, "n words"], width: int) -> tuple[Int[Array, "n m"], Bool[Array, "n m"]]:
-    """`compact` of what `_packed` gives. Arithmetic on all entries at once: a scatter takes four times as long."""
+    """Compute `compact` of packed rows by arithmetic on all entries at once: a scatter takes four times as long."""
     counts = jax.lax.population_count(words).astype(jnp.int32)
     ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
-    wanted = jnp.arange(width, dtype=jnp.int32)[None, :]
-    there = jnp.sum(ends[:, None, :] <= wanted[:, :, None], axis=-1, dtype=jnp.int32)
-    there = jnp.minimum(there, words.shape[1] - 1)
-    word = jnp.take_along_axis(words, there, axis=1)
+    ordinals = jnp.arange(width, dtype=jnp.int32)[None, :]
+    word_index = jnp.sum(ends[:, None, :] <= ordinals[:, :, None], axis=-1, dtype=jnp.int32)
+    word_index = jnp.minimum(word_index, words.shape[1] - 1)
+    word = jnp.take_along_axis(words, word_index, axis=1)
     # how many bits of this word come before; then halve the word that holds the next one
-    rank = wanted - jnp.take_along_axis(ends - counts, there, axis=1)
-    place = jnp.zeros_like(rank)
+    rank = ordinals - jnp.take_along_axis(ends - counts, word_index, axis=1)
+    bit = jnp.zeros_like(rank)
     for half in (16, 8, 4, 2, 1):
         lower = jax.lax.population_count(word & np.uint32(2**half - 1)).astype(jnp.int32)
         upper = rank >= lower
         rank = jnp.where(upper, rank - lower, rank)
         word = jnp.where(upper, word >> np.uint32(half), word)
-        place = jnp.where(upper, place + half, place)
-    real = wanted < ends[:, -1:]
-    return jnp.where(real, 32 * there + place, 0), real
+        bit = jnp.where(upper, bit + half, bit)
+    real = ordinals < ends[:, -1:]
+    return jnp.where(real, 32 * word_index + bit, 0), real
 
 
 def _build(
@@ -276,8 +275,8 @@ def _all_pairs(plan: NeighborPlan, wrapped: Float[Array, "n 3"], frame: Float[Ar
     translations = matmul(jnp.asarray(grid, frame.dtype), frame)
     vectors = vectors[:, :, None, :] + translations[None, None, :, :]
     within = jnp.sum(vectors * vectors, axis=-1) < (plan.cutoff + plan.skin) ** 2
-    own = jnp.eye(n, dtype=bool)[:, :, None] & jnp.asarray(~grid.any(axis=1))[None, None, :]
-    within = (within & ~own).reshape(n, -1)
+    self_pairs = jnp.eye(n, dtype=bool)[:, :, None] & jnp.asarray(~grid.any(axis=1))[None, None, :]
+    within = (within & ~self_pairs).reshape(n, -1)
     columns, mask = compact(within, plan.wide_capacity)
     senders = columns // len(grid)
     turns = jnp.take_along_axis(-nearest.astype(jnp.int32), senders[:, :, None], axis=1)
@@ -294,26 +293,26 @@ def _in_bins(
     order = jnp.argsort(ids).astype(jnp.int32)
     edges = jnp.searchsorted(ids[order], jnp.arange(math.prod(plan.bins) + 1, dtype=jnp.int32)).astype(jnp.int32)
     starts, filled = edges[:-1], edges[1:] - edges[:-1]
-    places = jnp.arange(room, dtype=jnp.int32)[None, :]
-    table = order[jnp.minimum(starts[:, None] + places, n - 1)]
-    table = jnp.where(places < filled[:, None], table, n)
+    slots = jnp.arange(room, dtype=jnp.int32)[None, :]
+    table = order[jnp.minimum(starts[:, None] + slots, n - 1)]
+    table = jnp.where(slots < filled[:, None], table, n)
 
-    # the bins around each bin, and how often the way there goes round the cell
+    # the bins around each bin, and how many times the way there crosses the cell
     grid = np.array(list(np.ndindex(*plan.bins)), np.int32)
     offsets = np.array(list(itertools.product(*(range(-k, k + 1) for k in plan.reach))), np.int32)
-    there = grid[:, None, :] + offsets[None]
-    turns = there // np.array(plan.bins) * np.array(plan.pbc)
-    inside = there - turns * np.array(plan.bins)
+    neighbor_bins = grid[:, None, :] + offsets[None]
+    turns = neighbor_bins // np.array(plan.bins) * np.array(plan.pbc)
+    inside = neighbor_bins - turns * np.array(plan.bins)
     valid = ((inside >= 0) & (inside < np.array(plan.bins))).all(axis=-1)
     around = np.where(valid, np.ravel_multi_index(np.moveaxis(inside, -1, 0), plan.bins, mode="clip"), len(grid))
     turns = jnp.asarray(turns, jnp.int32)
     # one bin more, without atoms, for those beyond an open boundary
     table = jnp.concatenate([table, jnp.full((1, room), n, jnp.int32)])
     candidates = table[around].reshape(len(grid), -1)
-    own = candidates[:, None, :] == table[:-1, :, None]
-    own &= jnp.repeat(~jnp.any(turns != 0, axis=-1), room, axis=1)[:, None, :]
+    self_pairs = candidates[:, None, :] == table[:-1, :, None]
+    self_pairs &= jnp.repeat(~jnp.any(turns != 0, axis=-1), room, axis=1)[:, None, :]
 
-    # the atom with the number n fills empty places, wherever it is
+    # the atom number n fills empty places
     cartesian = jnp.pad(matmul(wrapped, frame), ((0, 1), (0, 0)))
     shifts = jnp.repeat(matmul(turns.astype(frame.dtype), frame), room, axis=1)
     squared = jnp.zeros((), frame.dtype)
@@ -321,7 +320,7 @@ def _in_bins(
         coordinate = cartesian[:, a]
         ends_at = coordinate[candidates] + shifts[:, :, a]
         squared += (ends_at[:, None, :] - coordinate[table[:-1]][:, :, None]) ** 2
-    within = (squared < (plan.cutoff + plan.skin) ** 2) & ~own & (candidates < n)[:, None, :]
+    within = (squared < (plan.cutoff + plan.skin) ** 2) & ~self_pairs & (candidates < n)[:, None, :]
 
     rank = jnp.zeros(n, jnp.int32).at[order].set(jnp.arange(n, dtype=jnp.int32)) - starts[ids]
     words = _packed(within)[ids, jnp.minimum(rank, room - 1)]
@@ -333,8 +332,8 @@ def _in_bins(
 
 
 def _padded(senders: Array, shifts: Array, mask: Array) -> tuple[Array, Array]:
-    own = jnp.arange(len(senders), dtype=jnp.int32)[:, None]
-    return jnp.where(mask, senders, own), jnp.where(mask, shifts, _pack(jnp.zeros(3, jnp.int32)))
+    receivers = jnp.arange(len(senders), dtype=jnp.int32)[:, None]
+    return jnp.where(mask, senders, receivers), jnp.where(mask, shifts, _pack(jnp.zeros(3, jnp.int32)))
 
 
 def _filter(
@@ -348,8 +347,8 @@ def _filter(
     for a in range(3):
         coordinate = images[:, a]
         translation = sum(turns[..., b].astype(frame.dtype) * frame[b, a] for b in range(3))
-        there = coordinate.at[neighbors.neighbors].get(mode="promise_in_bounds")
-        squared += (there - coordinate[:, None] + translation) ** 2
+        sender_coordinate = coordinate.at[neighbors.neighbors].get(mode="promise_in_bounds")
+        squared += (sender_coordinate - coordinate[:, None] + translation) ** 2
     real = jnp.arange(neighbors.plan.wide_capacity, dtype=jnp.int32)[None, :] < neighbors.counts[:, None]
     return squared, (squared < neighbors.plan.cutoff**2) & real
 

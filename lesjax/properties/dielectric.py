@@ -5,7 +5,7 @@ r"""Static dielectric constant from the fluctuations of the dipole moment of a p
           \varepsilon = \tfrac13 \sum_a \varepsilon_a = \varepsilon_\infty
           + \frac{\langle M^2 \rangle - \langle M \rangle^2}{3 \varepsilon_0 V k_B T}
 
-for tin-foil boundaries, which are those of the sums in `lesjax.ewald`. M must be continuous in time: it is the
+for tin-foil boundaries, as in the sums of `lesjax.ewald`. M must be continuous in time: it is the
 itinerant dipole moment of `integrate_dipole`, with atoms that are never wrapped, not one of wrapped positions. The
 formula is for cells without mobile ions, whose M drifts without bound.
 
@@ -28,7 +28,7 @@ class DielectricConstant(NamedTuple):
     Attributes:
         mean: average of the three axes.
         mean_error: its standard error.
-        axes: along x, y and z.
+        axes: values along x, y and z.
         axes_error: their standard errors.
     """
 
@@ -49,9 +49,9 @@ def dipole_fluctuation(
 
     Args:
         dipole: dipole moments of the cell, e Å.
-        volume: of the cell, Å³.
+        volume: volume of the cell, Å³.
         temperature: K.
-        weights: of the samples, of sum one; equal by default.
+        weights: weights of the samples, of sum one; equal by default.
     """
     scale = jnp.asarray(1.0 / (VACUUM_PERMITTIVITY * BOLTZMANN * volume * temperature), dipole.dtype)
     if weights is None:
@@ -75,8 +75,8 @@ def static_dielectric_constant(
 
     Args:
         dipole: dipole moment of the cell along a trajectory, e Å, continuous in time.
-        volume: of the cell, Å³.
-        temperature: of the trajectory, K.
+        volume: volume of the cell, Å³.
+        temperature: temperature of the trajectory, K.
         epsilon_infinity: electronic dielectric constant, which the motion of the nuclei does not contain, also by axis.
         n_blocks: number of blocks for the errors.
 

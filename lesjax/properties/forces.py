@@ -1,4 +1,4 @@
-r"""The one signature of energies, and forces and stress as gradients of an energy.
+r"""The common signature of energies, and forces and stress as gradients of an energy.
 
 With the strain ε acting as r' = r (1 + ε), cell' = cell (1 + ε), the chain rule gives
 
@@ -24,17 +24,17 @@ from lesjax.numerics import determinant, matmul
 
 # (parameters, system, solver) -> interaction energy, eV: a pure function. The system is a `lesjax.System`, a `Frame`
 # or another dataclass with `positions` and `cell`, which derivatives replace. The solver is the plan of a long-range
-# sum or None. `lesjax.Potential.energy` is one, with a potential as its parameters.
+# sum or None. `lesjax.Potential.energy` has it, with a potential as its parameters.
 Energy = Callable[[PyTree, Any, Solver | None], Array]
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Frame:
-    """Positions and cell, for energies that need no more; stacked frames have a leading axis ``t``.
+    """Positions and cell, for energies that need only these; stacked frames have a leading axis ``t``.
 
     Attributes:
-        positions: Cartesian coordinates, Å; molecules not broken by the cell where dipoles are asked for.
+        positions: Cartesian coordinates, Å; with molecules not broken by the cell for dipoles.
         cell: lattice vectors as rows, Å; zeros without one.
     """
 
@@ -59,8 +59,8 @@ def energy_forces_stress(
         system: one structure.
         solver: plan of the long-range sum, for energies that have one.
         with_stress: whether the stress is computed; static.
-        has_aux: `energy_fn` returns a pair of the energy and anything else worth keeping, and so does this function in
-            the place of the energy; static.
+        has_aux: `energy_fn` returns a pair of the energy and other results, which this function then returns in place
+            of the energy; static.
     """
 
     def energy_of(positions: Array, cell: Array) -> Any:

@@ -28,7 +28,7 @@ SOFT = 1.0
 def energy_gradient(
     energy_fn: Energy, params: PyTree, system: Any, solver: Solver | None
 ) -> Callable[[Float[Array, "n 3"]], Float[Array, "n 3"]]:
-    """The gradient of an energy, eV/Å, as a function of the positions."""
+    """Return the gradient of an energy, eV/Å, as a function of the positions."""
     return jax.grad(lambda positions: energy_fn(params, replace(system, positions=positions), solver))
 
 
@@ -62,7 +62,7 @@ def hessian(
         params: its parameters.
         system: one structure.
         solver: plan of the long-range sum.
-        batch_size: how many of the 3 n products are computed at once; all by default, which needs the memory of 3 n
+        batch_size: number of the 3 n products that are computed at once; all by default, which needs the memory of 3 n
             evaluations of the forces.
 
     Raises:
@@ -90,7 +90,7 @@ def elastic_constants(
 
     with the displacements u, and the Lagrangian strain η acting as :math:`r' = (r + u) F`, :math:`h' = h F`,
     :math:`F = \sqrt{1 + 2 \eta}`; the shear components of Voigt's notation are :math:`2 \eta`. At zero stress all
-    definitions of elastic constants agree; at another one these are the thermodynamic (Brugger) constants. Divide by
+    definitions of elastic constants agree; otherwise these are the thermodynamic (Brugger) constants. Divide by
     `lesjax.units.GIGAPASCAL` for GPa. Uniform displacements are left out of the inverse. The Hessian is dense.
 
     Args:
@@ -107,14 +107,14 @@ def elastic_constants(
     """
     positions, cell = jnp.asarray(system.positions), jnp.asarray(system.cell)
     n, dtype = len(positions), positions.dtype
-    one = jnp.eye(3, dtype=dtype)
+    identity = jnp.eye(3, dtype=dtype)
 
     def strained(x: Array) -> Array:
         xx, yy, zz, yz, xz, xy = x[3 * n :]
         rows = [[xx, 0.5 * xy, 0.5 * xz], [0.5 * xy, yy, 0.5 * yz], [0.5 * xz, 0.5 * yz, zz]]
         eta = jnp.stack([jnp.stack(row) for row in rows])
-        # the root to second order, which is all that counts
-        deform = one + eta - 0.5 * matmul(eta, eta)
+        # the root to second order, which suffices
+        deform = identity + eta - 0.5 * matmul(eta, eta)
         moved = matmul(positions + x[: 3 * n].reshape(n, 3), deform)
         return energy_fn(params, replace(system, positions=moved, cell=matmul(cell, deform)), solver)
 
@@ -124,7 +124,7 @@ def elastic_constants(
     full = 0.5 * (full + full.T)
     internal, mixed = full[: 3 * n, : 3 * n], full[: 3 * n, 3 * n :]
     # uniform displacements get the mean curvature, so that the inverse exists
-    uniform = jnp.tile(one, (n, 1)) / jnp.sqrt(jnp.asarray(n, dtype))
+    uniform = jnp.tile(identity, (n, 1)) / jnp.sqrt(jnp.asarray(n, dtype))
     filled = internal + jnp.trace(internal) / (3.0 * n) * matmul(uniform, uniform.T)
     if n > 1:
         check_stable(jax.lax.stop_gradient(filled))
@@ -135,7 +135,7 @@ def elastic_constants(
 
 
 def check_stable(matrix: Float[Array, "m m"]) -> None:
-    """Refuse a Hessian, with rigid motions filled, that is not positive definite. Nothing where it is traced.
+    """Refuse a Hessian, with rigid motions filled, that is not positive definite. A traced one is not checked.
 
     Raises:
         ValueError: with the lowest eigenvalue.

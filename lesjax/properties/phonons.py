@@ -14,11 +14,11 @@ transverse ones. For q → 0 along a direction, the field of the polarization ad
 which splits longitudinal from transverse optical modes (LO-TO). For two ions in the primitive cell,
 :math:`\omega_{LO}^2 - \omega_{TO}^2 = 4 \pi\, (e^2 / 4 \pi \varepsilon_0) Z^{*2} / (\varepsilon_\infty \mu V)` with
 the reduced mass μ. Latent charges are Z* over the root of ε∞, so that the term of a latent-charge model does not depend
-on the ε∞ that is handed to its Born effective charges, if it is handed on to `nonanalytic_vector`.
+on the ε∞ of its Born effective charges, if `nonanalytic_vector` gets the same ε∞.
 
-Frequencies are wavenumbers ω / 2πc in cm⁻¹; those of unstable modes (ω² < 0, imaginary) come as negative numbers.
+Frequencies are wavenumbers ω / 2πc in cm⁻¹; unstable modes (ω² < 0, imaginary) have negative numbers.
 First derivatives of frequencies are exact, :math:`\partial \omega^2 = e \cdot \partial D\, e`, and finite where modes
-are degenerate; only what is symmetric in degenerate modes, as their mean, has a derivative then.
+are degenerate; only symmetric functions of degenerate modes, such as their mean, have a derivative then.
 
 Source: Born, Huang, Dynamical Theory of Crystal Lattices (1954); Gonze, Lee, Phys. Rev. B 55, 10355 (1997).
 """
@@ -138,7 +138,7 @@ def nonanalytic_vector(
     cell: Float[Array, "3 3"],
     direction: Float[Array | np.ndarray, "3"],
 ) -> Float[Array, "n 3"]:
-    """The vector w of the module; its outer product is the non-analytic part of the Hessian. √eV/Å.
+    """Return the vector w of the module; its outer product is the non-analytic part of the Hessian. √eV/Å.
 
     Args:
         born_charges: [atom, polarization, displacement], e, from `born_effective_charges`.
@@ -169,7 +169,7 @@ def nonanalytic_vector(
 
 
 def mode_table(frequencies: Float[Array | np.ndarray, " k"]) -> str:
-    """Frequencies (cm⁻¹, as of `Modes`) as a table in meV, THz and cm⁻¹; imaginary ones are marked with an i."""
+    """Format frequencies (cm⁻¹, as in `Modes`) as a table in meV, THz and cm⁻¹; imaginary ones are marked with an i."""
     line = "-" * 42
     rows = [line, f"{'#':>4}{'meV':>11}{'THz':>13}{'cm^-1':>13}", line]
     for i, value in enumerate(np.asarray(frequencies, float)):

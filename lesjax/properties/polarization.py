@@ -1,6 +1,6 @@
 r"""Polarization, molecular moments and Born effective charges of latent charges and dipoles.
 
-Along a periodic lattice direction a positions have a meaning modulo the cell alone, so the polarization is a phase, one
+Along a periodic lattice direction a positions have a meaning only modulo the cell, so the polarization is a phase, one
 complex number per direction; with s the fractional coordinates:
 
 .. math:: P_a = \sum_i \frac{q_i}{2 \pi i} e^{2 \pi i s_{ia}}, \qquad
@@ -47,7 +47,7 @@ def dipole_moment(
         positions: Cartesian coordinates, Å; unwrapped.
         charges: latent charges, e; zero for padded atoms.
         dipoles: latent dipoles, e Å.
-        origin: the point r0, Å, zero by default. It matters for charged molecules alone.
+        origin: the point r0, Å, zero by default. It matters only for charged molecules.
     """
     q = _summed(charges, 1)
     moved = positions if origin is None else positions - origin[None, :]
@@ -66,7 +66,7 @@ def quadrupole_moment(
     r"""Second moment :math:`\sum_i q_i x_i x_i^T + u_i x_i^T + x_i u_i^T + Q_i` with x = r - r0, e Å², with its trace.
 
     The traceless (Buckingham) quadrupole is :math:`\tfrac12 (3 M - \operatorname{tr} M)`. Arguments as in
-    `dipole_moment`, and the latent quadrupoles (e Å²); the origin matters unless charge and dipole are zero.
+    `dipole_moment`, and latent quadrupoles (e Å²); the origin matters unless charge and dipole are zero.
     """
     q = _summed(charges, 1)
     moved = positions if origin is None else positions - origin[None, :]
@@ -112,7 +112,7 @@ def born_effective_charges(
         remove_mean: subtract the mean charge, so that nothing depends on the origin. Without it a periodic cell must
             be neutral; where the charges are traced (under jit) this is not checked.
         acoustic_sum_rule: subtract the mean of Z* over the atoms, so that a rigid shift changes no polarization.
-        direction: lattice direction 0, 1 or 2 to stay with that one, at a third of the cost.
+        direction: lattice direction 0, 1 or 2 to compute only this one, at a third of the cost.
 
     Returns:
         [atom, polarization, displacement], Cartesian; with `direction` a, [atom, displacement]: the part along the
@@ -137,7 +137,7 @@ def born_effective_charges(
         _check_neutral(_real_moments(moments(positions), real, remove_mean)[0])
 
     def polarization(positions: Array) -> list[Array]:
-        """For each axis P_a, or its real and imaginary part and the sum of the dipoles where it is periodic."""
+        """Return P_a for each axis; for a periodic one its real and imaginary part and the sum of the dipoles."""
         q, u = _real_moments(moments(positions), real, remove_mean)
         fractional = matmul(positions, reciprocal)
         total = None if u is None else matmul(jnp.sum(u, axis=0), reciprocal)
@@ -171,7 +171,7 @@ def born_effective_charges(
 
 
 def _check_neutral(charges: Float[Array, " n"]) -> None:
-    """Refuse a net charge. Nothing where it is traced."""
+    """Refuse a net charge. A traced one is not checked."""
     if isinstance(charges, Tracer):
         return
     values = np.asarray(charges, float)
@@ -186,13 +186,13 @@ def _check_neutral(charges: Float[Array, " n"]) -> None:
 def field_forces(born_charges: Float[Array, "n 3 3"], electric_field: Float[Array, "3"]) -> Float[Array, "n 3"]:
     r"""Forces of a homogeneous external field, :math:`F_{i \beta} = \sum_\alpha E_\alpha Z^*_{i, \alpha \beta}`, eV/Å.
 
-    The sign is that of the force on a charge: positive charges are drawn along the field. Without periodic directions
+    The sign is that of the force on a charge: positive charges are pulled along the field. Without periodic directions
     it is minus the gradient of :math:`-E \cdot M`, with M of `dipole_moment`. In a periodic cell that energy has no
     meaning, and the work of the field is :math:`\int E \cdot dM` with :math:`dM = \sum_i Z^*_i dr_i`, which
     `integrate_dipole` gives along a trajectory: kinetic and potential energy minus this work are conserved. Where the
-    charges follow the neighbours, the phase of P_a measures the way of a charge as :math:`\sin(2 \pi \Delta s) / 2 \pi`
-    in place of :math:`\Delta s`, so that the work over a closed path vanishes up to :math:`(2 \pi \Delta s)^2 / 6` of
-    the charges that flow: neighbours must be close compared with the cell.
+    charges follow the neighbours, the phase of P_a measures the path of a charge as :math:`\sin(2 \pi \Delta s) / 2
+    \pi` in place of :math:`\Delta s`, so that the work over a closed path vanishes up to :math:`(2 \pi \Delta s)^2 / 6`
+    of the charges that flow: neighbours must be close compared with the cell.
 
     Args:
         born_charges: from `born_effective_charges`, e.
@@ -212,5 +212,5 @@ def _real_moments(
 
 
 def _summed(values: Any, ndim: int) -> Any:
-    """Sum over the channels, if there are any, of an array of numpy or jax."""
+    """Sum a numpy or jax array over the channels, if there are any."""
     return values if values.ndim == ndim else values.sum(axis=1)

@@ -1,4 +1,4 @@
-"""Time series of a simulation: the error of an average by blocks, and checks of what is handed in."""
+"""Time series of a simulation: the error of an average by blocks, and checks of the input."""
 
 from collections.abc import Callable
 
@@ -25,11 +25,11 @@ def block_error(
 
     with :math:`\theta_b` the statistic of all but block b; for the mean this is the standard error of the block means.
     It holds where a block is much longer than the correlation time, and is too small otherwise: the error should not
-    grow when `n_blocks` is halved. With B blocks the error itself is known to a part :math:`1 / \sqrt{2 (B - 1)}`.
+    grow when `n_blocks` is halved. With B blocks the error itself has the relative error :math:`1 / \sqrt{2 (B - 1)}`.
 
     Args:
-        series: samples along the first axis; the oldest ones that fill no block are left out.
-        statistic: of a series, the mean by default.
+        series: samples along the first axis; the oldest ones that do not fill a block are left out.
+        statistic: statistic of a series, the mean by default.
         n_blocks: number of blocks, 2 or more.
 
     Raises:
@@ -39,8 +39,8 @@ def block_error(
         Flyvbjerg, Petersen, J. Chem. Phys. 91, 461 (1989); Künsch, Ann. Statist. 17, 1217 (1989).
     """
     blocks = split_blocks("series", series, n_blocks, 1)
-    others = jnp.asarray([[c for c in range(n_blocks) if c != b] for b in range(n_blocks)])
-    left_out = jax.lax.map(lambda indices: statistic(blocks[indices].reshape(-1, *blocks.shape[2:])), others)
+    block_indices = jnp.asarray([[c for c in range(n_blocks) if c != b] for b in range(n_blocks)])
+    left_out = jax.lax.map(lambda indices: statistic(blocks[indices].reshape(-1, *blocks.shape[2:])), block_indices)
     deviations = left_out - jnp.mean(left_out, axis=0, keepdims=True)
     return jnp.sqrt((n_blocks - 1) / n_blocks * jnp.sum(deviations * deviations, axis=0))
 
@@ -48,7 +48,7 @@ def block_error(
 def split_blocks(
     name: str, series: Float[np.ndarray | Array, "t ..."], n_blocks: int, shortest: int, *, advice: str = ""
 ) -> Float[Array, "b l ..."]:
-    """The last samples as `n_blocks` blocks along a new leading axis; `advice` ends the message for a short series.
+    """Split the last samples into `n_blocks` blocks on a new leading axis; `advice` ends the error of a short series.
 
     Raises:
         ValueError: for a series that is not finite, or blocks of fewer than `shortest` samples.
@@ -67,7 +67,7 @@ def split_blocks(
 
 
 def check_finite(name: str, series: Float[np.ndarray | Array, "t ..."]) -> None:
-    """Refuse NaN and infinity, naming the first sample; nothing where the series is traced."""
+    """Refuse NaN and infinity, naming the first sample; a traced series is not checked."""
     if isinstance(series, Tracer):
         return
     finite = np.isfinite(np.asarray(series)).reshape(len(series), -1)
@@ -80,6 +80,6 @@ def check_finite(name: str, series: Float[np.ndarray | Array, "t ..."]) -> None:
 
 
 def check_positive(name: str, value: float | Float[np.ndarray | Array, ""]) -> None:
-    """Refuse what is not a positive number; nothing where it is traced."""
+    """Refuse a value that is not a positive number; a traced one is not checked."""
     if not isinstance(value, Tracer) and not 0.0 < float(value) < np.inf:
         raise ValueError(f"`{name}` must be positive, got {float(value)}.")

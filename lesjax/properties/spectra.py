@@ -11,8 +11,8 @@ that is exact for harmonic vibrations. For particles with fixed charges it obeys
 .. math:: \int_0^\infty n \alpha\, d\omega = \frac{\pi}{2 c\, \varepsilon_0 V} \sum_i \frac{q_i^2}{m_i}.
 
 The autocorrelation is multiplied by the Hann window :math:`\cos^2 (\pi t / 2 T)` and cut at T, which broadens a sharp
-line to a full width at half maximum of :math:`1 / T` and leaves its integral; T follows from the width that is asked
-for. Frequencies are wavenumbers :math:`\tilde\nu = \omega / 2 \pi c`, cm⁻¹.
+line to a full width at half maximum of :math:`1 / T` and keeps its integral; T follows from the requested
+width. Frequencies are wavenumbers :math:`\tilde\nu = \omega / 2 \pi c`, cm⁻¹.
 
 Source: McQuarrie, Statistical Mechanics, ch. 21; Ramírez et al., J. Chem. Phys. 121, 3973 (2004) for the
 correction factor.
@@ -37,7 +37,7 @@ class Spectrum(NamedTuple):
 
     Attributes:
         wavenumber: cm⁻¹, in even steps from zero.
-        intensity: unit in the function that made it.
+        intensity: in the unit of the function that made it.
         error: standard error of the intensity, from blocks.
     """
 
@@ -68,7 +68,7 @@ def integrate_dipole(
 
     Args:
         rate: from `dipole_rate`, e Å/fs.
-        time_step: between the samples, fs.
+        time_step: time between the samples, fs.
 
     Raises:
         ValueError: for a time step that is not positive, or a rate that is not finite.
@@ -95,9 +95,9 @@ def infrared_spectrum(
 
     Args:
         rate: rate of the dipole moment at equal steps of time, from `dipole_rate`, e Å/fs.
-        time_step: between the samples, fs; frequencies reach to 16678/`time_step` cm⁻¹.
-        volume: of the cell, Å³.
-        temperature: of the trajectory, K.
+        time_step: time between the samples, fs; frequencies reach to 16678/`time_step` cm⁻¹.
+        volume: volume of the cell, Å³.
+        temperature: temperature of the trajectory, K.
         resolution: full width at half maximum that a sharp line gets, cm⁻¹.
         n_blocks: number of blocks for the average and its errors.
 
@@ -127,9 +127,9 @@ def vibrational_density_of_states(
     Args:
         velocities: at equal steps of time, in any unit.
         masses: in any unit; zero leaves an atom's motion out, and all are counted among the n.
-        time_step: as the other arguments in `infrared_spectrum`.
-        resolution: see there.
-        n_blocks: see there.
+        time_step: time between the samples, fs.
+        resolution: full width at half maximum that a sharp line gets, cm⁻¹.
+        n_blocks: number of blocks for the average and its errors.
 
     Raises:
         ValueError: as `infrared_spectrum`, or for velocities that are all zero.

@@ -1,4 +1,4 @@
-"""How charges and dipoles answer to potential and field."""
+"""Response of charges and dipoles to potential and field."""
 
 from lesjax.response.equilibration import (
     Equilibration as Equilibration,

@@ -4,11 +4,11 @@ r"""Charges that minimize an energy of electronegativity, hardness and interacti
 
 with the Coulomb energy E_C of `lesjax.ewald.energy` *with* self-interaction: each Gaussian's energy with itself adds
 :math:`2 / (2 \varepsilon_0 \sigma (2 \pi)^{3/2})`, 11.49 V/e at 1 Å, to its hardness. The energy that is returned is
-the minimum. Ko et al. take the same charges and keep :math:`E_C` alone; the terms of one atom are left to their
+the minimum. Ko et al. take the same charges and keep only :math:`E_C`; the terms of one atom are left to their
 short-range energy. Here, as in the older equilibration schemes, they belong to the energy: it is then stationary
 in the charges, so that forces need no second solution. Their Gaussians of width σ have the interaction
-:math:`\operatorname{erf}(r / 2 \sigma) / r`, ours :math:`\operatorname{erf}(r / \sqrt 2 \sigma) / r`: our σ is √2 times
-theirs.
+:math:`\operatorname{erf}(r / 2 \sigma) / r`, those of lesjax :math:`\operatorname{erf}(r / \sqrt 2 \sigma) / r`: this σ
+is √2 times theirs.
 
 E has one minimum where the hardness is positive, as E_C is never negative. (With a net charge in a slab it may be.)
 
@@ -40,7 +40,7 @@ class Equilibration:
         chemical_potential: the derivative of the energy with respect to the total charge, V.
         converged: False where the equations were not solved; the other values are finite but mean nothing then.
             `check_equilibration` turns it into an error.
-        n_iterations: sums that the solution took.
+        n_iterations: number of sums that the solution took.
     """
 
     energy: Float[Array, "..."]
@@ -75,8 +75,9 @@ def equilibrate(
         hardness: J, V/e; positive.
         total_charge: Q, e.
         atom_mask: True for real atoms. All real by default.
-        tolerance: of the residual, relative to that of free atoms; 30 times the rounding of the dtype by default.
-        max_iterations: after which `converged` is False.
+        tolerance: tolerance of the residual, relative to that of free atoms; 30 times the rounding of the dtype by
+            default.
+        max_iterations: number of iterations after which `converged` is False.
     """
     dtype = positions.dtype
     total_charge = jnp.asarray(total_charge).astype(dtype)
@@ -84,8 +85,8 @@ def equilibrate(
     chi = mask_atoms(electronegativity, atom_mask)
     padded = hardness if atom_mask is None else jnp.where(atom_mask, hardness, 1.0)
     # the interaction with itself is part of the preconditioner: E_C = this, and the rest
-    (own,) = solver.interaction.at_origin(sigma, 0)
-    softness = mask_atoms(1.0 / (padded + solver.interaction.constant * own), atom_mask)
+    (at_zero,) = solver.interaction.at_origin(sigma, 0)
+    softness = mask_atoms(1.0 / (padded + solver.interaction.constant * at_zero), atom_mask)
     share = softness / jnp.sum(softness)
 
     form = make_form(solver, positions, cell, atom_mask)
@@ -96,7 +97,7 @@ def equilibrate(
         assert values is not None
         return values[:, 0]
 
-    # The sum of the answers is held at zero, so that a constant field does nothing. It is taken out of all fields:
+    # The sum of the answers is held at zero, so that a constant field has no effect. It is taken out of all fields:
     # next to it their differences would lose their digits.
     def variation(field: Answer) -> Answer:
         assert field.charges is not None

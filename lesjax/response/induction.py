@@ -1,13 +1,13 @@
 r"""Charges and dipoles that the potential and the field of all multipoles induce.
 
-An atom answers to the potential φ and the field F at its place, the external φ_ext and F_ext included, with
+An atom answers to the potential φ and the field F at its position, the external φ_ext and F_ext included, with
 
 .. math:: \delta q = -\kappa (\phi + \phi_{ext}), \quad \delta u = \alpha (F + F_{ext}).
 
-`one_shot_induction` takes φ and F of the permanent multipoles alone. Its energy
-:math:`E_0 + \tfrac12 \sum \delta q\, \phi - \tfrac12 \sum \delta u \cdot F` has no external field in it and is
-the second order of a perturbation theory. `self_consistent_induction` takes φ and F of the induced ones as
-well, which minimizes
+`one_shot_induction` takes φ and F of the permanent multipoles only. Its energy
+:math:`E_0 + \tfrac12 \sum \delta q\, \phi - \tfrac12 \sum \delta u \cdot F` contains no external field and is the
+second order of a perturbation theory.
+`self_consistent_induction` takes φ and F of the induced ones as well, which minimizes
 
 .. math:: W = E(q + \delta q, u + \delta u, Q) + \sum \frac{\delta q^2}{2 \kappa}
               + \tfrac12 \sum \delta u \cdot \alpha^{-1} \delta u + \sum \delta q\, \phi_{ext}
@@ -49,8 +49,8 @@ class InducedMultipoles:
         dipoles: induced dipoles, e Å; zero without `alpha`.
         converged: False where the self-consistent equations were not solved; the other values are finite but
             mean nothing then. `check_induction` turns it into an error.
-        stable: False where a direction was met in which the energy falls without limit.
-        n_iterations: multiplications with T that the solution took.
+        stable: False if a direction was met in which the energy falls without limit.
+        n_iterations: number of multiplications with T that the solution took.
     """
 
     energy: Float[Array, "..."]
@@ -90,7 +90,7 @@ def one_shot_induction(
     atom_mask: Bool[Array, " n"] | None = None,
     self_interaction: bool = False,
 ) -> InducedMultipoles:
-    """Multipoles induced by the permanent ones alone, and the energy of second order.
+    """Multipoles induced by the permanent ones only, and the energy of second order.
 
     Args:
         solver: from `make_solver`.
@@ -111,8 +111,8 @@ def one_shot_induction(
         ValueError: for a shape that does not follow that of the charges, an external field without alpha, an external
             potential without kappa, or multipoles that the interaction of the solver does not have.
     """
-    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
-    problem = _checked(_Problem(solver, positions, cell, *given))
+    arguments = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
+    problem = _checked(_Problem(solver, positions, cell, *arguments))
     form = _form(problem, self_interaction)
     energy_of = lambda induced: form.energy(_multipoles(problem, induced))  # noqa: E731
     value, gradient = jax.value_and_grad(energy_of)(_zeros(problem))
@@ -146,27 +146,27 @@ def self_consistent_induction(
     first derivatives (forces, stress) need no second solution.
 
     Args:
-        solver: as all others but the last two as in `one_shot_induction`. `kappa` and `alpha` must be
-            positive semidefinite.
-        positions: see there.
-        cell: see there.
-        charges: see there.
-        kappa: see there.
-        alpha: see there.
-        external_potential: see there.
-        external_field: see there.
-        dipoles: see there.
-        quadrupoles: see there.
-        atom_mask: see there.
-        self_interaction: see there. With it T is positive semidefinite and there is no catastrophe.
-        tolerance: of the residual, relative to that of no induction; 30 times the rounding of the dtype by default.
-        max_iterations: after which `converged` is False.
+        solver: from `make_solver`.
+        positions: Cartesian coordinates, Å.
+        cell: lattice vectors as rows, Å.
+        charges: permanent charges, e.
+        kappa: as in `one_shot_induction`; not negative.
+        alpha: as in `one_shot_induction`; positive semidefinite.
+        external_potential: V, as in `one_shot_induction`.
+        external_field: V/Å.
+        dipoles: permanent dipoles, e Å.
+        quadrupoles: permanent quadrupoles, e Å².
+        atom_mask: True for real atoms. All real by default.
+        self_interaction: as in `energy`. With it T is positive semidefinite and there is no catastrophe.
+        tolerance: tolerance of the residual, relative to that of no induction; 30 times the rounding of the dtype by
+            default.
+        max_iterations: number of iterations after which `converged` is False.
 
     Raises:
         ValueError: as `one_shot_induction`.
     """
-    given = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
-    problem = _checked(_Problem(solver, positions, cell, *given))
+    arguments = (charges, dipoles, quadrupoles, atom_mask, kappa, alpha, external_potential, external_field)
+    problem = _checked(_Problem(solver, positions, cell, *arguments))
     form = _form(problem, self_interaction)
     gradient = _gradient(problem, form, _multipoles(problem, _zeros(problem)))
     source = add(scale(-1.0, gradient), _external(problem))
@@ -218,7 +218,7 @@ def _multipoles(problem: _Problem, induced: Answer) -> Multipoles:
 
 
 def _gradient(problem: _Problem, form: Form, multipoles: Multipoles) -> Answer:
-    """Potential and minus the field of multipoles, where something answers to them."""
+    """Potential and minus the field of multipoles, for the parts that answer to them."""
     shape = problem.charges.shape
     answers = {"charges": problem.kappa is not None, "dipoles": problem.alpha is not None}
     potential, slope = form.gradient(multipoles, **answers)
@@ -280,7 +280,7 @@ def _induction(
 
 
 def _checked(problem: _Problem) -> _Problem:
-    """Check the shapes and set what padded atoms answer to zero."""
+    """Check the shapes and set the response of padded atoms to zero."""
     shape = problem.charges.shape
     kappa, alpha, mask = problem.kappa, problem.alpha, problem.atom_mask
     if kappa is None and alpha is None:
@@ -294,8 +294,8 @@ def _checked(problem: _Problem) -> _Problem:
     if problem.external_potential is not None and kappa is None:
         raise ValueError("`external_potential` acts on induced charges only: give `kappa` as well.")
     if problem.external_potential is not None and problem.external_potential.shape != shape:
-        found = problem.external_potential.shape
-        raise ValueError(f"`external_potential` must have the shape {shape} of `charges`, got {found}.")
+        potential_shape = problem.external_potential.shape
+        raise ValueError(f"`external_potential` must have the shape {shape} of `charges`, got {potential_shape}.")
 
     return problem._replace(
         kappa=None if kappa is None else mask_atoms(kappa, mask),

@@ -16,14 +16,14 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 
 class Answer(NamedTuple):
-    """What belongs to charges and dipoles, or None where nothing answers."""
+    """Values for charges and for dipoles; None where nothing answers."""
 
     charges: Array | None
     dipoles: Array | None
 
 
 class Solved(NamedTuple):
-    """What conjugate gradients end with.
+    """Result of conjugate gradients.
 
     Attributes:
         x: the last approximation.
@@ -61,15 +61,15 @@ def conjugate_gradients(
     """Solve A x = b with a symmetric A, at most to `radius` and as long as A is positive.
 
     Args:
-        multiply: (M y, y) -> A M y with the preconditioner M. That y is known besides M y lets A = M⁻¹ + T be
-            multiplied with an M that has no inverse.
+        multiply: (M y, y) -> A M y with the preconditioner M. The y besides M y lets A = M⁻¹ + T be
+            applied with an M that has no inverse.
         right: b.
-        target: of r·Mr, r the residual.
-        max_iterations: after which it is given up.
+        target: largest r·Mr of a solution, r the residual.
+        max_iterations: number of iterations after which it gives up.
         precondition: r -> M r, symmetric and positive semidefinite.
         start: y_0 of a start x_0 = M y_0; zero by default.
-        radius: where the way reaches this length, or meets a negative curvature, it ends there; without one, a negative
-            curvature ends it where it is.
+        radius: x ends at this length if it reaches it or meets a negative curvature; without one, a negative curvature
+            ends it at the current x.
     """
     if start is None:
         x, residual = jax.tree.map(jnp.zeros_like, right), right
@@ -134,16 +134,16 @@ def total_field(
         interact: δ -> T δ, symmetric.
         respond: f -> χ f, symmetric and positive semidefinite.
         source: the field b.
-        tolerance: of the residual r, as the root of r·χr relative to that of b·χb; 30 times the rounding of the
-            dtype by default.
+        tolerance: tolerance of the residual r, as the root of r·χr relative to that of b·χb; 30 times the rounding of
+            the dtype by default.
         max_iterations: largest number of multiplications with T.
-        project: takes out of a field what χ does not answer to and T δ is free of, for the sake of the digits of the
-            rest.
+        project: removes from a field the part that χ does not answer to and T δ does not contain, to keep the digits
+            of the rest.
     """
     if tolerance is None:
         tolerance = 30.0 * float(jnp.finfo(jax.tree.leaves(source)[0].dtype).eps)
 
-    interact = jax.jit(interact)  # traced once: it is needed in many places, most of all for derivatives
+    interact = jax.jit(interact)  # traced once: it is needed in many places, above all for derivatives
 
     def minimize(source: Answer) -> tuple[Answer, Flags]:
         source = project(source)
@@ -206,7 +206,7 @@ def scale(factor: Float[Array, ""] | float, values: PyTree) -> PyTree:
 def stationary(function: Callable[..., Float[Array, ""]]) -> Callable[..., Float[Array, ""]]:
     """Differentiate `function` only with respect to its first argument: it is stationary in the others.
 
-    The first argument is a list of leaves: the tangents of boolean ones are no valid fields of a Solver.
+    The first argument is a list of leaves: the tangents of boolean ones are not valid fields of a Solver.
     """
     wrapped = jax.custom_jvp(function)
 

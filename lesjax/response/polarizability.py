@@ -28,7 +28,7 @@ def polarizability(dipole: Callable[[Array], Array], electric_field: Float[Array
 
     Args:
         dipole: electric field (V/Å) -> dipole moment (e Å); three forward derivatives go through it.
-        electric_field: where to take the derivative, V/Å; zero for the linear response.
+        electric_field: field at which to take the derivative, V/Å; zero for the linear response.
     """
     return jax.jacfwd(dipole)(electric_field)
 
@@ -59,15 +59,15 @@ def induced_polarizability(
 
     Returns:
         The polarizability, and the induction of a unit potential (0) and of unit fields (1 to 3) along a leading axis:
-        hand it to `lesjax.response.check_induction`, or look at its flags, to know that it was solved.
+        pass it to `lesjax.response.check_induction`, or look at its flags, to know that it was solved.
 
     Raises:
         ValueError: for shapes that do not fit, or for `kappa` in a periodic cell.
     """
     if kappa is not None and not isinstance(solver, OpenSolver):
         raise ValueError(
-            "`kappa` lets charges flow between the atoms, and the way of a charge through a periodic cell is not "
-            "known: a periodic cell has a polarizability from `alpha` alone. Leave `kappa` out."
+            "`kappa` lets charges flow between the atoms, and the path of a charge through a periodic cell is not "
+            "known: a periodic cell has a polarizability from `alpha` only. Leave `kappa` out."
         )
     induce = self_consistent_induction if self_consistent else one_shot_induction
     n, dtype = len(positions), positions.dtype
@@ -106,7 +106,7 @@ def epsilon_infinity(polarizability: Float[Array, "3 3"], cell: Float[Array, "3 
     A third of its trace is the constant that `born_effective_charges` takes.
 
     Args:
-        polarizability: of the whole cell in the macroscopic field, from `induced_polarizability`, e Å²/V.
+        polarizability: response of the whole cell to the macroscopic field, from `induced_polarizability`, e Å²/V.
         cell: lattice vectors as rows, Å.
 
     Raises:

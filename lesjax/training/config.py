@@ -1,4 +1,4 @@
-"""What a training run is told: the tables and keys of the TOML file."""
+"""Configuration of a training run: the tables and keys of the TOML file."""
 
 import dataclasses
 import os
@@ -20,12 +20,12 @@ SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the structures are.
+    """Files with the structures.
 
     Attributes:
-        train: file that ase reads, extended xyz as a rule; relative to the folder of the configuration.
+        train: file that ase reads, usually extended xyz; relative to the folder of the configuration.
         valid: file for validation; without one a fraction of `train` is taken.
-        valid_fraction: that fraction.
+        valid_fraction: fraction of `train` for validation.
         test: file that is evaluated at the end.
         pbc: overrides the periodicity of all structures, for example false for molecules in a box.
         keys: names of the labels in the file.
@@ -55,21 +55,21 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class Phase:
-    """One stretch of the training with its own weights and learning rate.
+    """One part of the training with its own weights and learning rate.
 
     Attributes:
         epochs: passes over the training set.
         lbfgs: L-BFGS with a line search instead of the run's optimizer and learning rate. For training sets that are
-            one batch of one padded shape, as a second phase; wants float64.
-        learning_rate: at the start.
+            one batch of one padded shape, as a second phase; use float64.
+        learning_rate: learning rate at the start.
         schedule: "constant", "cosine" (to `final_factor`), "step" (times `factor` every `step_epochs`) or "plateau"
             (times `factor` when the validation loss has not fallen for `patience` evaluations).
         final_factor: last over first learning rate of the cosine, and the floor of the plateau.
-        factor: of step and plateau.
+        factor: factor of the learning rate for step and plateau.
         step_epochs: length of a step.
-        patience: of the plateau, in evaluations.
+        patience: evaluations that the plateau waits.
         weights: factors of the mean squared errors in the loss, by the names of the labels, in the inverse square of
-            their units; a label that is not named takes no part.
+            their units; other labels are not used.
 
     Energies and forces leave the sign of the latent charges open. A phase with a weight on charges, moments or Born
     effective charges therefore starts with the sign that has the lower loss on the training set.
@@ -101,25 +101,25 @@ class Phase:
 
 @dataclass(frozen=True)
 class TrainingSection:
-    """How to train.
+    """Settings of the training.
 
     Attributes:
-        seed: of the parameters, the split and the order of the batches.
+        seed: seed of the parameters, the split and the order of the batches.
         batch_size: structures in one step.
-        phases: one after the other; the optimizer's memory is kept.
+        phases: phases in their order; the optimizer's memory is kept.
         optimizer: "adam" or "adamw".
-        weight_decay: of AdamW.
-        clip: largest norm of the gradient; 0 leaves it.
+        weight_decay: weight decay of AdamW.
+        clip: largest norm of the gradient; 0 for no limit.
         ema: decay of the average of the parameters that is validated and saved, reached in about 9 / (1 - `ema`) steps;
             0 for none.
         eval_every: epochs between evaluations.
-        checkpoint_seconds: least time between checkpoints.
+        checkpoint_seconds: minimum time between checkpoints.
         early_stop: evaluations without a better validation loss after which a phase ends; 0 for never.
         feature_scale: features start with a root mean square of one over the training set: "each" of them, or "all"
             together, by one number. With small embeddings (`embedding_scale` = 0.3 of CACE) that leaves products of
             three factors small beside those of one, which is slower where there are enough data, and generalizes better
             where a large model has few.
-        ensemble: train so many models at once, with the seeds `seed`, `seed` + 1, …; a single one if it is not given.
+        ensemble: number of models to train at once, with the seeds `seed`, `seed` + 1, …; a single one if not given.
     """
 
     seed: int = 0
@@ -173,7 +173,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
 
     Args:
         path: the file, or the name of one in `lesjax/configs`.
-        overrides: "a.b=value" with the value in TOML's notation (a bare word is a text).
+        overrides: "a.b=value" with the value in TOML's notation (a bare word is a string).
 
     Raises:
         FileNotFoundError: for a missing configuration or data file.
@@ -200,11 +200,11 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         if value is None:
             continue
         home = pathlib.Path(value).expanduser()
-        places = [path.parent / home, home]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
+        candidates = [path.parent / home, home]
+        data_file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if data_file is None:
             raise FileNotFoundError(f"`data.{name}`: there is no file {value!r}, neither beside {path} nor here.")
-        files[name] = str(found)
+        files[name] = str(data_file)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
 
 
@@ -217,15 +217,15 @@ def _apply(data: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text.strip()
     *tables, last = key.strip().split(".")
-    place: Any = data
+    node: Any = data
     for table in tables:
-        place = place[_index(place, table, override)] if isinstance(place, list) else place.setdefault(table, {})
-        if not isinstance(place, (dict, list)):
+        node = node[_index(node, table, override)] if isinstance(node, list) else node.setdefault(table, {})
+        if not isinstance(node, (dict, list)):
             raise ValueError(f"`--set {override}`: {table!r} is no table.")
-    if isinstance(place, list):
-        place[_index(place, last, override)] = value
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
     else:
-        place[last] = value
+        node[last] = value
 
 
 def _index(entries: list[Any], key: str, override: str) -> int:

@@ -48,7 +48,7 @@ class Dataset:
     Attributes:
         buckets: stacked structures.
         members: index in the original list of each structure of each bucket.
-        config: the model that it was made for: neighbours, plans and energies without the references are its own.
+        config: the model that it was made for, which sets neighbours, plans and reference energies.
     """
 
     buckets: tuple[Batch, ...]
@@ -65,10 +65,10 @@ def reference_energies(
     """Energy of one atom of each element, eV, by least squares over the frames that have an energy."""
     counts = np.array([[np.sum(atoms.numbers == z) for z in elements] for atoms in frames], float)
     energies = np.array([float(label.energy) for label in labels])
-    known = np.isfinite(energies)
-    if not known.any():
+    has_energy = np.isfinite(energies)
+    if not has_energy.any():
         return (0.0,) * len(elements)
-    solution = np.linalg.lstsq(counts[known], energies[known], rcond=None)[0]
+    solution = np.linalg.lstsq(counts[has_energy], energies[has_energy], rcond=None)[0]
     return tuple(float(e) for e in solution)
 
 
@@ -86,16 +86,16 @@ def make_dataset(
     max_buckets: int = MAX_BUCKETS,
     epsilon_infinity: float = 1.0,
 ) -> Dataset:
-    """Neighbours, plans of the sum, padding and stacking for a list of structures; host only.
+    """Make a data set of structures: neighbours, plans of the sum, padding and stacking; host only.
 
-    Structures with other periodic directions go into other buckets, at most `max_buckets` for each.
+    Structures with different periodic directions go into different buckets, at most `max_buckets` for each.
 
     Args:
         config: the model.
         frames: structures.
         labels: their labels.
         pbc: overrides the periodicity of the structures.
-        indices: their places in the file they come from, for messages.
+        indices: their indices in the file they come from, for messages.
         max_buckets: most padded shapes, and so compilations.
         epsilon_infinity: electronic dielectric constant of the material, see `Batch`.
 
@@ -104,8 +104,8 @@ def make_dataset(
     """
     dtype = jax.dtypes.canonicalize_dtype(float)
     systems: list[System] = []
-    places = list(range(len(frames))) if indices is None else list(indices)
-    for index, atoms in zip(places, frames, strict=True):
+    file_indices = list(range(len(frames))) if indices is None else list(indices)
+    for index, atoms in zip(file_indices, frames, strict=True):
         check_elements(config, atoms, index)
         check_electronic_state(config, atoms, index)
         try:
@@ -116,28 +116,28 @@ def make_dataset(
     for directions in sorted({system.pbc for system in systems}):
         group = [i for i, system in enumerate(systems) if system.pbc == directions]
         shapes = plan_buckets([systems[i].shape for i in group], max_buckets)
-        chosen = {i: assign_bucket(systems[i].shape, shapes) for i in group}
+        bucket_of = {i: assign_bucket(systems[i].shape, shapes) for i in group}
         for bucket, shape in enumerate(shapes):
-            own = [i for i in group if chosen[i] == bucket]
-            if not own:
+            in_bucket = [i for i in group if bucket_of[i] == bucket]
+            if not in_bucket:
                 continue
             padded_labels = []
-            for i in own:
+            for i in in_bucket:
                 energy = subtract_reference(config, frames[i].numbers, labels[i].energy)
                 quadrupole = traceless(labels[i].quadrupole)
                 label = dataclasses.replace(labels[i], energy=energy, quadrupole=quadrupole).pad_to(shape[0])
                 padded_labels.append(jax.tree.map(lambda x: x.astype(dtype), label))
-            solvers = plan_solvers(config, [systems[i] for i in own], [places[i] for i in own])
+            solvers = plan_solvers(config, [systems[i] for i in in_bucket], [file_indices[i] for i in in_bucket])
             batch = Batch(
-                system=stack([systems[i].pad_to(*shape) for i in own]),
+                system=stack([systems[i].pad_to(*shape) for i in in_bucket]),
                 solver=None if solvers is None else ewald.stack_solvers(solvers),
                 labels=stack(padded_labels),
-                epsilon_infinity=np.full(len(own), epsilon_infinity, dtype),
-                origins=np.array([frames[i].get_center_of_mass() for i in own], dtype),
-                system_mask=np.ones(len(own), bool),
+                epsilon_infinity=np.full(len(in_bucket), epsilon_infinity, dtype),
+                origins=np.array([frames[i].get_center_of_mass() for i in in_bucket], dtype),
+                system_mask=np.ones(len(in_bucket), bool),
             )
             buckets.append(jax.tree.map(jnp.asarray, batch))
-            members.append(np.array(own))
+            members.append(np.array(in_bucket))
     return Dataset(buckets=tuple(buckets), members=tuple(members), config=config)
 
 
@@ -160,17 +160,17 @@ def plan_solvers(config: ModelConfig, systems: Sequence[System], indices: Sequen
 
 def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
     """Raise ValueError for elements that the model does not know, with their names and those of the model."""
-    known = config.short_range.elements
-    unknown = set(atoms.numbers.tolist()) - set(known)
+    elements = config.short_range.elements
+    unknown = set(atoms.numbers.tolist()) - set(elements)
     if unknown:
         raise ValueError(
             f"Structure {index} contains {io.element_names(unknown)}, but the model knows only "
-            f"{io.element_names(known)}. Train on structures that contain all elements."
+            f"{io.element_names(elements)}. Train on structures that contain all elements."
         )
 
 
 def check_electronic_state(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
-    """Raise ValueError where the model needs a total charge or spin multiplicity that a structure has not."""
+    """Raise ValueError where the model needs a total charge or spin multiplicity that a structure lacks."""
     try:
         check_state(config, *electronic_state(atoms))
     except ValueError as error:
@@ -189,13 +189,13 @@ def epoch_batches(
         order = np.arange(len(rows)) if rng is None else rng.permutation(len(rows))
         size = min(batch_size, len(rows))
         for start in range(0, len(rows), size):
-            chosen = order[start : start + size]
-            mask = np.arange(size) < len(chosen)
-            batches.append((bucket, np.resize(chosen, size), mask))
+            batch = order[start : start + size]
+            mask = np.arange(size) < len(batch)
+            batches.append((bucket, np.resize(batch, size), mask))
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
 
 
 def take(bucket: Batch, rows: Array, mask: Array) -> Batch:
-    """The rows of a bucket as one batch; traced."""
-    chosen = jax.tree.map(lambda x: x[rows], bucket)
-    return dataclasses.replace(chosen, system_mask=chosen.system_mask & mask)
+    """Return rows of a bucket as one batch; traced."""
+    selected = jax.tree.map(lambda x: x[rows], bucket)
+    return dataclasses.replace(selected, system_mask=selected.system_mask & mask)

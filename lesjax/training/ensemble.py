@@ -1,4 +1,4 @@
-"""Ensembles: models that differ in their seeds alone, trained at once.
+"""Ensembles: models that differ only in their seeds, trained at once.
 
 Member i is the run of a single model with seed `seed` + i on the training and validation sets of `seed`: it has its own
 parameters at the start and its own order of the batches, and a folder of its own, ``members/i``, with all that a single
@@ -6,7 +6,7 @@ run keeps there. All share what is compiled.
 
 On CPUs each core trains one member at a time: the arrays of one model fit into its cache, those of all do not. On
 accelerators all members take a step together, by `vmap` over their states and batches; there, where the structures are
-of several padded shapes, all take the shapes in one order, so that a member differs from the single run in that.
+of several padded shapes, all take the shapes in one order, in which a member then differs from the single run.
 """
 
 import dataclasses
@@ -45,17 +45,17 @@ from lesjax.training.step import adam_step, lbfgs_step, update_rule
 def train_ensemble(
     config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | None = None, together: bool | None = None
 ) -> Ensemble:
-    """Train `config.training.ensemble` models, or go on where the run in `config.output` stopped.
+    """Train `config.training.ensemble` models, or resume the run in `config.output`.
 
     The folder gets ``config.json``, the runs of the single models in ``members``, and at the end the ensemble ``model``
     of the members' best models. The latent charges of all members have the signs that fit those of the first.
 
     Args:
         config: the run, see `load_config`.
-        prepared: data that are there already, instead of reading `config.data`.
-        quiet: no progress bar; by default where the output is no terminal.
+        prepared: data in memory, instead of reading `config.data`.
+        quiet: no progress bar; by default where the output is not a terminal.
         together: one step of all members at once, by `vmap`, instead of one member on each core; by default where
-            JAX runs on something else than CPUs.
+            JAX does not run on CPUs.
 
     Raises:
         ValueError: for a run without `training.ensemble`, unusable data, or a folder that holds another run or in which
@@ -75,7 +75,7 @@ def train_ensemble(
 def _train_members(
     config: RunConfig, prepared: Prepared, folder: RunFolder, quiet: bool | None, together: bool | None
 ) -> Ensemble:
-    """All members, then the ensemble of them."""
+    """Train all members, then save the ensemble of them."""
     folder.remove_leftovers("model")
     write_description(config, prepared, folder)
     members = [member_config(config, i) for i in range(config.training.ensemble or 0)]
@@ -96,19 +96,19 @@ def _train_members(
 
 
 def member_config(config: RunConfig, index: int) -> RunConfig:
-    """The run of a single model that is this member of an ensemble."""
+    """Configuration of the single run that is this member of an ensemble."""
     training = dataclasses.replace(config.training, seed=config.training.seed + index, ensemble=None)
     output = pathlib.Path(config.output) / "members" / str(index)
     return dataclasses.replace(config, output=str(output), training=training)
 
 
 def epochs_of(runs: Sequence[Run]) -> int:
-    """Epochs that all runs together have done."""
+    """Number of epochs that all runs together have done."""
     return sum(run.progress.epoch for run in runs)
 
 
 def _run_on_cores(runs: list[Run], report: Any) -> None:
-    """Each run by itself, as many at a time as there are cores."""
+    """Run each by itself, as many at a time as there are cores."""
     stopped = threading.Event()
 
     def work(run: Run) -> None:
@@ -119,7 +119,7 @@ def _run_on_cores(runs: list[Run], report: Any) -> None:
         try:
             for future in as_completed([pool.submit(work, run) for run in runs]):
                 future.result()
-        except BaseException:  # of one run, or from the keyboard: none goes on
+        except BaseException:  # of one run, or from the keyboard: all stop
             stopped.set()
             raise
 
@@ -130,40 +130,40 @@ def available_cores() -> int:
 
 
 def _run_together(runs: list[Run], report: Any) -> None:
-    """One step of all runs at a time, those that are behind first."""
+    """Take one step of all runs at a time; runs that are behind go first."""
     rule, in_axes = update_rule(runs[0].section), (0, None, 0, 0, 0, None)
     adam, lbfgs = (jax.jit(jax.vmap(partial(step, rule), in_axes=in_axes)) for step in (adam_step, lbfgs_step))
     stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     unstack = jax.jit(lambda state: [jax.tree.map(itemgetter(i), state) for i in range(len(runs))])
     while active := [run for run in runs if run.phase is not None]:
-        place = min((run.progress.phase, run.progress.epoch_in_phase) for run in active)
-        now = [run for run in active if (run.progress.phase, run.progress.epoch_in_phase) == place]
+        earliest = min((run.progress.phase, run.progress.epoch_in_phase) for run in active)
+        now = [run for run in active if (run.progress.phase, run.progress.epoch_in_phase) == earliest]
         phase = now[0].phase
         assert phase is not None
         for run in now:
             run.begin_stretch()
-        # the last one again where there are fewer, so that nothing is compiled anew
+        # repeat the last one where there are fewer, so that nothing is recompiled
         filled = [*now, *now[-1:] * (len(runs) - len(now))]
         state = stack([run.state for run in filled])
         losses = []
         for _ in range(now[0].stretch_epochs()):
             rng = np.random.default_rng([runs[0].section.seed, now[0].progress.phase, now[0].progress.epoch_in_phase])
-            state, found = _epoch(lbfgs if phase.lbfgs else adam, state, filled, phase, rng)
-            losses += found
+            state, step_losses = _epoch(lbfgs if phase.lbfgs else adam, state, filled, phase, rng)
+            losses += step_losses
             for run in now:
                 run.epoch_done()
         means = np.mean(jax.device_get(losses), axis=0)
-        for run, own, mean in zip(now, unstack(state), means, strict=False):
-            run.state = own
+        for run, run_state, mean in zip(now, unstack(state), means, strict=False):
+            run.state = run_state
             run.end_stretch(float(mean), report)
 
 
 def _epoch(step: Callable, state: Any, runs: list[Run], phase: Phase, rng: np.random.Generator) -> tuple[Any, list]:
-    """The state after an epoch of all runs, and the losses of each step."""
+    """Return the state after an epoch of all runs, and the losses of each step."""
     buckets = runs[0].prepared.train.buckets
-    batches = [sorted(run.batches(), key=lambda batch: batch[0]) for run in runs]  # stable: own order in each bucket
+    batches = [sorted(run.batches(), key=lambda batch: batch[0]) for run in runs]  # stable: keeps their order
     by_bucket = [[batch for batch in zip(*batches, strict=True) if batch[0][0] == i] for i in range(len(buckets))]
-    sequence = rng.permutation(np.repeat(np.arange(len(buckets)), [len(own) for own in by_bucket])).tolist()
+    sequence = rng.permutation(np.repeat(np.arange(len(buckets)), [len(group) for group in by_bucket])).tolist()
     losses = []
     for i, bucket in enumerate(sequence):
         _, rows, masks = zip(*by_bucket[bucket].pop(0), strict=True)

@@ -1,4 +1,4 @@
-"""Errors of a potential on labelled structures, and whether the spread of an ensemble tells where it errs."""
+"""Errors of a potential on labelled structures, and whether the spread of an ensemble predicts them."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from lesjax.training.terms import BORN, TERMS, Term, labelled_rows
 
 @dataclass(frozen=True)
 class Parity:
-    """Reference and predicted values of one kind, without those that have no reference."""
+    """Reference and predicted values of one kind, where there is a reference."""
 
     reference: np.ndarray
     predicted: np.ndarray
@@ -59,7 +59,7 @@ class Calibration:
         spread: standard deviations over the members.
 
     Forces are taken atom by atom: the error is the length of the difference, and the spread the root of the sum of the
-    squares of its three components. All else is taken number by number.
+    squares of its three components. All other terms are taken number by number.
     """
 
     error: np.ndarray
@@ -77,12 +77,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers and pairs of values by the short names of `lesjax.training.terms.TERMS`, in the units that stand there.
+    """Numbers and pairs of values by the short names of `lesjax.training.terms.TERMS`, in the units given there.
 
     Attributes:
-        metrics: errors of each term that the data have labels of. ``_r2`` is the coefficient of determination,
+        metrics: errors of each term with labels in the data. ``_r2`` is the coefficient of determination,
             ``_corr2`` the squared correlation; one that is not defined, as for references that do not vary, is absent.
-        parity: references and predictions; flat, in the order of the structures, without those that have no label.
+        parity: references and predictions; flat, in the order of the structures, where there is a label.
             Energies are per atom and without the reference energies of the elements. Predictions of an ensemble are
             the mean of its members.
         calibration: error and spread of the same terms, for an ensemble.
@@ -109,8 +109,8 @@ def evaluate(
     :math:`|r \cdot p| / (|r| |p|)`, and used for all four; where the model holds a net charge of a structure, or has
     charges that were given, their sign is left as it is. Channels are summed.
 
-    Moments are those of systems without a periodic direction, about the centre of mass, see `lesjax.io.Labels`; that of
-    a net charge that the model may leave depends on it. Quadrupoles are compared as the traceless part
+    Moments are computed for systems without a periodic direction, about the centre of mass, see `lesjax.io.Labels`;
+    with a net charge that the model may leave they depend on it. Quadrupoles are compared as the traceless part
     :math:`M - \operatorname{tr}(M) / 3` of the second moment :math:`M = \sum_i q_i x_i x_i^T`. Born effective charges
     are those of the charges minus their mean.
 
@@ -125,12 +125,12 @@ def evaluate(
         pbc: overrides the periodicity of structures.
         batch_size: structures computed at once.
         epsilon_infinity: electronic dielectric constant; Born effective charges are multiplied by its root. "fit" for
-            the value of least squares, which is reported in the metrics. That of a data set, and one for structures, if
-            it is not given.
+            the value of least squares, which is reported in the metrics. By default the value of the data set, and one
+            for structures.
 
     Raises:
         ValueError: for structures without a single label, elements that the model does not know, a data set of another
-            model, or an `epsilon_infinity` that is no positive number, or that cannot be fitted.
+            model, or an `epsilon_infinity` that is not a positive number, or that cannot be fitted.
     """
     if not isinstance(data, Dataset):
         dataset = make_dataset(potential.config, data, io.all_labels(data, keys), pbc)
@@ -185,7 +185,7 @@ def evaluate(
 
 
 def _with_epsilon(dataset: Dataset, epsilon_infinity: float | str) -> Dataset:
-    """The data set with this electronic dielectric constant; one if it is to be fitted."""
+    """Return the data set with this electronic dielectric constant; one if it is to be fitted."""
     if epsilon_infinity != "fit" and (isinstance(epsilon_infinity, str) or not epsilon_infinity > 0):
         raise ValueError(f"`epsilon_infinity` must be a positive number or 'fit', got {epsilon_infinity!r}.")
     value = 1.0 if epsilon_infinity == "fit" else float(epsilon_infinity)
@@ -197,7 +197,7 @@ def _with_epsilon(dataset: Dataset, epsilon_infinity: float | str) -> Dataset:
 
 
 def latent_sign(pairs: Sequence[Parity]) -> float:
-    """The sign of the latent charges, 1.0 or -1.0, by the pair that makes the strongest statement."""
+    """Return the sign of the latent charges, 1.0 or -1.0, from the most decisive pair."""
     cosines = [0.0]
     for pair in pairs:
         size = np.linalg.norm(pair.reference) * np.linalg.norm(pair.predicted)
@@ -238,13 +238,14 @@ def _values(
             check_solution(*solution)
             members.append(pairs)
         for term in (term for term in TERMS if term.name in members[0]):
-            reference, known = members[0][term.name].reference, members[0][term.name].known
+            reference, has_label = members[0][term.name].reference, members[0][term.name].known
             predicted = np.stack([pairs[term.name].predicted for pairs in members], axis=1)
             for name, part in ((term.short, True), *term.names_of_parts().items()):
                 for k in np.flatnonzero(mask):
-                    chosen = known[k] & part
+                    selected = has_label[k] & part
                     structure = int(dataset.members[bucket][rows[k]])
-                    pair = np.asarray(reference[k][chosen], np.float64), np.asarray(predicted[k][:, chosen], np.float64)
+                    labels, outputs = reference[k][selected], predicted[k][:, selected]
+                    pair = np.asarray(labels, np.float64), np.asarray(outputs, np.float64)
                     values.setdefault(name, {})[structure] = pair
     result = {}
     for name, by_structure in values.items():
@@ -261,7 +262,7 @@ def evaluate_file(
     pbc: bool | None = None,
     epsilon_infinity: float | str | None = None,
 ) -> Evaluation:
-    """`evaluate` for a file that ase reads; an error names the file."""
+    """Apply `evaluate` to a file that ase reads; an error names the file."""
     frames = io.read(path)
     try:
         return evaluate(potential, frames, keys=keys, pbc=pbc, epsilon_infinity=epsilon_infinity)
@@ -270,7 +271,7 @@ def evaluate_file(
 
 
 def calibration(term: Term, pair: Parity, spread: np.ndarray) -> Calibration:
-    """Error and spread of each number, or of each vector; `spread` belongs to each number that is predicted."""
+    """Error and spread of each number, or of each vector; `spread` has an entry for each predicted number."""
     error = np.abs(pair.predicted - pair.reference)
     if term.vector and len(error) % 3 == 0:
         error, spread = (np.linalg.norm(x.reshape(-1, 3), axis=1) for x in (error, spread))
@@ -288,6 +289,6 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks from one, equal values with the mean of theirs."""
-    _, place, counts = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    """Ranks from one; equal values share the mean of their ranks."""
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[inverse]

@@ -1,4 +1,4 @@
-"""Description of a training in its folder, and which trainings the folder refuses."""
+"""Description of a training in its folder, and the check against other trainings."""
 
 import importlib.metadata
 import os
@@ -19,13 +19,13 @@ def run_folder(path: str | os.PathLike) -> RunFolder:
 
 
 def has_begun(folder: RunFolder) -> bool:
-    """Whether a run has left anything in `folder` that another one would overwrite."""
+    """Return whether a run has left anything in `folder` that another one would overwrite."""
     traces = ("model", folder.checkpoint.name, f"members/*/{folder.checkpoint.name}")
     return any(any(folder.path.glob(name)) for name in traces)
 
 
 def check_folder(config: RunConfig, folder: RunFolder) -> None:
-    """Raise ValueError if `folder` holds a run of another configuration, or a config.json that is not ours."""
+    """Raise ValueError if `folder` holds a run of another configuration, or a config.json of something else."""
     content = folder.read_description()
     if content is None or not has_begun(folder):
         return
@@ -37,7 +37,7 @@ def check_folder(config: RunConfig, folder: RunFolder) -> None:
 
 
 def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
-    """Write what the run is: settings, completed model, data, versions.
+    """Write the description of the run: settings, completed model, data, versions.
 
     Raises:
         ValueError: if `folder` holds a run on other data, or in another floating-point type.
@@ -49,8 +49,8 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
             f"{str(folder.path)!r} holds a run in {content['dtype']}, and this one would be in {dtype}. Set the "
             f"environment variable JAX_ENABLE_X64={int(dtype == 'float32')} to resume, or choose another `output`."
         )
-    known = None if content is None else content["fingerprint"]
-    if None not in (known, prepared.fingerprint) and known != prepared.fingerprint:
+    recorded = None if content is None else content["fingerprint"]
+    if None not in (recorded, prepared.fingerprint) and recorded != prepared.fingerprint:
         files = " and ".join(repr(name) for name in (config.data.train, config.data.valid) if name is not None)
         raise ValueError(
             f"{str(folder.path)!r} holds a run on other data: the content of {files} is not what it was when it began. "
@@ -63,8 +63,8 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
             "model": to_plain(prepared.model),
             "n_train": len(prepared.train),
             "n_valid": 0 if prepared.valid is None else len(prepared.valid),
-            # data that were handed over have none
-            "fingerprint": prepared.fingerprint or known,
+            # data in memory have none
+            "fingerprint": prepared.fingerprint or recorded,
             "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
             "device": jax.devices()[0].device_kind,

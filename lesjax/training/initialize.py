@@ -1,4 +1,4 @@
-"""Where a run starts: parameters, their average, and the memory of the optimizers."""
+"""Initial state of a run: parameters, their average, and the memory of the optimizers."""
 
 import dataclasses
 from functools import partial
@@ -18,7 +18,7 @@ from lesjax.training.sign import PAULING
 from lesjax.training.step import make_lbfgs, make_optimizer, update_rule
 
 
-# structures of each bucket that the size of the features is taken from
+# structures of each bucket from which the size of the features is computed
 MAX_STRUCTURES = 64
 # e per unit of Pauling's scale: two thirds of what force fields have for water and salts; charges grow slowly where
 # the short-range part explains most of the forces
@@ -28,18 +28,18 @@ CHARGE_PER_ELECTRONEGATIVITY = 0.6
 def scaled_potential(config: ModelConfig, seed: int, dataset: Dataset, feature_scale: str = "each") -> Potential:
     """A fresh potential with the features scaled to a root mean square of one over the training set.
 
-    Products of two and three factors spread over three orders of magnitude, on which Adam stalls, if not each feature
-    has a scale of its own; see `TrainingSection.feature_scale`. Charges of the elements (`element_charges`) start from
+    Products of two and three factors spread over three orders of magnitude, on which Adam stalls unless each feature
+    has its own scale; see `TrainingSection.feature_scale`. Charges of the elements (`element_charges`) start from
     the electronegativities.
     """
     potential = Potential.create(config, seed)
     params = dict(potential.params)
     # the features of the energy, and separate ones of the charges
-    places = [("energy", params.get("short_range", {}))]  # a model may have no parameters
+    subtrees = [("energy", params.get("short_range", {}))]  # a model may have no parameters
     if config.long_range is not None and config.long_range.separate_features:
-        places.append(("charges", params["charges"].get("short_range", {})))
-    for name, own in places:
-        sizes = _root_mean_squares(config.short_range, own, dataset)
+        subtrees.append(("charges", params["charges"].get("short_range", {})))
+    for name, subtree in subtrees:
+        sizes = _root_mean_squares(config.short_range, subtree, dataset)
         if feature_scale == "all":
             joined = np.sqrt(np.mean(np.concatenate(sizes) ** 2))
             sizes = [np.full_like(size, joined) for size in sizes]
@@ -56,8 +56,8 @@ def _electronegativity_charges(config: ModelConfig, dataset: Dataset, table: Arr
     buckets = [bucket.system for bucket in dataset.buckets]
     numbers = np.concatenate([np.asarray(x.atomic_numbers)[np.asarray(x.atom_mask)] for x in buckets])
     scale = {z: value for z, value in enumerate(PAULING, start=1) if value > 0}  # elements without one stay neutral
-    known = [scale[int(z)] for z in numbers if int(z) in scale]
-    mean = np.mean(known) if known else 0.0
+    electronegativities = [scale[int(z)] for z in numbers if int(z) in scale]
+    mean = np.mean(electronegativities) if electronegativities else 0.0
     charges = [CHARGE_PER_ELECTRONEGATIVITY * (mean - scale.get(z, mean)) for z in config.short_range.elements]
     return table.at[:, 0].set(jnp.asarray(np.array(charges), table.dtype))
 

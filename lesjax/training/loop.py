@@ -2,7 +2,7 @@
 
 Everything random in epoch e is drawn from the generator of (seed, e), and a checkpoint lies on the border of
 two epochs; a run that was killed and started again therefore repeats the epochs since its last checkpoint
-and goes on exactly as an uninterrupted one.
+and continues exactly like an uninterrupted one.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class DivergedError(RuntimeError):
 
 @dataclasses.dataclass
 class TrainProgress:
-    """What the host keeps between epochs; written into every checkpoint."""
+    """State on the host between epochs, written into every checkpoint."""
 
     epoch: int = 0
     phase: int = 0
@@ -54,18 +54,18 @@ class TrainProgress:
 
 
 def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | None = None) -> Potential:
-    """Train a potential, or go on where the run in `config.output` stopped.
+    """Train a potential, or resume the run in `config.output`.
 
     The folder gets ``config.json``, ``log.jsonl``, ``checkpoint.safetensors`` and the models ``model``
     (best validation loss) and ``model-last``.
 
     Args:
         config: the run, see `load_config`.
-        prepared: data that are there already, instead of reading `config.data`.
-        quiet: no progress bar; by default where the output is no terminal.
+        prepared: data in memory, instead of reading `config.data`.
+        quiet: no progress bar; by default where the output is not a terminal.
 
     Returns:
-        The potential of best validation loss.
+        The potential with the best validation loss.
 
     Raises:
         ValueError: for unusable data, or a folder that holds another run or in which another process works.
@@ -89,12 +89,12 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
 
 
 def load_best(folder: str | pathlib.Path) -> Potential:
-    """The potential of best validation loss of a run."""
+    """Read the potential with the best validation loss of a run."""
     return load(pathlib.Path(folder) / "model")
 
 
 def start(config: RunConfig, prepared: Prepared) -> "Run":
-    """A run at its start, or at the last checkpoint in its folder.
+    """Return a run at its start, or at the last checkpoint in its folder.
 
     Raises:
         ValueError: for a folder that holds another run.
@@ -134,16 +134,16 @@ class Run:
 
     @property
     def phase(self) -> Phase | None:
-        """The phase that is next, None at the end of the run."""
+        """Next phase; None at the end of the run."""
         return self.section.phases[self.progress.phase] if self.progress.phase < len(self.section.phases) else None
 
     def run(self, report: Any) -> None:
-        """All that is left."""
+        """Run all remaining epochs."""
         while self.phase is not None:
             self.run_stretch(report)
 
     def run_stretch(self, report: Any, stopped: Callable[[], bool] = lambda: False) -> None:
-        """The epochs up to the next evaluation, and that; none of it counts once `stopped` says so."""
+        """Run the epochs up to the next evaluation, and evaluate; nothing is kept once `stopped` returns True."""
         phase = self.phase
         assert phase is not None
         self.begin_stretch()
@@ -155,7 +155,7 @@ class Run:
         self.end_stretch(float(np.mean(jax.device_get(losses))), report)
 
     def begin_stretch(self) -> None:
-        """What comes before the epochs up to the next evaluation."""
+        """Prepare the epochs up to the next evaluation."""
         phase = self.phase
         assert phase is not None
         if self.started is None:
@@ -164,13 +164,13 @@ class Run:
             self.choose_sign(phase_weights(phase))
 
     def stretch_epochs(self) -> int:
-        """Epochs up to the next evaluation."""
+        """Number of epochs up to the next evaluation."""
         assert self.phase is not None
         every, done = self.section.eval_every, self.progress.epoch_in_phase
         return min(every - done % every, self.phase.epochs - done)
 
     def end_stretch(self, train_loss: float, report: Any) -> None:
-        """Evaluate after epochs of this mean loss, write what is due, and go on to the next phase at the end of one."""
+        """Evaluate, log, checkpoint; advance to the next phase if this one is finished."""
         progress, phase = self.progress, self.phase
         assert phase is not None
         assert self.started is not None
@@ -189,7 +189,7 @@ class Run:
     def choose_sign(self, weights: Weights) -> None:
         """Take the sign of the latent charges, which energies leave open, that has the lower loss on the training set.
 
-        Training would not get from one to the other: it would have to pass by charges of zero.
+        Training would not change it: the charges would have to pass through zero.
         """
         potentials = [self.state["potential"], flip(self.state["potential"], -1.0)]
         arguments = (self.prepared.train, self.section.batch_size, weights)
@@ -204,21 +204,21 @@ class Run:
             self.state["lbfgs"] = initial_state(self.section, self.state["potential"])["lbfgs"]
 
     def batches(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
-        """Those of the next epoch: (bucket, rows, mask of real rows)."""
+        """Batches of the next epoch, as (bucket, rows, mask of real rows)."""
         rng = np.random.default_rng([self.section.seed, self.progress.epoch])
         return epoch_batches(self.prepared.train, self.section.batch_size, rng)
 
     def learning_rate(self, phase: Phase, fraction: float) -> float:
-        """That after a fraction of the next epoch."""
+        """Learning rate after a fraction of the next epoch."""
         return learning_rate(phase, self.progress.epoch_in_phase + fraction, self.progress.plateau_factor)
 
     def epoch_done(self) -> None:
-        """Count one."""
+        """Count a finished epoch."""
         self.progress.epoch += 1
         self.progress.epoch_in_phase += 1
 
     def run_epoch(self, phase: Phase) -> list[jax.Array]:
-        """Losses of the steps of one epoch."""
+        """Run one epoch and return the losses of its steps."""
         weights, batches = phase_weights(phase), self.batches()
         step = partial(lbfgs_step if phase.lbfgs else adam_step, update_rule(self.section))
         losses = []
@@ -230,7 +230,7 @@ class Run:
         return losses
 
     def evaluate(self, phase: Phase, weights: Weights, train_loss: float, report: Any) -> bool:
-        """Log, keep the best model, and say whether the phase should end early."""
+        """Log, keep the best model, and return whether the phase should end early."""
         progress = self.progress
         potential = self.current()
         valid = self.prepared.valid if self.prepared.valid is not None else self.prepared.train
@@ -245,10 +245,10 @@ class Run:
             ) from error
         if not (math.isfinite(train_loss) and math.isfinite(valid_loss)):
             self.save_best()
-            kept = [name for name in ("model", self.folder.checkpoint.name) if (self.folder.path / name).exists()]
+            saved = [name for name in ("model", self.folder.checkpoint.name) if (self.folder.path / name).exists()]
             raise DivergedError(
                 f"The loss is not finite at epoch {progress.epoch} (training {train_loss}, validation {valid_loss}). "
-                f"Kept from before in {str(self.folder.path)!r}: {' and '.join(kept) or 'nothing'}. "
+                f"Kept from before in {str(self.folder.path)!r}: {' and '.join(saved) or 'nothing'}. "
                 "Lower `learning_rate` or `clip`, or look for wrong labels."
             )
         rate = learning_rate(phase, progress.epoch_in_phase, progress.plateau_factor)
@@ -273,7 +273,7 @@ class Run:
         return 0 < self.section.early_stop <= progress.evaluations_since_best
 
     def current(self) -> Potential:
-        """What is validated and saved: the running average if there is one."""
+        """Potential to validate and save: with the running average of the parameters if there is one."""
         potential = self.state["potential"]
         params = self.state["ema"] if self.section.ema > 0 else potential.params
         return Potential(params, potential.signs, self.prepared.model)
@@ -292,11 +292,11 @@ class Run:
             self.best_saved = True
 
     def orient_models(self) -> None:
-        """Give the charges of the models on disk the sign of the convention, where no labels have set it."""
+        """Give the charges of the models on disk the sign of the convention, unless labels have set it."""
         if labels_set_sign(self.section):
             return
-        chosen = decisive(self.prepared.train, self.prepared.valid)
-        arguments = (chosen, validated(phase_weights(self.section.phases[-1])), self.section.batch_size)
+        dataset = decisive(self.prepared.train, self.prepared.valid)
+        arguments = (dataset, validated(phase_weights(self.section.phases[-1])), self.section.batch_size)
         for name in ("model", "model-last"):
             oriented = orient(load(self.folder.path / name), *arguments)
             if oriented is not None:
@@ -304,12 +304,12 @@ class Run:
 
 
 def labels_set_sign(section: TrainingSection) -> bool:
-    """Whether any phase trains on labels that depend on the sign of the latent charges."""
+    """Return whether any phase trains on labels that depend on the sign of the latent charges."""
     return any(map(sets_sign, section.phases))
 
 
 def sets_sign(phase: Phase) -> bool:
-    """Whether a phase trains on labels that depend on the sign of the latent charges."""
+    """Return whether a phase trains on labels that depend on the sign of the latent charges."""
     return any(term.signed and term.name in phase_weights(phase) for term in TERMS)
 
 
@@ -330,7 +330,7 @@ def phase_weights(phase: Phase) -> Weights:
 
 
 def validated(weights: Weights) -> tuple[str, ...]:
-    """Terms of a validation: those of the loss, and all others that cost no further pass through the model."""
+    """Terms of a validation: all of the loss, and others that cost no further pass through the model."""
     return tuple(term.name for term in TERMS if term.name in weights or not term.costly)
 
 
@@ -349,7 +349,7 @@ def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> fl
 def dataset_errors(
     potential: Potential, dataset: Dataset, batch_size: int, weights: Weights
 ) -> tuple[float, dict[str, float]]:
-    """Loss of the whole set, and RMSE and MAE of each term that is `validated` and that it has labels of.
+    """Loss of the whole set, and RMSE and MAE of each `validated` term with labels.
 
     Raises:
         ValueError: for induced or equilibrated charges that have no solution.

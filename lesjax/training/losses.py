@@ -1,7 +1,7 @@
-"""The loss, in one place for training and validation; labels that are NaN count for nothing.
+"""The loss, in one place for training and validation; labels that are NaN are ignored.
 
 Each term is the mean penalty of its labels in the batch, so that a batch of partly labelled structures has the same
-loss as the labelled part alone. Sums and counts add up over batches and devices.
+loss as only its labelled part. Sums and counts add up over batches and devices.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ class Sums(NamedTuple):
 
 def predict_batch(potential: Potential, batch: Batch, *, with_stress: bool) -> Prediction:
     """Predictions for stacked systems."""
-    one = partial(predict, with_stress=with_stress)
-    return jax.vmap(one, in_axes=(None, 0, 0))(potential, batch.system, batch.solver)
+    predict_system = partial(predict, with_stress=with_stress)
+    return jax.vmap(predict_system, in_axes=(None, 0, 0))(potential, batch.system, batch.solver)
 
 
 def compare(potential: Potential, batch: Batch, names: Collection[str]) -> tuple[dict[str, Pair], Prediction]:
@@ -67,10 +67,10 @@ def sums(pairs: Mapping[str, Pair]) -> dict[str, Sums]:
     result = {}
     for term in TERMS:
         if term.name in pairs:
-            predicted, reference, known = pairs[term.name]
-            error = jnp.where(known, predicted - jnp.where(known, reference, 0.0), 0.0)
-            penalty = jnp.where(known, term.penalty(error), 0.0)
-            values = (penalty, error * error, jnp.abs(error), known.astype(error.dtype))
+            predicted, reference, has_label = pairs[term.name]
+            error = jnp.where(has_label, predicted - jnp.where(has_label, reference, 0.0), 0.0)
+            penalty = jnp.where(has_label, term.penalty(error), 0.0)
+            values = (penalty, error * error, jnp.abs(error), has_label.astype(error.dtype))
             result[term.name] = Sums(*map(jnp.sum, values))
     return result
 

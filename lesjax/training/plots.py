@@ -19,7 +19,7 @@ COLORS = ("#1f6f8b", "#d1495b", "#edae49", "#6a994e")
 
 
 def learning_curve(axes: "Axes", records: Sequence[Mapping[str, Any]], label: str = "", color: str = COLORS[0]) -> None:
-    """Validation errors of the forces, or of the first term that there is, against the epoch."""
+    """Validation errors of the forces, or of the first term in the records, against the epoch."""
     terms = sorted(TERMS, key=lambda term: term.name != "forces")
     term = next(term for term in terms if f"{term.short}_rmse" in records[-1])
     epochs = [record["epoch"] for record in records]
@@ -35,8 +35,8 @@ def parity(axes: "Axes", kind: str, pair: Parity, label: str = "", color: str = 
     title, unit, factor = term.title, term.table_unit, term.table_scale
     reference, predicted = factor * pair.reference, factor * pair.predicted
     if len(reference) > 5000:  # every point would be a large file that shows no more
-        chosen = np.random.default_rng(0).choice(len(reference), 5000, replace=False)
-        reference, predicted = reference[chosen], predicted[chosen]
+        subset = np.random.default_rng(0).choice(len(reference), 5000, replace=False)
+        reference, predicted = reference[subset], predicted[subset]
     low, high = min(reference.min(), predicted.min()), max(reference.max(), predicted.max())
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)

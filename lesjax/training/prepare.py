@@ -16,7 +16,7 @@ from lesjax.training.data import Dataset, make_dataset, reference_energies
 from lesjax.training.terms import TERMS, labelled
 
 
-# why no structure can have a label, by the structures that have it
+# reason why no structure has a label, by `Term.where`
 NOWHERE = {
     "any": "no structure has it. Leave it out.",
     "periodic": "no structure is periodic in all directions. Leave it out.",
@@ -27,9 +27,9 @@ NOWHERE = {
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that a run works on; `valid` and `test` are None where there is no such set.
+    """Data and model of a run; `valid` and `test` are None where there is no such set.
 
-    `fingerprint` tells other training and validation data apart, see `fingerprint`; None where it is not known.
+    `fingerprint` identifies the training and validation data, see `fingerprint`; None where it is not known.
     """
 
     model: ModelConfig
@@ -76,7 +76,7 @@ def prepare(config: RunConfig) -> Prepared:
 
 @dataclass(frozen=True)
 class _Source:
-    """Structures of one file, or some of them, with their labels and their places in the file."""
+    """Structures of one file, or some of them, with their labels and their indices in the file."""
 
     name: str
     frames: list[io.Atoms]
@@ -86,12 +86,12 @@ class _Source:
     epsilon_infinity: float = 1.0
 
     def take(self, members: list[int]) -> "_Source":
-        """Some of the structures."""
+        """Return some of the structures."""
         frames, labels = [self.frames[i] for i in members], [self.labels[i] for i in members]
         return dataclasses.replace(self, frames=frames, labels=labels, indices=[self.indices[i] for i in members])
 
     def dataset(self, model: ModelConfig) -> Dataset:
-        """The structures as the model wants them."""
+        """Data set of the structures for the model."""
         with self.named():
             return make_dataset(
                 model, self.frames, self.labels, self.pbc, self.indices, epsilon_infinity=self.epsilon_infinity
@@ -135,7 +135,7 @@ def fingerprint(*sources: _Source) -> str:
 
 
 def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_name: str) -> None:
-    """Raise ValueError where a phase has a weight for what no structure has, or for what cannot be computed."""
+    """Raise ValueError where a phase has a weight for a label that no structure has or that cannot be computed."""
     train, valid = labelled(prepared.train), labelled(prepared.valid) if prepared.valid is not None else None
     for i, phase in enumerate(config.training.phases):
         terms = [term for term in TERMS if phase.weights.get(term.name, 0.0) > 0]
@@ -163,13 +163,13 @@ def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_n
 
 
 def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], labels: list[io.Labels]) -> ModelConfig:
-    """Complete the hyper-parameters by what the training set says: elements, reference energies, scale."""
-    found = {int(z) for atoms in frames for z in atoms.numbers}
-    elements = model.short_range.elements or tuple(sorted(found))
-    if not found <= set(elements):
+    """Complete the hyper-parameters from the training set: elements, reference energies, scale."""
+    data_elements = {int(z) for atoms in frames for z in atoms.numbers}
+    elements = model.short_range.elements or tuple(sorted(data_elements))
+    if not data_elements <= set(elements):
         raise ValueError(
-            f"`model.short_range.elements` lacks {io.element_names(found - set(elements))} of the training set: add "
-            "them, or leave it out."
+            f"`model.short_range.elements` lacks {io.element_names(data_elements - set(elements))} of the training "
+            "set: add them, or leave it out."
         )
     if model.reference_energies:
         raise ValueError("`model.reference_energies` belong to the data: give `data.reference_energies`.")

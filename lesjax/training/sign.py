@@ -1,8 +1,8 @@
 """The sign of latent charges: energies and forces leave it open, one for each channel.
 
 Convention: in every channel, the most electronegative element of the model is negative on average. It is applied once,
-after training, to `Potential.signs`; the energy stays the same. Where systems with a net charge have had their total
-charge held, or a phase has trained on labels of charges, that has set the sign, and nothing is done.
+after training, to `Potential.signs`; the energy stays the same. Where the total charge of systems with a
+net charge was constrained, or a phase has trained on labels of charges, the sign is set already and stays.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from lesjax.training.data import Dataset, epoch_batches
 from lesjax.training.step import evaluate_rows
 
 
-# of the elements from hydrogen to plutonium; 0 where there is none
+# Electronegativities of the elements from hydrogen to plutonium; 0 where there is none
 PAULING = (
     2.20, 0.00, 0.98, 1.57, 2.04, 2.55, 3.04, 3.44, 3.98, 0.00, 0.93, 1.31, 1.61, 1.90, 2.19, 2.58, 3.16, 0.00,
     0.82, 1.00, 1.36, 1.54, 1.63, 1.66, 1.55, 1.83, 1.88, 1.91, 1.90, 1.65, 1.81, 2.01, 2.18, 2.55, 2.96, 3.00,
@@ -28,9 +28,9 @@ PAULING = (
 
 
 def decisive(train: Dataset, valid: Dataset | None) -> Dataset:
-    """The structures whose charges decide on the sign.
+    """Return the structures whose charges determine the sign.
 
-    Those to validate, whose shapes are compiled already, if they have all elements and total charges of those to train.
+    The validation set, whose shapes are compiled already, if it has all elements and total charges of the training set.
     """
     return valid if valid is not None and _kinds(train) <= _kinds(valid) else train
 
@@ -44,12 +44,12 @@ def _kinds(dataset: Dataset) -> set[tuple[str, float]]:
 
 
 def orient(potential: Potential, dataset: Dataset, names: tuple[str, ...], batch_size: int) -> Potential | None:
-    """The potential with the signs of the convention, None if it has them already or they are set otherwise.
+    """Return the potential with the signs of the convention, None if it has them already or they are set otherwise.
 
     Args:
         potential: a trained model.
         dataset: structures whose average charges decide.
-        names: terms that are computed besides: those of the validation, for which all is compiled.
+        names: terms that are computed as well: terms of the validation, for which all is compiled.
         batch_size: structures computed at once.
     """
     elements = [z for z in potential.config.short_range.elements if z <= len(PAULING)]
@@ -65,14 +65,14 @@ def orient(potential: Potential, dataset: Dataset, names: tuple[str, ...], batch
 def align(
     potentials: Sequence[Potential], dataset: Dataset, names: tuple[str, ...], batch_size: int
 ) -> list[Potential]:
-    """The potentials with the signs in which their charges overlap with those of the first one, channel by channel.
+    """Return the potentials with the signs for which their charges overlap with the first one's, channel by channel.
 
-    Arguments as of `orient`.
+    Arguments as in `orient`.
     """
     if not sign_is_free(potentials[0], dataset):
         return list(potentials)
     charges = [charges_of(potential, dataset, names, batch_size)[0] for potential in potentials]
-    overlaps = [np.sum(own * charges[0], axis=0) for own in charges]
+    overlaps = [np.sum(member_charges * charges[0], axis=0) for member_charges in charges]
     return [
         potential if np.all(overlap >= 0) else flip(potential, np.where(overlap < 0, -1.0, 1.0))
         for potential, overlap in zip(potentials, overlaps, strict=True)
@@ -80,7 +80,7 @@ def align(
 
 
 def sign_is_free(potential: Potential, dataset: Dataset) -> bool:
-    """Whether energies and forces of these structures leave the sign of the latent charges open."""
+    """Return whether energies and forces of these structures leave the sign of the latent charges open."""
     if potential.config.long_range is None:
         return False
     totals = [np.ravel(bucket.system.total_charge) for bucket in dataset.buckets]
@@ -90,13 +90,13 @@ def sign_is_free(potential: Potential, dataset: Dataset) -> bool:
 def charges_of(
     potential: Potential, dataset: Dataset, names: tuple[str, ...], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Latent charges of all atoms, [n, c], and their atomic numbers; arguments as of `orient`."""
+    """Latent charges of all atoms, [n, c], and their atomic numbers; arguments as in `orient`."""
     charges, numbers = [], []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         system = dataset.buckets[bucket].system
         real = np.asarray(system.atom_mask)[rows] & mask[:, None]
-        found = evaluate_rows(potential.core(), dataset.buckets[bucket], rows, mask, names)[1].charges
-        charges.append(np.asarray(found)[real])
+        batch_charges = evaluate_rows(potential.core(), dataset.buckets[bucket], rows, mask, names)[1].charges
+        charges.append(np.asarray(batch_charges)[real])
         numbers.append(np.asarray(system.atomic_numbers)[rows][real])
     return np.concatenate(charges), np.concatenate(numbers)
 

@@ -43,7 +43,7 @@ def make_optimizer(rule: UpdateRule, config: ModelConfig) -> optax.GradientTrans
 
 
 def _decays(exempt: tuple[str, ...], params: PyTree) -> PyTree:
-    """Which parameters weight decay may pull to zero: not those that the short-range model exempts by name."""
+    """Mark the parameters that weight decay may pull to zero: all but those the short-range model exempts by name."""
 
     def decays(path: tuple, _: Array) -> bool:
         names = [str(getattr(key, "key", key)) for key in path]
@@ -72,7 +72,7 @@ def adam_step(
     learning_rate: Array,
     weights: Weights,
 ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
-    """One step on some rows of a bucket; returns state and loss. Compiled once per model, rule and shape.
+    """Take one step on some rows of a bucket; returns state and loss. Compiled once per model, rule and shape.
 
     The state is a dictionary of potential, ema and optimizer, see `initial_state`.
     """
@@ -101,7 +101,7 @@ def lbfgs_step(
 ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
     """Like `adam_step`, with L-BFGS on one batch that is the whole training set; it has no learning rate.
 
-    The running average is set to the parameters: what the line search accepts needs no smoothing.
+    The running average is set to the parameters: results of a line search need no smoothing.
     """
     potential = state["potential"]
     loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)

@@ -28,25 +28,25 @@ Pbc = tuple[bool, bool, bool]
 
 @dataclass(frozen=True)
 class Term:
-    """One label: what is compared, where, and how it is written.
+    """One label: its values, the structures that have it, and how it is written.
 
     Attributes:
-        name: in weights and messages, and of the label in a file.
-        title: in tables and plots.
-        unit: of metrics and of the square root of the loss.
+        name: name in weights and messages, and of the label in a file.
+        title: title in tables and plots.
+        unit: unit of metrics and of the square root of the loss.
         predicted: values of a batch from potential and prediction.
         reference: values of the labels of a batch, NaN where there are none.
         per_atom: whether the second axis of the values counts atoms.
         short: name in metrics and plots, `name` if it is empty.
         table_unit: unit in tables and plots, `unit` if it is empty.
-        table_scale: value in it of one `unit`.
+        table_scale: one `unit` in `table_unit`.
         where: structures that have it: "periodic" in all directions, "open" in all, or any.
         needs: entries of `Prediction` that `predicted` uses and that some models or calls leave out.
         signed: whether it changes its sign with the latent charges; such terms have the scores R² besides errors.
         costly: more passes through the model; validated only in phases that give it a weight.
         vector: whether three numbers after one another are the components of one error of a calibration.
         parts: components that have scores of their own, by the ending of their name.
-        penalty: of one error; its mean over the labels is the term of the loss.
+        penalty: function of one error; its mean over the labels is the term of the loss.
     """
 
     name: str
@@ -71,11 +71,11 @@ class Term:
         object.__setattr__(self, "table_unit", self.table_unit or self.unit)
 
     def applies(self, pbc: Pbc) -> bool:
-        """Whether structures with these periodic directions have it."""
+        """Return whether structures with these periodic directions have it."""
         return {"any": True, "periodic": all(pbc), "open": not any(pbc)}[self.where]
 
     def known(self, batch: Batch) -> Bool[Array, "b ..."]:
-        """Labels of real structures and atoms that are given."""
+        """Mark the labels of real structures and atoms that are known."""
         reference, real = self.reference(batch), jnp.asarray(batch.system_mask)
         if self.per_atom:
             real = real[:, None] & batch.system.atom_mask
@@ -106,24 +106,24 @@ def _charges(_: Potential, prediction: Prediction, batch: Batch) -> Float[Array,
 def _dipole(_: Potential, prediction: Prediction, batch: Batch) -> Float[Array, "b 3"]:
     """Dipole moments about the origins of the batch, e Å."""
 
-    def one(positions: Array, charges: Array, dipoles: Array | None, origin: Array) -> Array:
+    def moment(positions: Array, charges: Array, dipoles: Array | None, origin: Array) -> Array:
         return jnp.asarray(dipole_moment(positions, charges, dipoles=dipoles, origin=origin))
 
     assert prediction.charges is not None
     sources = (prediction.charges, prediction.dipoles)
-    return jax.vmap(one)(jnp.asarray(batch.system.positions), *sources, jnp.asarray(batch.origins))
+    return jax.vmap(moment)(jnp.asarray(batch.system.positions), *sources, jnp.asarray(batch.origins))
 
 
 def _quadrupole(_: Potential, prediction: Prediction, batch: Batch) -> Float[Array, "b 3 3"]:
     """Traceless quadrupole moments about the origins of the batch, e Å²."""
 
-    def one(positions: Array, charges: Array, dipoles: Array | None, quadrupoles: Array | None, origin: Array) -> Array:
-        moment = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
-        return jnp.asarray(traceless(moment))
+    def moment(positions: Array, charges: Array, dipoles: Array | None, quadrupoles: Array | None, origin: Array):
+        second = quadrupole_moment(positions, charges, dipoles=dipoles, quadrupoles=quadrupoles, origin=origin)
+        return jnp.asarray(traceless(second))
 
     assert prediction.charges is not None
     sources = (prediction.charges, prediction.dipoles, prediction.quadrupoles)
-    return jax.vmap(one)(jnp.asarray(batch.system.positions), *sources, jnp.asarray(batch.origins))
+    return jax.vmap(moment)(jnp.asarray(batch.system.positions), *sources, jnp.asarray(batch.origins))
 
 
 def born_effective_charges(potential: Potential, _: Prediction, batch: Batch) -> Float[Array, "b n 3 3"]:
@@ -131,8 +131,8 @@ def born_effective_charges(potential: Potential, _: Prediction, batch: Batch) ->
     assert potential.config.long_range is not None
     # charges that do not respond need no sum
     solver = batch.solver if potential.config.long_range.charges.responds else None
-    one = partial(predict_born_charges, potential)
-    return jax.vmap(one)(batch.system, solver, jnp.asarray(batch.epsilon_infinity))[0]
+    of_system = partial(predict_born_charges, potential)
+    return jax.vmap(of_system)(batch.system, solver, jnp.asarray(batch.epsilon_infinity))[0]
 
 
 DIAGONAL = np.eye(3, dtype=bool)
@@ -171,7 +171,7 @@ TERMS = (
 
 
 def find(short: str) -> Term:
-    """The term with this name in metrics and plots."""
+    """Return the term with this name in metrics and plots."""
     return next(term for term in TERMS if term.short == short)
 
 
@@ -186,10 +186,10 @@ def check_weights(weights: Weights) -> None:
 
 
 def labelled_rows(batch: Batch) -> dict[str, Bool[np.ndarray, " b"]]:
-    """For each term that structures of this periodicity have: which of them have a label of it."""
+    """Mark, for each term that structures of this periodicity have, the structures with a label of it."""
     terms = [term for term in TERMS if term.applies(batch.system.pbc)]
-    known = {term.name: np.asarray(term.known(batch)) for term in terms}
-    return {name: np.any(values.reshape(len(values), -1), axis=1) for name, values in known.items()}
+    masks = {term.name: np.asarray(term.known(batch)) for term in terms}
+    return {name: np.any(values.reshape(len(values), -1), axis=1) for name, values in masks.items()}
 
 
 def labelled(dataset: Dataset) -> set[str]:

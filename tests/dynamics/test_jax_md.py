@@ -175,8 +175,8 @@ def test_flags(ions, small_potential):
     positions, box = jnp.asarray(ions.positions), jnp.asarray(ions.cell.array.T)
     allocate, update = neighbor_fn
     neighbors = allocate(positions)
-    assert neighbors.idx.shape == (8, neighbors.pairs.plan.wide_capacity)
-    assert int((neighbors.idx < 8).sum()) == int(neighbors.pairs.counts.sum())
+    assert neighbors.idx.shape == (8, neighbors.neighbor_list.plan.wide_capacity)
+    assert int((neighbors.idx < 8).sum()) == int(neighbors.neighbor_list.counts.sum())
     assert not update(positions, neighbors, box=1.02 * box).cell_size_too_small
     drifted = update(1.05 * positions, neighbors, box=1.05 * box)
     assert drifted.cell_size_too_small
@@ -188,7 +188,7 @@ def test_flags(ions, small_potential):
 def test_functions_of_jax_md_on_the_list(ions, small_potential):
     neighbor_fn, _ = energy_neighbor_list(small_potential, ions)
     neighbors = neighbor_fn.allocate(jnp.asarray(ions.positions))
-    n, n_pairs = len(ions), int(neighbors.pairs.counts.sum())
+    n, n_pairs = len(ions), int(neighbors.neighbor_list.counts.sum())
     np.testing.assert_allclose(neighbors.reference_position, ions.get_positions(wrap=True), atol=10 * TOLERANCE)
     mask = partition.neighbor_list_mask(neighbors)
     assert neighbors.format is partition.Dense

@@ -1,4 +1,4 @@
-"""The ways to sum: one class and one module for each."""
+"""Solvers of the long-range sum, one class and one module for each."""
 
 from lesjax.ewald.solvers.direct import DirectSolver as DirectSolver
 from lesjax.ewald.solvers.mesh import MeshSolver as MeshSolver

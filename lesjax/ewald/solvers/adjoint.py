@@ -3,11 +3,11 @@ r"""A sum over points onto a grid and its transpose, as two primitives that are 
     spread:       grid[x]      = Σ_i Σ_t values[i, t] ∂^t w(x, u_i)
     interpolate:  values[i, t] = Σ_x grid[x] ∂^t w(x, u_i)
 
-A term t = (a, b, c) differentiates the weight w a, b and c times along the three axes of u. Both are linear in what
-they carry, each is the transpose of the other, and the derivative of both by u has the same form with other terms.
-That closes the family: derivatives of any order and in both modes are again one pass over the points, and XLA's own
-transposes of scatter and gather never appear. `jax.custom_jvp` cannot state a transpose, `jax.custom_vjp` has no
-forward mode, hence the primitives.
+A term t = (a, b, c) differentiates the weight w a, b and c times along the three axes of u. Both are linear in the
+values or the grid, each is the transpose of the other, and the derivative of both with respect to u has the same form
+with other terms. That closes the family: derivatives of any order and in both modes are again one pass over the points,
+and XLA's own transposes of scatter and gather never appear. `jax.custom_jvp` cannot state a transpose, `jax.custom_vjp`
+has no forward mode, hence the primitives.
 """
 
 import functools
@@ -38,7 +38,7 @@ def make_adjoint_pair(
     """Make `spread` and `interpolate` from implementations that need no derivatives of their own.
 
     Args:
-        name: of the primitives.
+        name: name of the primitives.
         grid_shape: shape of one system's grid from `plan`, which is static and hashable.
         spread: implementations by platform; None for all others.
         interpolate: the same.
@@ -111,7 +111,7 @@ def _eager(compiled: Callable[..., Any], *arguments: Array, terms: Terms, plan: 
 
 
 def _batch(primitive: Primitive, arguments: Any, dims: Any, **parameters: Any) -> Any:
-    """Systems mapped over become part of the leading axis."""
+    """Make mapped systems part of the leading axis."""
     size = next(x.shape[d] for x, d in zip(arguments, dims, strict=True) if d is not None)
     moved = [
         jnp.broadcast_to(x[None], (size, *x.shape)) if d is None else jnp.moveaxis(x, d, 0)

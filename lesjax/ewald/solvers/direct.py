@@ -39,7 +39,7 @@ class DirectSolver(Periodic):
     """The sum itself; see `Periodic`."""
 
     def grid(self, cell: Float[Array, "3 3"]) -> Grid:
-        """Return what depends on the cell."""
+        """Return the arrays that depend on the cell."""
         return self.half_grid(cell)
 
     def factor(
@@ -49,14 +49,14 @@ class DirectSolver(Periodic):
         return structure_factor(positions, multipoles, grid.inverse_cell, self.k_shape)
 
     def square(self, grid: Grid, factor: Float[Array, "2 n1 2 n2 2 n3"]) -> Float[Array, ""]:
-        """Return Σ_k w(k) |S(k)|², the energy, eV, each atom's with itself included."""
+        """Return Σ_k w(k) |S(k)|², the energy, eV, self-interaction included."""
         real, imag = _complex_parts(factor)
         return jnp.sum(grid.weights * (real * real + imag * imag))
 
     def product(
         self, grid: Grid, left: Float[Array, "2 n1 2 n2 2 n3"], right: Float[Array, "2 n1 2 n2 2 n3"]
     ) -> Float[Array, ""]:
-        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of one with the other, eV."""
+        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of the two with each other, eV."""
         (real_l, imag_l), (real_r, imag_r) = _complex_parts(left), _complex_parts(right)
         return 2.0 * jnp.sum(grid.weights * (real_l * real_r + imag_l * imag_r))
 
@@ -166,7 +166,7 @@ def _cos_sin(fractional: Float[Array, " n"], size: int) -> Float[Array, "two_siz
 
 
 def _derivative(values: Float[Array, "two_size m"]) -> Float[Array, "two_size m"]:
-    """Derivative by s of what is linear in (cos | sin)(2πn s), as `_cos_sin` lays it out."""
+    """Derivative with respect to s of sums of (cos | sin)(2πn s), in the layout of `_cos_sin`."""
     cos, sin = jnp.split(values, 2)
     frequency = 2.0 * math.pi * jnp.arange(len(cos)).astype(values.dtype)[:, None]
     return jnp.concatenate([-frequency * sin, frequency * cos])

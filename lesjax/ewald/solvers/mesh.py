@@ -45,7 +45,7 @@ class MeshSolver(Periodic):
     order: int = field(metadata={"static": True})
 
     def grid(self, cell: Float[Array, "3 3"]) -> Grid:
-        """Return what depends on the cell; weights in the layout of a real FFT, with the deconvolution."""
+        """Return the arrays that depend on the cell; weights in the layout of a real FFT, with the deconvolution."""
         inverse_cell, weights = self.half_grid(cell)
         w1, w2, w3 = (jnp.asarray(_deconvolution(n, self.order), weights.dtype) for n in self.mesh)
         half = w3[: self.mesh[2] // 2 + 1]
@@ -67,11 +67,11 @@ class MeshSolver(Periodic):
         return multipole_structure_factor(of_charges, positions, multipoles)
 
     def square(self, grid: Grid, factor: Float[Array, "n1 n2 n3"]) -> Float[Array, ""]:
-        """Return Σ_k w(k) |S(k)|², the energy, eV, each atom's with itself included."""
+        """Return Σ_k w(k) |S(k)|², the energy, eV, self-interaction included."""
         return _square(factor, grid.weights)
 
     def product(self, grid: Grid, left: Float[Array, "n1 n2 n3"], right: Float[Array, "n1 n2 n3"]) -> Float[Array, ""]:
-        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of one with the other, eV."""
+        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of the two with each other, eV."""
         return 2.0 * _product(left, right, grid.weights)
 
     @classmethod
@@ -94,7 +94,7 @@ def _convolve(
     transform: Complex[Array, "n1 n2 h"], weights: Float[Array, "n1 n2 h"], shape: tuple[int, ...]
 ) -> Float[Array, "n1 n2 n3"]:
     """Derivative of ½ Σ_k w |F|² with respect to the mesh."""
-    # the half spectrum holds k and -k as one, but for n3 = 0, where both are there; the inverse transform counts
+    # the half spectrum holds k and -k as one, except for n3 = 0, which has both; the inverse transform counts
     # them by itself. w is zero at half the sampling frequency.
     multiplicity = np.full(weights.shape[2], 0.5)
     multiplicity[0] = 1.0

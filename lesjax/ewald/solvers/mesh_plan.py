@@ -45,7 +45,7 @@ def mesh_error(
         k_cutoff: largest |k|, 1/Å.
         sigma: smearing width σ, Å.
         density: charges per volume, 1/Å³.
-        interaction: what is summed.
+        interaction: interaction to sum.
     """
     points, weights = np.polynomial.legendre.leggauss(32)
     k = 0.5 * k_cutoff * (points + 1)[:, None]
@@ -85,7 +85,7 @@ def choose_mesh(
     lengths = np.linalg.norm(cell, axis=1)
     volume = abs(np.linalg.det(cell))
     density = n_atoms / volume
-    # `mesh_error` is that of an orthogonal cell. Along a lattice vector of length a and height h over the other two,
+    # `mesh_error` is for an orthogonal cell. Along a lattice vector of length a and height h over the other two,
     # the aliases of a mesh of N points are 2πN / h away: a / h times as far, with forces as much larger.
     heights = volume / np.linalg.norm(np.cross(cell[[1, 2, 0]], cell[[2, 0, 1]]), axis=1)
     accuracy = accuracy * float(np.min(heights / lengths))
@@ -107,7 +107,7 @@ def choose_mesh(
 
 
 def five_smooth(n: int) -> int:
-    """Smallest integer of at least `n` without prime factors above five: what fast Fourier transforms like."""
+    """Smallest integer of at least `n` without prime factors above five, for fast Fourier transforms."""
     while True:
         rest = n
         for prime in (2, 3, 5):

@@ -3,7 +3,7 @@ r"""Structure factor by a non-uniform fast Fourier transform (type 1), from the 
 The same k-vectors and weights as the direct sum, for any spline order and mesh that the library chooses for a
 tolerance: Barnett, Magland, af Klinteberg, SIAM J. Sci. Comput. 41, C479 (2019), doi:10.1137/18M120885X.
 
-The derivatives are written out (`adjoint`): those of the package take complex transforms of all k-vectors, and do not
+The derivatives are written out (`adjoint`): the package's own take complex transforms of all k-vectors, and do not
 pass strict promotion. Only n3 >= 0 is transformed, by a phase on the charges that moves the middle of the k-vectors.
 """
 
@@ -36,7 +36,7 @@ class NufftSolver(Periodic):
     tolerance: float = field(metadata={"static": True})
 
     def grid(self, cell: Float[Array, "3 3"]) -> Grid:
-        """Return what depends on the cell; weights in the layout of `factor`."""
+        """Return the arrays that depend on the cell; weights in the layout of `factor`."""
         inverse_cell, weights = self.half_grid(cell)
         k1, k2, k3 = self.k_shape
         both = half_spectrum(weights, (2 * k1 - 1, 2 * k2 - 1, 2 * k3 - 1))
@@ -53,13 +53,13 @@ class NufftSolver(Periodic):
         return multipole_structure_factor(of_charges, positions, multipoles)
 
     def square(self, grid: Grid, factor: Float[Array, "2 m1 m2 k3"]) -> Float[Array, ""]:
-        """Return Σ_k w(k) |S(k)|², the energy, eV, each atom's with itself included."""
+        """Return Σ_k w(k) |S(k)|², the energy, eV, self-interaction included."""
         return jnp.sum(grid.weights * (factor[0] * factor[0] + factor[1] * factor[1]))
 
     def product(
         self, grid: Grid, left: Float[Array, "2 m1 m2 k3"], right: Float[Array, "2 m1 m2 k3"]
     ) -> Float[Array, ""]:
-        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of one with the other, eV."""
+        """Return 2 Σ_k w(k) Re[S_left(k)* S_right(k)], the energy of the two with each other, eV."""
         return 2.0 * jnp.sum(grid.weights * (left[0] * right[0] + left[1] * right[1]))
 
     @classmethod

@@ -5,7 +5,7 @@ r"""Sum over all pairs of Gaussian multipoles without periodic images.
           B_0(r) = C \, p(r)
 
 With :math:`B_{l+1} = -B_l' / r` the derivatives of B_0 are :math:`-r_a B_1`, :math:`r_a r_b B_2 - \delta_{ab} B_1` and
-so on. The B_l come from the interaction (`lesjax.ewald.interaction`) and are smooth everywhere: two atoms in one place
+so on. The B_l come from the interaction (`lesjax.ewald.interaction`) and are smooth everywhere: two atoms at one point
 have finite energies and no force from each other's charge. `Coulomb` has
 :math:`p = \operatorname{erf}(r / (\sqrt 2 \sigma)) / r`.
 
@@ -34,7 +34,7 @@ class OpenSolver:
 
     Attributes:
         sigma: smearing width σ of the Gaussians, Å. A leaf: it can be differentiated and learned.
-        interaction: what is summed.
+        interaction: interaction to sum.
     """
 
     sigma: Float[np.ndarray | Array, "*b"]
@@ -51,7 +51,7 @@ class OpenSolver:
             pair_mask: symmetric and without diagonal; each pair is in it twice.
         """
         vectors = _vectors(positions, positions)
-        # what multiplies B_0, B_1, … of each pair
+        # factors of B_0, B_1, … of each pair
         factors: list[Array] = [matmul(multipoles.charges, multipoles.charges.T)]
         if multipoles.dipoles is not None or multipoles.quadrupoles is not None:
             channels = range(multipoles.charges.shape[1])
@@ -67,7 +67,7 @@ class OpenSolver:
         multipoles: Multipoles,
         pair_mask: Bool[Array, "m n"],
     ) -> Float[Array, ""]:
-        """Return the energy, eV, of charges at the places `at` with one channel of multipoles, over `pair_mask`."""
+        """Return the energy, eV, of charges at the positions `at` with one channel of multipoles, over `pair_mask`."""
         vectors = _vectors(at, positions)
         q, u, quadrupoles = multipoles
         factors = [q[None, :]]  # of B_0, B_1, B_2
@@ -105,7 +105,7 @@ class OpenSolver:
 
 
 def _factors(vectors: list[Float[Array, "n n"]], multipoles: Multipoles) -> list[Float[Array, "n n"]]:
-    """What multiplies B_1, B_2, … in the energy of one channel, summed over i, j and j, i."""
+    """Factors of B_1, B_2, … in the energy of one channel, summed over i, j and j, i."""
     q, u, quadrupoles = multipoles
     u = jnp.zeros((len(q), 3), q.dtype) if u is None else u
     ui, uj = u.T[:, :, None], u.T[:, None, :]
@@ -127,7 +127,7 @@ def _factors(vectors: list[Float[Array, "n n"]], multipoles: Multipoles) -> list
 
 
 def _vectors(at: Float[Array, "m 3"], positions: Float[Array, "n 3"]) -> list[Float[Array, "m n"]]:
-    """The three components of all differences: apart, all that follows is fused to one pass over the pairs."""
+    """Return the components of all differences separately, so that later steps are fused to one pass over the pairs."""
     return [at[:, a, None] - positions[None, :, a] for a in range(3)]
 
 

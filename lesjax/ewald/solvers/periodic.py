@@ -1,4 +1,4 @@
-"""What the sums over k-vectors have in common: the k-grid, its weights, and when they hold."""
+"""Common part of the sums over k-vectors: the k-grid, its weights, and when they hold."""
 
 import math
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ SIGNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
 class Grid(NamedTuple):
-    """What depends on the cell: needed once for an energy.
+    """Arrays that depend on the cell, needed once for an energy.
 
     Attributes:
-        inverse_cell: of the cell that is repeated, 1/Å.
-        weights: of |S(k)|² in the energy, eV per square of the sources, in the layout of the solver.
+        inverse_cell: inverse of the cell that is repeated, 1/Å.
+        weights: factors of |S(k)|² in the energy, eV per square of the sources, in the layout of the solver.
     """
 
     inverse_cell: Float[Array, "3 3"]
@@ -34,18 +34,18 @@ class Grid(NamedTuple):
 class Periodic:
     """A sum over the k-vectors of a cell.
 
-    A solver adds `grid`, `factor`, which is linear in the atoms, and the forms `square` and `product` of what `factor`
-    gives: the energy of one set of multipoles, and that of one with another.
+    A solver adds `grid`, `factor`, which is linear in the atoms, and the forms `square` and `product` of its
+    results: the energy of one set of multipoles, and that of one with another.
 
     Attributes:
         sigma: smearing width σ of the Gaussians, Å. A leaf: it can be differentiated and learned, by
-            `dataclasses.replace`. The plan is that of the σ it was made with, and loses accuracy for smaller ones,
-            which `still_valid` does not see: plan with the smallest one that you expect.
+            `dataclasses.replace`. The plan holds for the σ it was made with and loses accuracy for smaller ones,
+            which `still_valid` does not see: plan with the smallest σ that you expect.
         kmask: which of the k-vectors (n1, ±n2, ±n3) take part, for the four signs; k = 0 always does, with the value
             that the interaction has there. It stays fixed while the cell strains, so that energy and stress are smooth.
         planned_cell: the cell that it was made for, lattice vectors as rows, Å.
         period: length along the surface normal after which a slab repeats, Å; None otherwise.
-        interaction: what is summed.
+        interaction: interaction to sum.
     """
 
     sigma: Float[np.ndarray | Array, "*b"]
@@ -95,7 +95,7 @@ class Periodic:
         return _is_close(self.planned_cell, cell)
 
     def fits(self, positions: Float[np.ndarray | Array, "n 3"], cell: Float[np.ndarray | Array, "3 3"]) -> Array:
-        """Return whether the atoms of a slab are within the height that it was planned for; always for other cells."""
+        """Return whether the atoms of a slab are within the height that it was planned for; True for other cells."""
         if not isinstance(self.interaction, SlabCoulomb):
             return jnp.ones((), bool)
         positions, cell = jnp.asarray(positions), jnp.asarray(cell)
@@ -103,7 +103,7 @@ class Periodic:
         return extent <= height
 
     def check_atoms(self, positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"]) -> None:
-        """Refuse atoms that reach beyond what a slab was planned for; host only, and nothing for other cells.
+        """Refuse atoms that reach beyond the planned height of a slab; host only. Other cells are not checked.
 
         Raises:
             ValueError: if they are further apart along the normal than the cell was high; the forces between those
@@ -144,7 +144,7 @@ def fractional_coordinates(positions: Float[Array, "n 3"], inverse_cell: Float[A
 def half_spectrum(weights: Float[Array, "4 k1 k2 k3"], shape: tuple[int, int, int]) -> Float[Array, "n1 n2 h"]:
     """Bring the weights of the k-vectors (n1, ±n2, ±n3), n >= 0, into the layout of a real FFT of a mesh.
 
-    What lies on k and -k is added up: both have the same |S|².
+    Weights of k and -k are added: both have the same |S|².
     """
     _, *sizes = weights.shape
     assert all(2 * (size - 1) < n for size, n in zip(sizes, shape, strict=True)), (sizes, shape)
@@ -175,7 +175,7 @@ def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarr
     if np.sum(kmask) == len(SIGNS):
         raise ValueError(
             f"`k_cutoff` = {k_cutoff:.3g} 1/Å leaves no k-vector in a cell with edges {lengths.round(3).tolist()} Å: "
-            "the box is too small for this smearing. Repeat the cell or raise `k_cutoff`."
+            "the cell is too small for this smearing. Repeat the cell or raise `k_cutoff`."
         )
     return kmask
 
@@ -198,7 +198,7 @@ def _two_sided(positive: Array, negative: Array, axis: int, n: int) -> Array:
 
 @jax.jit
 def _is_close(planned_cell: Float[Array, "*b 3 3"], cell: Float[Array, "*b 3 3"]) -> Bool[Array, ""]:
-    """Compiled, since a simulation asks at every step."""
+    """Compute `still_valid`, compiled, since a simulation asks at every step."""
     deformation = jnp.matmul(inverse(planned_cell.astype(cell.dtype)), cell, precision=jax.lax.Precision.HIGHEST)
     transposed = jnp.swapaxes(deformation, -1, -2)
     squared = jnp.matmul(deformation, transposed, precision=jax.lax.Precision.HIGHEST)

@@ -5,7 +5,7 @@ j = 0 … p - 1, with f the fractional part of u and M_p the cardinal B-spline o
 and for how both are differentiated.
 
 On CPU, a loop over atoms that adds the whole p×p×p window in place takes 30 ns per atom for p = 4 and 100 ns for p = 6
-(10 000 atoms); a scatter of elements takes 580 ns, of windows 290 ns (p = 6). What lost: windows computed before
+(10 000 atoms); a scatter of elements takes 580 ns, of windows 290 ns (p = 6). Slower were windows computed before
 the loop (2 times as long), batched matrix products to contract windows (8 times, 10 000 atoms), windows of all atoms at
 once instead of blocks that stay in cache (8 times, 100 000 atoms). With 100 000 atoms, visiting them by columns of the
 mesh takes a third of the time of any order, and the edges folded in place instead of added as whole arrays save a
@@ -123,7 +123,7 @@ def _flat(scaled: Array, terms: Terms, shape: tuple[int, int, int], order: int) 
 
 
 def _fold(extended: Array, shape: tuple[int, int, int], order: int) -> Array:
-    """Add what was spread beyond the end of each axis to its beginning; in place but for the final cut."""
+    """Add what was spread beyond the end of each axis to its beginning; in place except for the final cut."""
     for axis, n in enumerate(shape, 1):
         first = lax.slice_in_dim(extended, 0, order - 1, axis=axis)
         beyond = lax.slice_in_dim(extended, n, n + order - 1, axis=axis)
@@ -162,8 +162,8 @@ def _spread_loop(scaled: Array, values: Array, *, terms: Terms, plan: Plan) -> A
 
     def add_one(i: Array, mesh: Array) -> Array:
         window = _outer({d: w[i] for d, w in weights.items()}, values[i], terms)[None]
-        place = tuple(start[i])
-        return lax.dynamic_update_slice(mesh, lax.dynamic_slice(mesh, place, window.shape) + window, place)
+        corner = tuple(start[i])
+        return lax.dynamic_update_slice(mesh, lax.dynamic_slice(mesh, corner, window.shape) + window, corner)
 
     return _fold(lax.fori_loop(0, b * n, add_one, extended), shape, order)
 
@@ -190,18 +190,18 @@ def _interpolate_blocks(scaled: Array, mesh: Array, *, terms: Terms, plan: Plan,
     start, weights = _flat(scaled, terms, shape, order)
     extended = _unfold(mesh, order)
 
-    def some(start: Array, weights: dict[int, Array]) -> Array:
+    def interpolate_block(start: Array, weights: dict[int, Array]) -> Array:
         return _contract(_gather(extended, start, order), weights, terms)
 
     if block is None or b * n <= block:
-        values = some(start, weights)
+        values = interpolate_block(start, weights)
     else:
         padding = -(b * n) % block
         blocks = jax.tree.map(
             lambda x: jnp.pad(x, ((0, padding), *((0, 0),) * (x.ndim - 1))).reshape(-1, block, *x.shape[1:]),
             (start, weights),
         )
-        values = lax.map(lambda arguments: some(*arguments), blocks).reshape(-1, len(terms))[: b * n]
+        values = lax.map(lambda arguments: interpolate_block(*arguments), blocks).reshape(-1, len(terms))[: b * n]
     return values.reshape(b, n, len(terms))
 
 

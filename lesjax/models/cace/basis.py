@@ -57,7 +57,7 @@ def bessel_functions(
 
 
 def polynomial_cutoff(distances: Float[Array, "*e"], cutoff: float, p: float = 6.0) -> Float[Array, "*e"]:
-    r"""Envelope that goes from one to zero at the cutoff with two vanishing derivatives.
+    r"""Envelope that falls from one to zero at the cutoff with two vanishing derivatives.
 
     .. math:: f(x) = 1 - \tfrac{(p+1)(p+2)}{2} x^p + p (p+2) x^{p+1} - \tfrac{p (p+1)}{2} x^{p+2},
               \quad x = r / r_c < 1

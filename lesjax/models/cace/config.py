@@ -13,7 +13,7 @@ class CACEConfig:
     """Cartesian atomic cluster expansion.
 
     Attributes:
-        elements: atomic numbers that the model knows; those of the training set if they are left out.
+        elements: atomic numbers that the model knows; those of the training set if left out.
         cutoff: range of the neighbourhood, Å.
         cutoff_function: "polynomial" or "cosine".
         cutoff_p: exponent of the polynomial envelope.
@@ -25,7 +25,7 @@ class CACEConfig:
             sixth power, single ones with its square: 0.3 makes them a tenth of those, and messages smaller still.
         max_l: largest angular order.
         max_nu: largest number of factors in the symmetrized products, 1 to 4.
-        messages: one tuple per message-passing layer out of "M" (memory), "Ar" and "Bchi".
+        messages: one tuple per message-passing layer, of "M" (memory), "Ar" and "Bchi".
         bchi_shared: one filter for all orders and channels of "Bchi" instead of one for each.
         message_scale: factor on the messages, about one over the root of the number of neighbours.
     """

@@ -1,8 +1,8 @@
 r"""Published CACE-LES weights, arrays under their published names, to parameters of `LesModel`.
 
-The published features are ordered (radial, invariant, element channel, layer), ours (layer, invariant, radial,
-element channel); channel k = sender · n_embedding + receiver in both. The published sum is
-``norm_factor`` Σ … \|S\|² / V where ours has 1/(2ε0), so charges are scaled by √(norm_factor · 2ε0).
+The published features are ordered (radial, invariant, element channel, layer), here (layer, invariant, radial, element
+channel); channel k = sender · n_embedding + receiver in both. The published sum is ``norm_factor`` Σ … \|S\|² / V where
+the sum here has 1/(2ε0), so charges are scaled by √(norm_factor · 2ε0).
 """
 
 from collections.abc import Mapping
@@ -27,16 +27,15 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
     """Build a potential from published weights.
 
     Args:
-        info: hyper-parameters: ``representation`` (one, or two where the charges have their own, theirs
-            first), each with zs, cutoff, cutoff_p, n_rbf, n_radial_basis, n_atom_basis, max_l, max_nu,
-            message_passing, mp_norm_factor; and ``long_range`` with sigma, dl, norm_factor,
-            charge_output_scaling.
+        info: hyper-parameters: ``representation`` (one, or two where the charges have their own, which comes first),
+            each with zs, cutoff, cutoff_p, n_rbf, n_radial_basis, n_atom_basis, max_l, max_nu, message_passing,
+            mp_norm_factor; and ``long_range`` with sigma, dl, norm_factor, charge_output_scaling.
         weights: arrays under their published names, torch layout ([out, in] for dense layers).
 
     Raises:
         ValueError: for names that have no place in the model, or a name that is missing.
     """
-    found = _Weights(weights)
+    published = _Weights(weights)
     configs = [_short_range_config(r) for r in info["representation"]]
     c = configs[0]
     if any(other != c for other in configs):
@@ -45,8 +44,8 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
     energy_model, charge_model = ("models.1.", "models.0.") if separate else ("", "")
     energy_prefix = f"{energy_model}output_modules.{0 if separate else 1}."
     charge_prefix = f"{charge_model}output_modules.0." + ("" if separate else "les.atomwise.")
-    energy_readout, hidden, linear = _readout(c, found, energy_prefix)
-    charge_readout, charge_hidden, charge_linear = _readout(c, found, charge_prefix)
+    energy_readout, hidden, linear = _readout(c, published, energy_prefix)
+    charge_readout, charge_hidden, charge_linear = _readout(c, published, charge_prefix)
     settings = info["long_range"]
     n_channels = charge_readout["output"]["bias"].shape[0]
     to_e = (settings["norm_factor"] / (2.0 * np.pi * COULOMB)) ** 0.5
@@ -55,7 +54,7 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
         scale=settings["charge_output_scaling"] * to_e,
         hidden=charge_hidden,
         linear=charge_linear,
-        # the code behind checkpoints with two representations took the sum over all channels away from each of them
+        # the code behind checkpoints with two representations subtracted the sum over all channels from each of them
         self_energies_removed=float(n_channels if separate else 1),
     )
     long_range = LongRangeConfig(
@@ -64,21 +63,21 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
     config = ModelConfig(c, long_range, hidden=hidden, linear=linear, energy_scale=1.0)
     scale = {"layer0": np.ones(_n_features(c), energy_readout["output"]["bias"].dtype)}
     params: dict = {
-        "short_range": _short_range(c, found, f"{energy_model}representation."),
+        "short_range": _short_range(c, published, f"{energy_model}representation."),
         "energy": {"feature_scale": scale, "readout": {"layer0": energy_readout}},
         "charges": {"readout": {"layer0": charge_readout}},
     }
     if separate:
-        own = {"short_range": _short_range(c, found, f"{charge_model}representation."), "feature_scale": scale}
-        params["charges"] |= own
-    found.check_all_used()
-    # numpy arrays could not be indexed by what is traced
+        features = _short_range(c, published, f"{charge_model}representation.")
+        params["charges"] |= {"short_range": features, "feature_scale": scale}
+    published.check_all_used()
+    # numpy arrays could not be indexed by traced arrays
     params = jax.tree.map(jnp.asarray, params)
     return Potential(params, jnp.ones_like(params["charges"]["readout"]["layer0"]["output"]["bias"]), config)
 
 
 class _Weights:
-    """A mapping that remembers what was taken from it."""
+    """Mapping that remembers which entries were taken."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
         self._weights = dict(weights)
@@ -120,16 +119,16 @@ def _short_range_config(r: Mapping) -> CACEConfig:
     )
 
 
-def _short_range(c: CACEConfig, found: _Weights, prefix: str) -> PyTree:
+def _short_range(c: CACEConfig, published: _Weights, prefix: str) -> PyTree:
     per_order = (c.max_l + 1, c.n_radial, c.n_embedding, c.n_embedding)
 
     def stacked(name: str, *shape: int) -> np.ndarray:
-        return np.stack([found(f"{prefix}{name}.{l}") for l in range(c.max_l + 1)]).reshape(shape or per_order)
+        return np.stack([published(f"{prefix}{name}.{l}") for l in range(c.max_l + 1)]).reshape(shape or per_order)
 
     params: dict = {
-        "sender_embedding": found(f"{prefix}node_embedding_sender.embedding_weights"),
-        "receiver_embedding": found(f"{prefix}node_embedding_receiver.embedding_weights"),
-        "bessel_frequencies": found(f"{prefix}radial_basis.bessel_weights"),
+        "sender_embedding": published(f"{prefix}node_embedding_sender.embedding_weights"),
+        "receiver_embedding": published(f"{prefix}node_embedding_receiver.embedding_weights"),
+        "bessel_frequencies": published(f"{prefix}radial_basis.bessel_weights"),
         "radial_mixing": stacked("radial_transform.weights", c.max_l + 1, c.n_bessel, *per_order[1:]),
     }
     for layer, messages in enumerate(c.messages):
@@ -142,8 +141,8 @@ def _short_range(c: CACEConfig, found: _Weights, prefix: str) -> PyTree:
         if "Bchi" in messages:
             dense = f"{prefix}{path}.2.hnet.0.linear"
             params[f"layer{layer}_bchi"] = {
-                "kernel": _reorder_inputs(c, found(f"{dense}.weight"), n_layers=1),
-                "bias": found(f"{dense}.bias"),
+                "kernel": _reorder_inputs(c, published(f"{dense}.weight"), n_layers=1),
+                "bias": published(f"{dense}.bias"),
             }
     return params
 
@@ -159,29 +158,29 @@ def _reorder_inputs(c: CACEConfig, weight: np.ndarray, n_layers: int) -> np.ndar
     return split.transpose(4, 2, 1, 3, 0).reshape(-1, weight.shape[0])
 
 
-def _readout(c: CACEConfig, found: _Weights, prefix: str) -> tuple[PyTree, tuple[int, ...], bool]:
+def _readout(c: CACEConfig, published: _Weights, prefix: str) -> tuple[PyTree, tuple[int, ...], bool]:
     """Parameters of one readout, its hidden widths, and whether it has a linear part."""
     n_layers = len(c.messages) + 1
     depth = 0
-    while found.has(f"{prefix}outnet.{depth}.linear.weight"):
+    while published.has(f"{prefix}outnet.{depth}.linear.weight"):
         depth += 1
     if depth == 0:
         raise ValueError(f"`weights` has no readout under {prefix + 'outnet'!r}.")
     params: dict = {}
     hidden = []
     for i in range(depth):
-        weight = found(f"{prefix}outnet.{i}.linear.weight")
+        weight = published(f"{prefix}outnet.{i}.linear.weight")
         kernel = _reorder_inputs(c, weight, n_layers) if i == 0 else weight.T
         params["output" if i == depth - 1 else f"hidden{i}"] = {
             "kernel": kernel,
-            "bias": found(f"{prefix}outnet.{i}.linear.bias"),
+            "bias": published(f"{prefix}outnet.{i}.linear.bias"),
         }
         if i < depth - 1:
             hidden.append(weight.shape[0])
-    linear = found.has(f"{prefix}linear_nn.linear.weight")
+    linear = published.has(f"{prefix}linear_nn.linear.weight")
     if linear:
         params["linear"] = {
-            "kernel": _reorder_inputs(c, found(f"{prefix}linear_nn.linear.weight"), n_layers),
-            "bias": found(f"{prefix}linear_nn.linear.bias"),
+            "kernel": _reorder_inputs(c, published(f"{prefix}linear_nn.linear.weight"), n_layers),
+            "bias": published(f"{prefix}linear_nn.linear.bias"),
         }
     return params, tuple(hidden), linear

@@ -65,7 +65,7 @@ class CACE(nn.Module):
         theta_q = receivers[species]
 
         n, m = distances.shape
-        # the embedding goes with the radial functions: fewer of them than of angular functions
+        # the embedding multiplies the radial functions, which are fewer than the angular functions
         edges = (radial[..., :, None] * theta_s[..., None, :]).reshape(n, m, -1)
         summed = einsum("nma,nmx->nax", angular, edges).reshape(n, -1, c.n_bessel, c.n_embedding, 1)
         a = mix_radial(summed, mixing, c.max_l) * theta_q[None, :, None, None, :]
@@ -79,7 +79,7 @@ class CACE(nn.Module):
         return Features((jnp.concatenate(features, axis=1),), self._order(a, 1), self._order(a, 2))
 
     def _order(self, a: Float[Array, "a n r s q"], l: int) -> Array | None:
-        """The atomic basis of order 1 as vectors [n, k, 3], of order 2 as symmetric tensors [n, k, 3, 3]."""
+        """Return the atomic basis of order 1 as vectors [n, k, 3], of order 2 as symmetric tensors [n, k, 3, 3]."""
         if self.config.max_l < l:
             return None
         sizes = basis.block_sizes(l)
@@ -150,8 +150,8 @@ def sum_filtered(
 ) -> Float[Array, "n a b c"]:
     """Σ_j Y_a R_b h^l_c over the edges of each atom, with the filters h of the order of a, or one for all orders.
 
-    Of three factors of an edge two become an outer product and the third a matrix product with it. The angular
-    functions go with the fewer of the others: in a step of training the other choice takes four times as long.
+    Two of the three factors of an edge become an outer product, and the third a matrix product with it. The angular
+    functions are paired with the fewer of the others: the other choice makes a training step four times as long.
     """
     n, m, n_bessel = radial.shape
     n_orders, n_filters = filters.shape[2:]

@@ -1,4 +1,4 @@
-"""The long-range part of a model: where charges come from, what turns with the system, and their energy."""
+"""The long-range part of a model: charges, heads that turn with the system, and their energy."""
 
 from lesjax.models.long_range.charges import (
     EquilibratedCharges as EquilibratedCharges,

@@ -26,7 +26,7 @@ from lesjax.validate import check, one_of, positive, whole, widths
 
 
 class _Permanent:
-    """What latent and fixed charges have in common: permanent multipoles, with or without induced ones."""
+    """Common part of latent and fixed charges: permanent multipoles, with or without induced ones."""
 
     constraint: str
     dipoles: bool
@@ -35,17 +35,17 @@ class _Permanent:
 
     @property
     def has_heads(self) -> bool:
-        """Whether there are dipoles, quadrupoles or induced multipoles."""
+        """True if there are dipoles, quadrupoles or induced multipoles."""
         return self.dipoles or self.quadrupoles or self.induction is not None
 
     @property
     def needs_total_charge(self) -> bool:
-        """Whether systems must come with their total charge."""
+        """True if systems need their total charge."""
         return self.constraint == "total"
 
     @property
     def responds(self) -> bool:
-        """Whether charges or dipoles depend on the potential, so that they are not known before the sum."""
+        """True if charges or dipoles depend on the potential, so that they are not known before the sum."""
         return self.induction is not None
 
     def check_constraint(self) -> None:
@@ -59,24 +59,23 @@ class _Permanent:
 
 @dataclass(frozen=True)
 class LatentCharges(_Permanent):
-    """Charges that are read out of the surroundings of each atom.
+    """Charges from a readout of the surroundings of each atom.
 
     Attributes:
         n_channels: number of independent kinds of charge.
         constraint: "free"; "neutral": the same number is taken from all atoms of a channel, so that they add up to
             zero; "total": so that those of each of the c channels add up to one c-th of the total charge of the
             system, and all channels together to the total charge.
-        element_charges: add a number for each element that is learned, too. Training starts it from the
-            electronegativities: charges near zero, where the energy is stationary, may stay there for long where the
-            short-range model can explain most of the forces. An atom without neighbours has no features; this is then
-            all of its charge.
+        element_charges: add a learned number for each element. Training starts it from the electronegativities: charges
+            near zero, where the energy is stationary, may stay there for long if the short-range model can explain most
+            of the forces. An atom without neighbours has no features; this is then all of its charge.
         dipoles: latent dipoles on the atoms.
         quadrupoles: latent quadrupoles, symmetric and without trace.
-        induction: what these multipoles induce.
+        induction: multipoles that these induce.
         scale: factor on the output of the readout, e; of dipoles and quadrupoles with e Å and e Å².
         hidden: widths of the hidden layers of the readout.
         linear: add a linear readout.
-        self_energies_removed: how many times the energy of each Gaussian with itself is taken away. One is LES; early
+        self_energies_removed: how many times the energy of each Gaussian with itself is subtracted. One is LES; early
             published checkpoints with several channels removed it once per channel.
     """
 
@@ -107,19 +106,19 @@ class LatentCharges(_Permanent):
 
     @property
     def holds_charge(self) -> bool:
-        """Whether displaced atoms leave the sum of the charges as it is."""
+        """True if displaced atoms do not change the sum of the charges."""
         return self.constraint != "free" and not (self.induction and self.induction.kappa)
 
     def sign_is_free(self, total_charges: np.ndarray) -> bool:
-        """Whether energies and forces of systems with these total charges leave the sign open."""
+        """Return whether energies and forces of systems with these total charges leave the sign open."""
         return not (self.constraint == "total" and bool(np.any(total_charges)))
 
     def module(self, elements: tuple[int, ...], own_features: ShortRangeConfig | None) -> "AtomicCharges":
-        """The Flax module."""
+        """Make the Flax module."""
         return AtomicCharges(self, elements, own_features)
 
     def energy(self, sources: Sources, system: System, solver: ewald.Solver) -> LongRange:
-        """Energy of the charges and multipoles and of what they induce. A pure function."""
+        """Energy of the charges and multipoles, permanent and induced. A pure function."""
         result = multipole_energy(sources, self.induction, system, solver)
         extra = self.self_energies_removed - 1.0
         if not extra:
@@ -132,12 +131,12 @@ class FixedCharges(_Permanent):
     """One charge for each element.
 
     Attributes:
-        values: (symbol, charge in e) of each element; learned if there are none.
+        values: (symbol, charge in e) of each element; learned if empty.
         n_channels: number of independent kinds of learned charges.
         constraint: as for latent charges.
         dipoles: latent dipoles on the atoms.
         quadrupoles: latent quadrupoles, symmetric and without trace.
-        induction: what these multipoles induce.
+        induction: multipoles that these induce.
         scale: standard deviation of learned charges at the start, e; factor on dipoles and quadrupoles.
     """
 
@@ -162,19 +161,19 @@ class FixedCharges(_Permanent):
 
     @property
     def holds_charge(self) -> bool:
-        """Whether displaced atoms leave the sum of the charges as it is."""
+        """True if displaced atoms do not change the sum of the charges."""
         return not (self.induction and self.induction.kappa)
 
     def sign_is_free(self, total_charges: np.ndarray) -> bool:
-        """Whether energies and forces of systems with these total charges leave the sign open."""
+        """Return whether energies and forces of systems with these total charges leave the sign open."""
         return not self.values and not (self.constraint == "total" and bool(np.any(total_charges)))
 
     def module(self, elements: tuple[int, ...], own_features: ShortRangeConfig | None) -> "AtomicCharges":
-        """The Flax module."""
+        """Make the Flax module."""
         return AtomicCharges(self, elements, own_features)
 
     def energy(self, sources: Sources, system: System, solver: ewald.Solver) -> LongRange:
-        """Energy of the charges and multipoles and of what they induce. A pure function."""
+        """Energy of the charges and multipoles, permanent and induced. A pure function."""
         return multipole_energy(sources, self.induction, system, solver)
 
 
@@ -197,7 +196,7 @@ class EquilibratedCharges:
     hidden: tuple[int, ...] = (32, 16)
     linear: bool = True
 
-    # what it has in common with the other ways to get charges
+    # fields that all ways to get charges share
     n_channels = 1
     n_outputs = 2
     needs_total_charge = responds = holds_charge = True
@@ -207,11 +206,11 @@ class EquilibratedCharges:
         check(self, scale=positive, hidden=widths)
 
     def sign_is_free(self, total_charges: np.ndarray) -> bool:
-        """Whether energies and forces of systems with these total charges leave the sign open."""
+        """Return whether energies and forces of systems with these total charges leave the sign open."""
         return not np.any(total_charges)
 
     def module(self, elements: tuple[int, ...], own_features: ShortRangeConfig | None) -> "Electronegativities":
-        """The Flax module."""
+        """Make the Flax module."""
         return Electronegativities(self, elements, own_features)
 
     def energy(self, sources: Sources, system: System, solver: ewald.Solver) -> LongRange:
@@ -278,14 +277,14 @@ class Electronegativities(nn.Module):
             self.element_charges = self.param("element_charges", nn.initializers.zeros, shape, dtype)
 
     def __call__(self, outputs: Float[Array, "n 2"] | None, system: System, signs: Float[Array, " 1"]) -> Sources:
-        """What the charges equilibrate in; zero for padded atoms."""
+        """Electronegativity and hardness in which charges equilibrate; zero for padded atoms."""
         assert outputs is not None
         c, mask = self.config, jnp.asarray(system.atom_mask)
         electronegativity = HARDNESS_SCALE * c.scale * outputs[:, 0]
         if c.element_charges:  # large charges where it is small
             electronegativity -= HARDNESS_SCALE * of_elements(self.element_charges, self.elements, system)[:, 0]
-        # The scale itself at the start, and as slow as the electronegativity from there: in the first steps, which
-        # lower all forces of charges, it would run ahead and leave these near zero.
+        # The scale itself at the start, and as slow as the electronegativity afterwards: in the first steps, which
+        # lower all forces of charges, it would run ahead and leave the charges near zero.
         hardness = HARDNESS_SCALE * jax.nn.softplus(c.scale * outputs[:, 1] + np.log(np.e - 1.0).item())
         return Sources(
             electronegativity=mask_atoms(signs[0] * electronegativity, mask), hardness=mask_atoms(hardness, mask)
@@ -293,7 +292,7 @@ class Electronegativities(nn.Module):
 
 
 def multipole_energy(sources: Sources, induction: Induction | None, system: System, solver: ewald.Solver) -> LongRange:
-    """Energy of given charges and multipoles and of what they induce."""
+    """Energy of given charges and multipoles and of those that they induce."""
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
     charges, dipoles, quadrupoles = sources.charges, sources.dipoles, sources.quadrupoles
     assert charges is not None
@@ -315,7 +314,7 @@ def multipole_energy(sources: Sources, induction: Induction | None, system: Syst
 
 
 def of_elements(table: Float[Array, "e c"], elements: tuple[int, ...], system: System) -> Float[Array, "n c"]:
-    """Row of each atom's element."""
+    """Return the row of each atom's element."""
     return table[jnp.asarray(species_index(elements))[system.atomic_numbers]]
 
 

@@ -18,8 +18,8 @@ class LongRangeConfig:
         accuracy: relative error of the forces of the sum; 1e-4 if neither is given.
         background: in three periodic directions, compensate charges that do not add up to zero by a uniform background;
             see `lesjax.ewald.Coulomb`. Without it energy and stress of such a cell depend on `sigma`, as in the
-            published code. It has no effect on clusters and slabs.
-        separate_features: give the charges a short-range model of their own, of the same kind and size.
+            published code. No effect on clusters and slabs.
+        separate_features: give the charges their own short-range model, of the same kind and size.
     """
 
     charges: Charges = choice(CHARGE_KINDS, default=LatentCharges())

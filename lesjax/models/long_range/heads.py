@@ -1,4 +1,4 @@
-r"""What the atoms give to the long-range part, and the heads that turn with the system.
+r"""Heads: sources of the long-range part that turn with the system.
 
 A head is a sum over the k vectors or tensors A that the short-range model has on each atom, weighted by gates that are
 linear in the invariant features B:
@@ -19,13 +19,13 @@ from lesjax.models.short_range import Features
 from lesjax.numerics import einsum
 
 
-# Where the responses start, e/V and e Å²/V (0.7 Å³ of polarizability): far from a catastrophe at σ = 1 Å, and their
-# unit. Of equilibration: hardness and electronegativity, V/e and V per `scale`.
+# Initial responses and their unit, e/V and e Å²/V (0.7 Å³ of polarizability), far from a catastrophe at σ = 1 Å; and
+# of hardness and electronegativity, V/e and V per `scale`.
 KAPPA_SCALE, ALPHA_SCALE, HARDNESS_SCALE = 0.02, 0.07, 10.0
 
 
 class Heads(nn.Module):
-    """Dipoles, quadrupoles and responses, as far as they are asked for; fields as in `LatentCharges`."""
+    """Dipoles, quadrupoles and responses that the fields, as in `LatentCharges`, ask for."""
 
     n_channels: int
     scale: float
@@ -37,14 +37,14 @@ class Heads(nn.Module):
     def __call__(
         self, sources: Sources, invariants: Float[Array, "n f"], features: Features, mask: Array, signs: Array
     ) -> Sources:
-        """The sources, completed.
+        """Complete the sources.
 
         Args:
-            sources: with the charges.
-            invariants: scaled, of all layers.
-            features: with the vectors and tensors.
+            sources: sources with the charges.
+            invariants: scaled invariants of all layers.
+            features: features with the vectors and tensors.
             mask: True for real atoms.
-            signs: of each channel.
+            signs: sign of each channel.
         """
         induction = self.induction
         heads: dict[str, Array] = {}

@@ -1,4 +1,4 @@
-"""What atoms give to the sum, how they respond to it, and what comes out."""
+"""Sources of the sum, their response to it, and the result."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,13 +11,13 @@ from lesjax.validate import check, one_of
 
 @dataclass(frozen=True)
 class Induction:
-    """Charges and dipoles that answer to the potential and the field of the permanent multipoles.
+    """Response of charges and dipoles to the potential and the field of the permanent multipoles.
 
     Attributes:
         kappa: each atom answers to the potential by a charge, κ (e/V, the inverse of a hardness) times it.
         alpha: each atom answers to the field by a dipole, by its polarizability α: "none", "isotropic" or "tensor".
-        self_consistent: induced multipoles induce each other, too; otherwise only the permanent ones do, to second
-            order, as in the published code.
+        self_consistent: induced multipoles induce each other, too; otherwise only the permanent ones induce, to
+            second order, as in the published code.
     """
 
     kappa: bool = False
@@ -31,7 +31,7 @@ class Induction:
 
 
 class Sources(NamedTuple):
-    """Permanent sources of n atoms in c channels, and how they respond; None for what a model does not have.
+    """Permanent sources of n atoms in c channels, and their response; None for entries that a model lacks.
 
     Zero for padded atoms.
 
@@ -55,7 +55,7 @@ class Sources(NamedTuple):
 
 
 class LongRange(NamedTuple):
-    """The long-range part of an energy and what it belongs to, named as in `Prediction`.
+    """The long-range part of an energy and its charges and multipoles, named as in `Prediction`.
 
     Attributes:
         energy: eV.
