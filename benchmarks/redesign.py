@@ -112,9 +112,12 @@ class Checkout:
         shared = os.environ.get("LESJAX_SHARED") or str(ROOT.parent / "shared")
         self.environment = {**os.environ, "PYTHONPATH": folders, "LESJAX_SHARED": shared, "JAX_PLATFORMS": "cpu"}
         self.process = subprocess.Popen(
-            [sys.executable, "-P", __file__, "--serve"], env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, "-P", __file__, "--serve"],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
 
     def ask(self, name: str) -> float:
         """Seconds of one call."""

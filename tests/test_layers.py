@@ -180,6 +180,26 @@ def test_circle_is_found(sources: dict[str, str]) -> None:
     assert circles(import_graph(sources)) == [names]
 
 
+def test_no_public_name_hides_a_module() -> None:
+    """A function of the name of its module would take its place in the package."""
+    for init in (REPOSITORY / "lesjax").rglob("__init__.py"):
+        modules = {path.stem for path in init.parent.glob("*.py")} | {path.name for path in init.parent.iterdir()}
+        imports = [node for node in ast.walk(ast.parse(init.read_text())) if isinstance(node, ast.ImportFrom)]
+        names = {alias.asname or alias.name for node in imports if node.module != "lesjax" for alias in node.names}
+        assert names & modules == set(), init
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (REPOSITORY / "lesjax").rglob("*.py")]
+    names = [node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert len(names) == len(set(names))
+
+
+def test_no_file_is_long() -> None:
+    sizes = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (REPOSITORY / "lesjax").rglob("*.py")}
+    assert {path: size for path, size in sizes.items() if size > 400} == {}
+
+
 def test_every_import_is_declared() -> None:
     """Of the package, in pyproject.toml, those of optional parts included; and nothing is declared without need."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -202,7 +222,7 @@ def test_every_import_is_declared() -> None:
         pytest.param("units.py", "import lesjax.ewald", id="to the right"),
         pytest.param("runs.py", "from lesjax import io", id="runs to the right"),
         pytest.param("ewald/sums.py", "from lesjax import response", id="ewald to response"),
-        pytest.param("response/polarizability.py", "import lesjax.properties", id="response to properties"),
+        pytest.param("response/electronic.py", "import lesjax.properties", id="response to properties"),
         pytest.param("ewald/solvers/direct.py", "from lesjax.models.cace import Cace", id="from"),
         pytest.param("ewald/solvers/direct.py", "from lesjax import models", id="submodule of the root"),
         pytest.param("ewald/solvers/direct.py", "from ...models import cace", id="relative"),

@@ -23,7 +23,7 @@ from lesjax.ewald import Solver
 from lesjax.neighbors.verlet import NeighborList, within_cutoff
 from lesjax.numerics import determinant, einsum, matmul
 from lesjax.properties import Energy
-from lesjax.properties.hessian import SOFT
+from lesjax.properties.second_derivatives import SOFT
 from lesjax.response.linear import Solved, conjugate_gradients, irregular
 
 

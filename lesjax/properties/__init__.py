@@ -9,11 +9,6 @@ from lesjax.properties.forces import (
     Frame as Frame,
     energy_forces_stress as energy_forces_stress,
 )
-from lesjax.properties.hessian import (
-    elastic_constants as elastic_constants,
-    hessian as hessian,
-    hessian_vector_product as hessian_vector_product,
-)
 from lesjax.properties.phonons import (
     Modes as Modes,
     mode_frequencies as mode_frequencies,
@@ -28,6 +23,11 @@ from lesjax.properties.polarization import (
     field_forces as field_forces,
     quadrupole_moment as quadrupole_moment,
     traceless as traceless,
+)
+from lesjax.properties.second_derivatives import (
+    elastic_constants as elastic_constants,
+    hessian as hessian,
+    hessian_vector_product as hessian_vector_product,
 )
 from lesjax.properties.series import block_error as block_error
 from lesjax.properties.spectra import (

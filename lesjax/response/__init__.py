@@ -1,5 +1,10 @@
 """Response of charges and dipoles to potential and field."""
 
+from lesjax.response.electronic import (
+    epsilon_infinity as epsilon_infinity,
+    induced_polarizability as induced_polarizability,
+    polarizability as polarizability,
+)
 from lesjax.response.equilibration import (
     Equilibration as Equilibration,
     check_equilibration as check_equilibration,
@@ -10,9 +15,4 @@ from lesjax.response.induction import (
     check_induction as check_induction,
     one_shot_induction as one_shot_induction,
     self_consistent_induction as self_consistent_induction,
-)
-from lesjax.response.polarizability import (
-    epsilon_infinity as epsilon_infinity,
-    induced_polarizability as induced_polarizability,
-    polarizability as polarizability,
 )

@@ -9,7 +9,7 @@ import pytest
 from scipy import constants
 
 from lesjax import properties
-from lesjax.properties.hessian import check_stable
+from lesjax.properties.second_derivatives import check_stable
 from lesjax.units import GIGAPASCAL
 
 
