@@ -198,7 +198,8 @@ def frozen(atoms: Atoms) -> Atoms:
 
 def element_names(atomic_numbers: Iterable[int]) -> str:
     """Symbols of the elements, as "H, O" for a message."""
-    return ", ".join(chemical_symbols[z] for z in sorted(set(atomic_numbers)))
+    names = dict(enumerate(chemical_symbols))
+    return ", ".join(names.get(z, str(z)) for z in sorted(set(atomic_numbers)))
 
 
 def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:

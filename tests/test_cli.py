@@ -224,7 +224,7 @@ def test_mistakes_of_evaluate(run, tmp_path, capsys):
         ([model, str(folder / "test.xyz"), "--key", "energy"], "`--key` needs one of"),
         ([model, str(folder / "test.xyz"), "--key", "energy="], "`--key` needs one of"),
         ([model, str(folder / "test.xyz"), "--key", "energy=dft_enrgy"], "`--key energy=dft_enrgy`: no structure has"),
-        ([str(folder / "run"), str(folder / "test.xyz")], f"That of this training is '{folder / 'run' / 'model'}'"),
+        ([str(folder / "run"), str(folder / "test.xyz")], f"The model of this training is '{folder}/run/model'"),
     ):
         assert cli.main(["evaluate", *arguments]) == 1
         error = capsys.readouterr().err
@@ -294,7 +294,7 @@ def test_interrupt_says_how_to_go_on(inputs, capsys, monkeypatch):
 
     monkeypatch.setattr(cli, "_train", interrupt)
     assert cli.main(["train", "config.toml"]) == 130
-    assert "goes on from the last checkpoint" in capsys.readouterr().err
+    assert "resumes from the last checkpoint" in capsys.readouterr().err
     monkeypatch.setattr(cli, "_info", interrupt)
     assert cli.main(["info", "model"]) == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -203,7 +203,10 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         places = [path.parent / home, home]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise FileNotFoundError(f"`data.{name}`: there is no file {value!r}, neither beside {path} nor here.")
+            raise FileNotFoundError(
+                f"`data.{name}`: there is no file {value!r}, neither beside {path} nor in the current folder. "
+                f"`--set data.{name}=FILE` names another."
+            )
         files[name] = str(found)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
 
