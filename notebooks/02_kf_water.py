@@ -75,7 +75,7 @@ print(f"energy: mean absolute error {1e3 * result.metrics['energy_mae']:.2f} meV
 # %% [markdown]
 # ## Charges
 #
-# The charges in the data set are not used in training. Those of the force field: O −0.8476, H 0.4238, K 1, F −1 e.
+# The charges in the data set are not used in training. The force field has O −0.8476, H 0.4238, K 1, F −1 e.
 # Within the cutoff the short-range part can take over some of the electrostatics, so the forces determine the charges
 # mainly through interactions beyond it.
 
