@@ -27,7 +27,7 @@ help:
 	@echo "make docs            build the documentation into docs/_build"
 	@echo "make notebooks       execute the notebooks and write their pages in docs/notebooks; ARGS=03 for one"
 	@echo "make notebooks-quick execute them with tiny models, as CI does"
-	@echo "make results         all of benchmarks/RESULTS.md anew, in hours; the same command goes on"
+	@echo "make results         compute all of benchmarks/RESULTS.md again, which takes hours; the same command resumes"
 	@echo "make results-quick   the same commands for a few steps, into runs/quick"
 
 demo: $(VENV)/.installed

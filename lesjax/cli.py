@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 PBC = {"file": None, "true": True, "false": False}
 # commands that resume where they were stopped
 RESUMED = ("train", "md")
-METRICS = """Metrics in the JSON file, for the references that the data have:
+METRICS = """Metrics in the JSON file, for each label that the data has:
   n_structures               number of structures
 {terms}
   epsilon_infinity           electronic dielectric constant, with --epsilon-infinity fit
 _r2 is the coefficient of determination, _corr2 the squared correlation, which a
 common factor or offset of the predictions leaves as it is.
-Metrics of an ensemble are those of the mean of its members, and each kind has
+For an ensemble they compare the mean of its members, and for each label there are
   forces_spread              root mean square of the standard deviation over the members
-  forces_spearman            rank correlation of spread and error, of forces atom by atom
-Energies and forces leave the sign of the latent charges open: it is chosen once for all that depends on it.
+  forces_spearman            rank correlation of spread and error, for forces atom by atom
+Energies and forces do not determine the sign of the latent charges: it is chosen once for all that depends on it.
 Moments are about the centre of mass."""
 
 
 # Name in `Settings`, which has the defaults; help; type.
 MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("ensemble", "nve, nvt, npt, npt-flexible, or a thermostat by name, such as csvr", {}),
+    ("ensemble", "nve, nvt, npt, npt-flexible, or a thermostat by name: nose-hoover, csvr, langevin", {}),
     ("steps", "length of the run", {"type": int}),
     ("timestep", "fs", {"type": float}),
     ("temperature", "K", {"type": float}),
@@ -80,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"lesjax {parsed.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        hint = "; the same command resumes from the last checkpoint" if parsed.command in RESUMED else ""
-        print(f"interrupted{hint}", file=sys.stderr)
+        further = "; the same command resumes from the last checkpoint" if parsed.command in RESUMED else ""
+        print(f"interrupted{further}", file=sys.stderr)
         return 130
 
 
@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="train a potential, or resume a run that was stopped")
-    train.add_argument("config", help="TOML file, or the name of one shipped in lesjax/configs, such as les")
+    train.add_argument("config", help="TOML file, or the name of a shipped one (in lesjax/configs), such as les")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the file")
     train.add_argument("--ensemble", type=int, metavar="N", help="train N models that differ in their seeds")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", help="folder of a potential or an ensemble")
     evaluate.add_argument("data", help="file that ase reads, such as extended xyz")
     evaluate.add_argument("--json", metavar="OUT.json", help="write the metrics there")
-    evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots; also as pdf or svg, by the ending")
+    evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots; the ending may also be pdf or svg")
     evaluate.add_argument("--calibration", metavar="OUT.png", help="draw error against spread of an ensemble")
     evaluate.add_argument("--key", action="append", default=[], metavar="LABEL=NAME", help="e.g. energy=dft_energy")
     evaluate.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _EvaluateHelp(argparse.Action):
-    """Show the help with the metrics, whose rows are imported only here."""
+    """Show the help with the metrics, whose rows are imported only for it."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from lesjax.training.terms import metrics_help
@@ -211,7 +211,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for assignment in arguments.key:
         label = assignment.partition("=")[0]
         if not any(term.name == label and term.short in result.parity for term in TERMS):
-            raise ValueError(f"`--key {assignment}`: no structure has such a label to hold the model against.")
+            raise ValueError(f"`--key {assignment}`: no structure has such a label.")
     if arguments.json:
         write_json(arguments.json, result.metrics)
     _print_metrics(arguments.data, result)

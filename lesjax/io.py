@@ -197,8 +197,9 @@ def frozen(atoms: Atoms) -> Atoms:
 
 
 def element_names(atomic_numbers: Iterable[int]) -> str:
-    """Symbols of the elements for a message, such as "H, O"."""
-    return ", ".join(chemical_symbols[z] for z in sorted(set(atomic_numbers)))
+    """Symbols of the elements, as "H, O" for a message."""
+    names = dict(enumerate(chemical_symbols))
+    return ", ".join(names.get(z, str(z)) for z in sorted(set(atomic_numbers)))
 
 
 def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:

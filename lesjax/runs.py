@@ -66,8 +66,10 @@ class RunFolder:
         The lock is on the folder itself and ends with the process, however that ends.
 
         Raises:
-            ValueError: if another process holds the lock.
+            ValueError: if another process has it, or a file its name.
         """
+        if self.path.is_file():
+            raise ValueError(f"{str(self.path)!r} is a file: choose another folder.")
         new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         handle = None if fcntl is None else os.open(self.path, os.O_RDONLY)
@@ -303,7 +305,8 @@ def progress_bar(unit: str, total: int, done: int, quiet: bool | None) -> Iterat
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(f"{unit} {{task.completed}}/{{task.total}}"), BarColumn(), TextColumn("{task.description}"))
+    counts, text = TextColumn(f"{unit} {{task.completed}}/{{task.total}}"), TextColumn("{task.description}")
+    columns = (counts, BarColumn(bar_width=10), text)
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("compiling", total=total, completed=done)
         yield lambda completed, text: bar.update(task, completed=completed, description=text)

@@ -72,8 +72,8 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
     values = {}
     for key, value in data.items():
         if key not in fields:
-            nearest = difflib.get_close_matches(key, fields, n=1)
-            hint = f"Did you mean `{where}{nearest[0]}`?" if nearest else f"Known here: {', '.join(fields)}."
+            nearest = _below(cls, key) or next(iter(difflib.get_close_matches(key, fields, n=1)), "")
+            hint = f"Did you mean `{where}{nearest}`?" if nearest else f"Known here: {', '.join(fields)}."
             raise ValueError(f"Unknown key `{where}{key}`. {hint}")
         field_kinds = fields[key].metadata.get("kinds")
         if field_kinds is None:
@@ -91,6 +91,21 @@ def build(cls: type, data: Mapping[str, Any], where: str = "") -> Any:
         return cls(**values)
     except ValueError as error:
         raise ValueError(f"In `{where.rstrip('.') or cls.__name__}`: {error}") from None
+
+
+def _below(cls: type, key: str) -> str:
+    """Path of a key in the tables of `cls`, as "short_range.cutoff" for "cutoff"; empty if none has it."""
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        chosen, hint = f.metadata.get("kinds"), hints[f.name]
+        index = "[0]" if typing.get_origin(hint) is tuple else ""
+        for table in (chosen.find(chosen.default),) if chosen else (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(table):
+                known = key in (entry.name for entry in dataclasses.fields(table))
+                path = key if known else _below(typing.cast(type, table), key)
+                if path:
+                    return f"{f.name}{index}.{path}"
+    return ""
 
 
 def _choose(kinds: Kinds, value: Any, name: str) -> Any:

@@ -12,7 +12,7 @@
 # # Train and look at charges
 #
 # A gas of ions that interact as point charges: a short-range model and a model with latent charges are trained on
-# energies and forces alone, and the charges that come out are compared with the true ones.
+# energies and forces only, and the resulting charges are compared with the true ones.
 #
 # The energy of the model is a sum over atoms of something local, and a long-range part,
 #
@@ -36,15 +36,15 @@ from lesjax.datasets import point_charges
 from lesjax.training import evaluate, load_config, train
 
 
-QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting: shows that everything runs, and nothing else
-folder = pathlib.Path(tempfile.mkdtemp())  # name a folder of yours to keep the runs
+QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting, which only shows that everything runs
+folder = pathlib.Path(tempfile.mkdtemp())  # name your own folder to keep the runs
 
 # %% [markdown]
 # ## Data
 #
 # Na⁺ and Cl⁻ at random in a box of 20 Å, +1 e and −1 e, with the exact Coulomb energy of point charges and one
 # repulsive wall for all pairs. They are not equilibrated, so nothing screens them and far ions matter. The charges in
-# the files are used for nothing but the comparison at the end.
+# the files are only used for the comparison at the end.
 
 # %%
 n_pairs, box, n_train, n_test = (8, 10.0, 6, 2) if QUICK else (64, 20.0, 100, 30)
@@ -58,8 +58,8 @@ print(f"{len(training)} frames to train, {len(test[0])} ions each; root mean squ
 # %% [markdown]
 # ## Two models
 #
-# The shipped configuration `point_charges`, with fewer epochs. The two runs differ in one key. Beside the training
-# frames, 20 further labelled ones are for validation: the best epoch is chosen on them.
+# The shipped configuration `point_charges`, with fewer epochs. The two runs differ in one key. In addition to the
+# training frames, 20 more labelled frames are for validation: the best epoch is chosen on them.
 
 # %%
 settings = [f"data.train={folder}/train.xyz", f"data.valid={folder}/valid.xyz", "training.phases.0.epochs=60"]
@@ -80,8 +80,8 @@ print(f"charges: mean absolute error {charges.mae():.4f} e")
 # %% [markdown]
 # ## Charges and forces on test frames
 #
-# Energies and forces stay the same when all charges change sign. `train` makes those of the more electronegative
-# element negative on average.
+# Energies and forces stay the same when all charges change sign. `train` makes the charges of the more
+# electronegative element negative on average.
 
 # %%
 colors = {"short range": "#d1495b", "LES": "#1f6f8b"}
@@ -104,9 +104,9 @@ plt.show()
 # %% [markdown]
 # ## What a short-range model cannot see
 #
-# Exchange a Na⁺ with its nearest Cl⁻: that turns a dipole round. The forces on ions farther than twice the cutoff from
-# both change by the field of that dipole, and only by it. A model without long range and without message passing knows
-# nothing of it: its change is exactly zero. The same is asked of all test frames.
+# Exchange a Na⁺ with its nearest Cl⁻: that reverses a dipole. The forces on ions farther than twice the cutoff from
+# both change by the field of that dipole, and only by it. A model without long range and without message passing cannot
+# see this: its change is exactly zero. The same is done for all test frames.
 
 
 # %%
@@ -121,7 +121,7 @@ def exchanged(atoms):
 
 
 def true_forces(atoms):
-    """Forces of the point charges and the wall."""
+    """Forces of the point charges and the wall, eV/Å."""
     q = np.where(atoms.numbers == 11, 1.0, -1.0)
     return point_charges.ewald(atoms.positions, q, box)[1] + point_charges.repulsion(atoms.positions, box)[1]
 
@@ -156,9 +156,10 @@ axes.legend(frameon=False, markerscale=3)
 plt.show()
 
 # %% [markdown]
-# ## To change
+# ## Try
 #
-# - The number of training frames: with 10 (and the 20 to validate), the short-range model gets worse, and the charges?
-# - Message passing, `model.short_range.messages=[["Bchi"]]`, lets the short-range model see farther, but not to all
-#   distances.
-# - Other charges: write frames of your own with `point_charges.ewald`, for example +2 e and −1 e.
+# - The number of training frames: with 10 (and the 20 for validation), the short-range model gets worse. And the
+#   charges?
+# - Message passing, `model.short_range.messages=[["Bchi"]]`, lets the short-range model see farther, but not
+#   arbitrarily far.
+# - Other charges: write your own frames with `point_charges.ewald`, for example +2 e and −1 e.

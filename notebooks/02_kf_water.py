@@ -14,8 +14,8 @@
 # A potential for K⁺ and F⁻ in water is trained on energies and forces of the shipped data set `kf_water`. Then it runs
 # molecular dynamics, and radial distribution functions are compared with those of the data.
 #
-# The labels come from a force field (flexible SPC/Fw water with point charges), whose charges and structure are known.
-# That makes it a test. With labels of your own the steps are the same.
+# The labels come from a force field (flexible SPC/Fw water with point charges), whose charges and structure are known,
+# which makes it a test. With your own labels the steps are the same.
 
 # %%
 import os
@@ -30,19 +30,19 @@ from lesjax.dynamics import analysis
 from lesjax.training import evaluate, load_config, train
 
 
-QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting: shows that everything runs, and nothing else
-folder = pathlib.Path(tempfile.mkdtemp())  # name a folder of yours to keep the runs
+QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting, which only shows that everything runs
+folder = pathlib.Path(tempfile.mkdtemp())  # name your own folder to keep the runs
 
 # %% [markdown]
 # ## Data
 #
-# Of the shipped frames, those in bulk with two ion pairs: 64 water molecules, 2 K⁺, 2 F⁻, a cubic cell of 12.5 Å, 300
-# K. Those of the test file are of a trajectory of their own.
+# The shipped bulk frames with two ion pairs: 64 water molecules, 2 K⁺, 2 F⁻, a cubic cell of 12.5 Å, 300 K. The frames
+# of the test file come from a separate trajectory.
 
 
 # %%
 def bulk(name, n_pairs=2):
-    """Frames of a shipped file in bulk with so many ion pairs."""
+    """Bulk frames of a shipped file with this number of ion pairs."""
     return [a for a in datasets.load(name) if a.info["kind"] == "bulk" and a.info["n_pairs"] == n_pairs]
 
 
@@ -56,8 +56,8 @@ print(f"{len(training)} frames to train and validate, {len(test)} to test, {len(
 # %% [markdown]
 # ## Training
 #
-# The shipped configuration `kf_water` with a smaller model (`max_l`, `max_nu`), which is enough to look around with.
-# Its `element_charges` lets the latent charges start from the electronegativities of the elements. The energy is
+# The shipped configuration `kf_water` with a smaller model (`max_l`, `max_nu`), which is enough for a first look.
+# Its `element_charges` makes the latent charges start from the electronegativities of the elements. The energy is
 # stationary at charges of zero, and a training that starts there may stay close to it where the short-range part
 # explains most of the forces.
 
@@ -75,9 +75,9 @@ print(f"energy: mean absolute error {1e3 * result.metrics['energy_mae']:.2f} meV
 # %% [markdown]
 # ## Charges
 #
-# The charges in the data set are not used in training. Those of the force field: O −0.8476, H 0.4238, K 1, F −1 e.
-# Within the cutoff the short-range part can take over some of the electrostatics, so that the forces tell of the
-# charges mainly by what reaches beyond it.
+# The charges in the data set are not used in training. The force field has O −0.8476, H 0.4238, K 1, F −1 e.
+# Within the cutoff the short-range part can take over some of the electrostatics, so the forces determine the charges
+# mainly through interactions beyond it.
 
 # %%
 colors = {"O": "#d1495b", "H": "#1f6f8b", "K": "#7b5ea7", "F": "#6a994e"}
@@ -98,14 +98,14 @@ plt.show()
 
 # %% [markdown]
 # Signs and sizes are right: energies and forces of 72 frames, and of 8 on which the best epoch was chosen, give all
-# charges within 3 % of the force field's. They need their time: in a training that is stopped early those of water are
-# too small.
+# charges within 3 % of the force field's. They take time to develop: in a training that is stopped early, the charges
+# of water are too small.
 
 # %% [markdown]
 # ## Dynamics
 #
-# Constant temperature, from a frame of the test set. All is in one call. The same call on the same folder goes on after
-# an interruption.
+# Constant temperature, from a frame of the test set. A single call does everything. The same call on the same folder
+# resumes after an interruption.
 
 # %%
 # the forces of a model that has learned nothing can be of any size, hence the tiny step of QUICK
@@ -123,7 +123,7 @@ print(f"mean temperature {temperatures.mean():.0f} K")
 # %% [markdown]
 # ## Structure
 #
-# Radial distribution functions of the run and of the frames of the data set, which come from dynamics with the force
+# Radial distribution functions of the run and of the frames in the data set, which come from dynamics with the force
 # field itself. There are two ions of each kind, so their curves are noisier. The first peaks lie in the same bin of
 # 0.1 Å as those of the data and are as high within 4 %.
 
@@ -142,7 +142,7 @@ plt.show()
 # %% [markdown]
 # ## Charges along the run
 #
-# Each frame holds the latent charges of its atoms, so they can be followed. Here those of the four ions.
+# Each frame holds the latent charges of its atoms, so they can be followed, here for the four ions.
 
 # %%
 time = [1e-3 * atoms.info["time_fs"] for atoms in trajectory]
@@ -158,10 +158,10 @@ axes.legend(frameon=False, loc="center")
 plt.show()
 
 # %% [markdown]
-# ## To change
+# ## Try
 #
 # - The charges: fewer or more frames (all compositions of the set), the larger model of the configuration.
-# - `model.long_range.charges.element_charges=false`: what becomes of the charges?
+# - `model.long_range.charges.element_charges=false`: what happens to the charges?
 # - `model.long_range=false`: which of the curves change?
 # - The slabs of the same data set: `a.info["kind"] == "interface"`, with `analysis.density_profile`.
 # - Diffusion: `analysis.mean_squared_displacement` and `analysis.diffusion` of the unwrapped positions.

@@ -11,11 +11,11 @@
 # %% [markdown]
 # # Dimers and binding curves
 #
-# Two molecules are drawn apart. Models are trained where they are close and asked for the interaction energy at larger
-# distances, beyond the cutoff, where only a long-range model can know something.
+# Two molecules are pulled apart. Models are trained where they are close, and predict the interaction energy at larger
+# distances, beyond the cutoff, where only a long-range model can know anything.
 #
 # Between charged molecules the energy falls off as $1/r$, between a charge and a dipole as $1/r^2$. Latent charges do
-# not know which molecules they belong to. They have to find both from energies and forces.
+# not know which molecules they belong to. They have to find both laws from energies and forces.
 
 # %%
 import os
@@ -32,15 +32,15 @@ from lesjax.training import load_config, train
 
 
 jax.config.update("jax_enable_x64", True)  # L-BFGS wants float64
-QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting: shows that everything runs, and nothing else
-folder = pathlib.Path(tempfile.mkdtemp())  # name a folder of yours to keep the runs
+QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting, which only shows that everything runs
+folder = pathlib.Path(tempfile.mkdtemp())  # name your own folder to keep the runs
 
 # %% [markdown]
 # ## Data
 #
 # Shipped dimers in open boundaries, labelled with GFN2-xTB: one pair of a class in one orientation, C for charged and P
 # for polar molecules. Distances of 3 to 9 Å are for training, 9.5 to 15 Å for the test. The label `inter_energy` is the
-# energy less those of the two molecules alone.
+# energy minus the energies of the two isolated molecules.
 
 
 # %%
@@ -84,7 +84,7 @@ for c in classes:
 # %% [markdown]
 # ## Binding curves
 #
-# In the right panel the error of the energy beyond the cutoff, in per cent of the interaction energy.
+# The right panel shows the error of the energy beyond the cutoff, in per cent of the interaction energy.
 
 
 # %%
@@ -118,16 +118,16 @@ for c in classes:
 
 # %% [markdown]
 # Where no atom of one molecule is within the cutoff of the other, the short-range model is flat. For the charged pair
-# LES goes on as it should, up to 15 Å. For the ion and water the energies are a hundred times smaller. The absolute
+# LES continues as it should, up to 15 Å. For the ion and water the energies are a hundred times smaller. The absolute
 # error of LES is about as small as before, but not the relative one: nothing in the model says that the molecules have
 # the charges 1 e and 0, or that the energy at infinite distance is zero.
 
 # %% [markdown]
 # ## Charges of the molecules
 #
-# The latent charges of each molecule add up to a net charge in each channel. The energy between far molecules is that
-# of the products of these charges, $\sum_c q_A^c q_B^c / r$, so that the sum of the products is what it fixes: −1 e²
-# for a cation and an anion, and 0 where one molecule is neutral.
+# The latent charges of each molecule add up to a net charge in each channel. The energy between distant molecules is
+# $\sum_c q_A^c q_B^c / r$ with the products of these charges, so it determines the sum of the products: −1 e² for a
+# cation and an anion, and 0 where one molecule is neutral.
 
 # %%
 for c in classes:
@@ -139,7 +139,7 @@ for c in classes:
     print(f"{c}: sum over channels of the product of the net charges {product:.3f} e², true {true} e²")
 
 # %% [markdown]
-# ## To change
+# ## Try
 #
 # - Other classes and pairs: CC, CP, PP, CA, PA, AA, each with four or fewer pairs in three orientations.
 # - One channel of charges: `model.long_range.charges.n_channels=1`. Does it still fit a charge and a dipole?

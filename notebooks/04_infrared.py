@@ -11,8 +11,8 @@
 # %% [markdown]
 # # Born effective charges and infrared spectrum
 #
-# A model of water that has seen energies and forces alone gives the Born effective charges, and along a run of
-# molecular dynamics the infrared spectrum.
+# A model of water trained only on energies and forces gives the Born effective charges and, from a run of molecular
+# dynamics, the infrared spectrum.
 #
 # The Born effective charge of atom $i$ is the change of the polarization when the atom moves,
 #
@@ -36,16 +36,16 @@ from lesjax import datasets, dynamics, io, properties
 from lesjax.training import evaluate, load_config, train
 
 
-QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting: shows that everything runs, and nothing else
-folder = pathlib.Path(tempfile.mkdtemp())  # name a folder of yours to keep the runs
+QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting, which only shows that everything runs
+folder = pathlib.Path(tempfile.mkdtemp())  # name your own folder to keep the runs
 
 # %% [markdown]
 # ## Data and model
 #
-# The pure water in bulk of the shipped set `kf_water`: 64 molecules of flexible SPC/Fw water. Its charges are fixed
+# The pure bulk water of the shipped set `kf_water`: 64 molecules of flexible SPC/Fw water. Its charges are fixed
 # numbers, −0.8476 e for O and 0.4238 e for H, so that the true Born effective charges are these numbers times the unit
-# matrix, and nothing screens them: $\varepsilon_\infty = 1$. For labels from electronic structure take the electronic
-# dielectric constant of the material, 1.78 for water, as `epsilon_infinity`.
+# matrix, and nothing screens them: $\varepsilon_\infty = 1$. For labels from electronic-structure calculations give the
+# electronic dielectric constant of the material, 1.78 for water, as `epsilon_infinity`.
 
 # %%
 training, test = (
@@ -93,14 +93,14 @@ left.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Energies and forces alone give Z* of both elements within 1 %. What is left is a dependence on the surroundings of
-# some 0.01 e, which the force field does not have.
+# Energies and forces are enough to give Z* of both elements within 1 %. What remains is a dependence on the
+# surroundings of about 0.01 e, which the force field does not have.
 
 # %% [markdown]
 # ## Dynamics
 #
 # `born_effective_charges=True` writes Z* into each frame of the trajectory. Frames every 2.5 fs resolve frequencies up
-# to 6600 cm⁻¹. The thermostat is slow, so that it leaves the vibrations alone.
+# to 6600 cm⁻¹. The thermostat is slow, so it does not disturb the vibrations.
 
 # %%
 # the forces of a model that has learned nothing can be of any size, hence the tiny step of QUICK
@@ -120,8 +120,8 @@ print(f"{len(frames)} frames over {1e-3 * len(frames) * every * run.timestep:.1f
 # %% [markdown]
 # ## Spectrum
 #
-# The absorption from the model's Z* and from the charges of the force field, for the same velocities: so the difference
-# is that of the charges alone. Shaded is one standard error from blocks. Below, the vibrational density of states shows
+# The absorption from the model's Z* and from the charges of the force field, for the same velocities, so that
+# only the charges differ. The shading is one standard error from blocks. Below, the vibrational density of states shows
 # where anything moves at all.
 
 # %%
@@ -153,14 +153,14 @@ top.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Positions and heights of the bands are those of the force field's charges. That asks more of a model than good forces:
-# absorption goes with the square of the charges, and their response to the motion is different for each band. A
-# training that is stopped early has charges that are too small, and a spectrum that is too weak.
+# Positions and heights of the bands agree with those from the force field's charges. That demands more of a model than
+# good forces: absorption goes with the square of the charges, and their response to the motion is different for each
+# band. A training that is stopped early has charges that are too small, and a spectrum that is too weak.
 
 # %% [markdown]
-# ## To change
+# ## Try
 #
-# - `training.phases.0.epochs=100`: what becomes of Z* and of the heights of the bands?
+# - `training.phases.0.epochs=100`: what happens to Z* and to the heights of the bands?
 # - A set labelled by density-functional theory: `benchmarks/water_infrared.py` does so and compares with measured
 #   bands.
 # - `run`: a longer run makes the errors smaller, a lower temperature sharpens the bands.

@@ -12,8 +12,8 @@
 # # Your own short-range model with latent charges
 #
 # Latent charges need no particular model. Anything that gives each atom an energy and a charge will do. Here it is a
-# small network on a descriptor of Gaussians of the distances, written from scratch in 30 lines; lesjax
-# gives neighbours and the long-range sum, and JAX the forces.
+# small network on a descriptor of Gaussians of the distances, written from scratch in 30 lines; lesjax provides the
+# neighbours and the long-range sum, and JAX the forces.
 #
 # $$ E = \sum_i E(d_i) + E_\mathrm{Ewald}(q(d_1), \ldots, q(d_n)), \qquad
 # d_{i, g s} = \sum_{j \in s} e^{-(r_{ij} - c_g)^2 / 2 w^2} f(r_{ij}) $$
@@ -38,7 +38,7 @@ from lesjax.neighbors.batching import stack_systems
 from lesjax.numerics import safe_norm
 
 
-QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting: shows that everything runs, and nothing else
+QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting, which only shows that everything runs
 CUTOFF = 5.0  # Å
 ELEMENTS = jnp.array([11, 17])
 n_train, n_test, n_steps, batch_size = (8, 2, 5, 4) if QUICK else (100, 30, 6000, 4)
@@ -61,7 +61,7 @@ print(f"{n_train} frames of {len(frames[0])} ions to train; root mean square for
 # %% [markdown]
 # ## The model
 #
-# A descriptor, and a network with two outputs. This is the part to replace by your own.
+# A descriptor, and a network with two outputs. This is the part to replace with your own.
 
 
 # %%
@@ -90,8 +90,8 @@ class Network(nn.Module):
 # %% [markdown]
 # ## Energy and forces
 #
-# The long-range energy is one line. Forces are the gradient of the sum, with the charges' dependence on the positions
-# in it.
+# The long-range energy is one line. Forces are the gradient of the sum, including the dependence of the charges on the
+# positions.
 
 
 # %%
@@ -117,7 +117,7 @@ def predict(params, system, long_range):
 # %% [markdown]
 # ## Training
 #
-# A loss, Adam and a loop. Two models are trained, with the long-range energy and without.
+# A loss, Adam and a loop. Two models are trained, with and without the long-range energy.
 
 
 # %%
@@ -144,7 +144,7 @@ def step(params, state, rows, long_range):
 
 
 def train(long_range, seed=0):
-    """Parameters and losses of a run."""
+    """Train a model; returns its parameters and the losses."""
     one = jax.tree.map(lambda x: x[0], systems)
     params = Network().init(jax.random.key(seed), descriptor(one))
     state, losses, rng = optimizer.init(params), [], np.random.default_rng(seed)
@@ -158,10 +158,10 @@ def train(long_range, seed=0):
 trained = {"short range": train(False), "with latent charges": train(True)}
 
 # %% [markdown]
-# ## What came out
+# ## Results
 #
-# The sign of all charges together is open, as the energy contains products of charges alone. It is chosen here so that
-# Na is positive.
+# The common sign of all charges is undetermined, as the energy contains only products of charges. It is chosen here so
+# that Na is positive.
 
 # %%
 test = jax.tree.map(lambda x: x[n_train:], systems)
@@ -194,8 +194,8 @@ plt.show()
 # %% [markdown]
 # ## Born effective charges
 #
-# Whatever gives charges as a function of positions has Born effective charges, too. For fixed point charges they are
-# the charges times the unit matrix.
+# Any model that gives charges as a function of positions has Born effective charges, too. For fixed point charges they
+# are the charges times the unit matrix.
 
 # %%
 params = trained["with latent charges"][0]
@@ -218,8 +218,9 @@ print(f"root mean square error of all elements {np.sqrt(np.mean((born - exact) *
 # ## In lesjax
 #
 # The notebook has done by hand what lesjax does for any short-range model that is registered. Such a model gives
-# features and no energies: readouts, charges and their sign, dipoles, training, storage and dynamics come with it. In
-# the file of `lesjax train` it is `[model.short_range] kind = "descriptor"`. See *Extend lesjax* in the documentation.
+# features and no energies; lesjax adds readouts, charges and their sign, dipoles, training, storage and dynamics. In
+# the file of `lesjax train` it is selected by `[model.short_range] kind = "descriptor"`. See *Extend lesjax* in the
+# documentation.
 
 
 # %%
@@ -246,11 +247,11 @@ prediction = potential(system)
 print("forces", prediction.forces.shape, "charges", prediction.charges.shape)
 
 # %% [markdown]
-# ## To change
+# ## Try
 #
 # - The descriptor: angles, or another package's equivariant features. It must be a smooth function of the positions
 #   that vanishes at the cutoff.
 # - Two channels of charges: let the network return [n, 2]; `lesjax.ewald.energy` adds the channels up.
-# - Dipoles: a vector for each atom goes in as `dipoles=`.
-# - Dynamics: `energy` is a function of positions, so that any integrator in JAX can run it with a list of neighbours
-#   that is renewed.
+# - Dipoles: pass a vector for each atom as `dipoles=`.
+# - Dynamics: `energy` is a function of positions, so any integrator in JAX can run it with a neighbour list that is
+#   renewed.

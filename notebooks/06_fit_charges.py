@@ -12,15 +12,15 @@
 # # Fit the charges of water to its density
 #
 # A force field of flexible water in the manner of SPC: harmonic bonds and angles, a Lennard-Jones term between
-# oxygens, and charges of lesjax' Ewald sum. One number is fitted, the scale of the charges: the density at 300 K and
-# 1 bar shall be the measured 0.997 g/cm³. The gradient of the mean density comes from reweighting (`lesjax.fitting`),
-# and no step of the simulation is differentiated.
+# oxygens, and charges in the Ewald sum of lesjax. One number is fitted, the scale of the charges: the density at 300 K
+# and 1 bar should be the measured 0.997 g/cm³. The gradient of the mean density comes from reweighting
+# (`lesjax.fitting`), and no step of the simulation is differentiated.
 #
-# **What this can show, and what not.** 16 molecules and some ten picoseconds show how a fit goes: targets, effective
-# sample size, new trajectories. They do not give a water model. The box is hardly larger than the first two shells of
+# **What this can and cannot show.** 16 molecules and some ten picoseconds show how a fit works: targets, effective
+# sample size, new trajectories. They do not make a water model. The box is hardly larger than the first two shells of
 # neighbours, the mean density of so short a run is uncertain by one or two per cent (the last cell computes it), and
-# the charges are Gaussians of σ = 0.8 Å, which bind hydrogens less than points do. For a model of your own take some
-# hundred molecules and nanoseconds; the code stays the same.
+# the charges are Gaussians of σ = 0.8 Å, which bind hydrogens less than points do. For your own model take some hundred
+# molecules and nanoseconds; the code stays the same.
 
 # %%
 import os
@@ -39,16 +39,16 @@ from lesjax.numerics import safe_norm
 from lesjax.properties import block_error
 
 
-QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting: shows that everything runs, and nothing else
+QUICK = os.environ.get("LESJAX_QUICK") == "1"  # a tiny setting, which only shows that everything runs
 
 # %% [markdown]
 # ## The force field
 #
-# Bonds, angles and Lennard-Jones parameters are those of SPC/Fw (Wu, Tepper, Voth, J. Chem. Phys. 124, 024503
+# Bonds, angles and Lennard-Jones parameters are taken from SPC/Fw (Wu, Tepper, Voth, J. Chem. Phys. 124, 024503
 # (2006)). Masses have no effect on averages of positions: heavy hydrogen and light oxygen allow steps of 2 fs.
 #
-# In SPC the charges of one molecule do not act on each other. In the Ewald sum they do, as in LES, which makes bonds
-# some hundredths of an Å shorter. For the Lennard-Jones term all images of the neighbouring cells count up to 7 Å, and
+# In SPC the charges of one molecule do not act on each other. In the Ewald sum they do, as in LES, which makes bonds a
+# few hundredths of an Å shorter. For the Lennard-Jones term all images of the neighbouring cells count up to 7 Å, and
 # a uniform liquid beyond.
 
 # %%
@@ -102,7 +102,7 @@ def energy(log_scale: jax.Array, frame: fitting.Frame, solver: Any) -> jax.Array
 # ## A sampler
 #
 # `make_sampler` makes one compiled run of molecular dynamics out of an energy, here at constant pressure. Molecules on
-# a lattice, in random orientations, first lose the energy of that start at constant volume.
+# a lattice, in random orientations, first lose the energy of this start at constant volume.
 
 # %%
 settings = Settings(
@@ -136,7 +136,7 @@ frames = sampler(log_scale, 0, settled)
 # ## The fit
 #
 # The trajectory keeps the energies of its frames. For another charge scale each frame gets a weight from the change
-# of its energy, and the mean density follows. `pressure` says that the frames have the pressure in their ensemble.
+# of its energy, and the mean density follows. `pressure` says that the frames were drawn at constant pressure.
 
 # %%
 density = fitting.density([WATER])
@@ -167,9 +167,9 @@ right.set(xlabel="step", ylabel="effective fraction")
 plt.show()
 
 # %% [markdown]
-# At each jump of the effective fraction a new trajectory was drawn; the density jumps there by what the old one and
-# the reweighting were wrong. How far to trust the result: the error of the mean density of the last trajectory by
-# blocks, and through the derivative of the density what it means for the charge.
+# At each jump of the effective fraction a new trajectory was drawn; the density jumps there by the error of the old one
+# and the reweighting. How far to trust the result: the error of the mean density of the last trajectory from blocks,
+# and through the derivative of the density what this error means for the charge.
 
 # %%
 (last,) = result.reweightings
@@ -188,7 +188,7 @@ print(f"density {float(mean):.3f} ± {error:.3f} g/cm³, target 0.997")
 print(f"charge of oxygen {-0.82 * scale:.3f} ± {abs(error / float(slope)) * 0.82 * scale:.3f} e, in this small box")
 
 # %% [markdown]
-# ## To change
+# ## Try
 #
 # - More molecules and steps, until the error of the last cell is what you need.
 # - A second target, `fitting.dielectric_constant(charges_fn, temperature)`, which takes nanoseconds to converge.

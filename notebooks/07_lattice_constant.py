@@ -9,17 +9,18 @@
 # ---
 
 # %% [markdown]
-# # Correct a potential by a measured lattice constant
+# # Correct a potential with a measured lattice constant
 #
-# A potential can't be better than the calculations that it was trained on. Density functionals miss lattice constants
-# by one or two per cent, and a potential inherits that. Here a small potential with a latent charge is trained on the
-# energies and forces of one "level of theory", and then corrected by one measured number, without forgetting its
-# data. The derivative of the lattice constant with respect to all parameters is that of the minimum
+# A potential cannot be better than the calculations that it was trained on. Density functionals miss lattice constants
+# by one or two per cent, and a potential inherits this error. Here a small potential with a latent charge is trained on
+# the energies and forces of one "level of theory", and then corrected with one measured number, without forgetting its
+# data. The derivative of the lattice constant with respect to all parameters is the derivative of the minimum
 # (`lesjax.fitting.relax`): no step of the minimization is differentiated.
 #
 # **What is invented here.** The theory is an exp-6 crystal of point charges that looks like NaCl, not a density
 # functional, and the "measured" lattice constant is 1.5 % below its own. With a trained potential,
-# `lesjax.Potential.energy` takes the place of the function `model` below, and the potential that of its parameters.
+# `lesjax.Potential.energy` takes the place of the function `model` below, and the potential the place of its
+# parameters.
 
 # %%
 import itertools
@@ -45,7 +46,7 @@ CUTOFF = 5.0
 #
 # Both are functions of parameters, a crystal and the plan of its Ewald sum. All pairs that could come within the
 # cutoff are listed once, so that the energy is smooth. The theory has charges of ±1 e, the repulsion of Born and
-# Mayer, and a dispersion. The model has one latent charge and a flexible pair function for equal and for unequal
+# Mayer, and a dispersion. The model has one latent charge and a flexible pair function for like and for unlike
 # ions: 17 parameters.
 
 # %%
@@ -85,7 +86,7 @@ def model(params, crystal, solver):
 # %% [markdown]
 # ## Training
 #
-# Frames of displaced ions in cells of different size. The residuals are those of energies and forces, in units of
+# Frames of displaced ions in cells of different size. The residuals are errors of energies and forces, in units of
 # 2 meV/atom and 0.05 eV/Å, and a few Gauss-Newton steps minimize their squares.
 
 # %%
@@ -131,10 +132,10 @@ forces = 0.05 * target[len(frames) :]
 print(f"forces: root mean square {jnp.std(forces):.2f} eV/Å, error of the model {force_error(trained):.3f} eV/Å")
 
 # %% [markdown]
-# ## What it says of the crystal
+# ## What it says about the crystal
 #
 # Lattice constant, bulk modulus, and the optical modes at Γ, where the longitudinal one has the field of the
-# Born effective charges. The model's charges are latent ones, √ε∞ is one here.
+# Born effective charges. The charges of the model are latent, and √ε∞ is one here.
 
 
 # %%
@@ -176,9 +177,9 @@ print(f"measured: a = {measured:.4f} Å")
 # ## The correction
 #
 # One more row of the least squares: the lattice constant, in units of a tolerance, with its derivatives. The forces of
-# the training data stay in; their energies do not, as the energies of cells of different size are just what the
-# measurement contradicts. The tighter the tolerance, the closer the lattice constant; what it costs is the force error.
-# For comparison, the smallest change of the parameters that gives the measured value, without any data.
+# the training data are kept; their energies are not, as the energies of cells of different size are just what the
+# measurement contradicts. The tighter the tolerance, the closer the lattice constant, at the cost of a larger force
+# error. For comparison, the smallest change of the parameters that gives the measured value, without any data.
 
 
 # %%

@@ -46,10 +46,9 @@ INTRODUCTION = """\
 # Notebooks
 
 Each is a file `notebooks/NN_name.ipynb`, paired with a script `NN_name.py` by
-[jupytext](https://jupytext.readthedocs.io). They ask for nothing but lesjax and Jupyter, take a few minutes on two CPU
-cores, and are meant to be changed. With the environment variable `LESJAX_QUICK=1` each runs in about half a
-minute with a tiny model, which shows that the code runs and nothing else. The pages show the full
-setting (`make notebooks`).
+[jupytext](https://jupytext.readthedocs.io). They need only lesjax and Jupyter, take a few minutes on two CPU cores, and
+are meant to be changed. With the environment variable `LESJAX_QUICK=1` each runs in about half a minute with a tiny
+model, which only shows that the code runs. The pages show the full setting (`make notebooks`).
 """
 
 
@@ -63,7 +62,7 @@ def scripts(chosen: list[str] | None = None) -> list[pathlib.Path]:
 
 
 def as_notebook(script: pathlib.Path) -> NotebookNode:
-    """The notebook of a script, without outputs and with the same ids of the cells each time."""
+    """The notebook of a script, without outputs and with the same cell ids each time."""
     notebook = jupytext.read(script)
     for i, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{i}", NotebookNode()
@@ -79,7 +78,7 @@ def cells(notebook: NotebookNode) -> list[tuple[str, str]]:
 
 
 def executed_copy(script: pathlib.Path, quick: bool) -> pathlib.Path:
-    """Where the executed copy of a notebook lies."""
+    """Path of the executed copy of a notebook."""
     return ROOT / ("runs/notebooks-quick" if quick else "runs/notebooks") / f"{script.stem}.ipynb"
 
 
@@ -130,7 +129,7 @@ def render(chosen: list[pathlib.Path]) -> None:
     for script in chosen:
         copy, notebook = executed_copy(script, False), as_notebook(script)
         if not copy.exists():
-            sys.exit(f"{script.stem} has not been executed in the full setting: run it first.")
+            sys.exit(f"{script.stem} was not executed in the full setting yet: run it first.")
         executed = nbformat.read(copy, 4)
         if code(notebook) != code(executed):
             sys.exit(f"{script.stem}: its code has changed since it was executed: run it again.")

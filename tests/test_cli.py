@@ -224,7 +224,7 @@ def test_mistakes_of_evaluate(run, tmp_path, capsys):
         ([model, str(folder / "test.xyz"), "--key", "energy"], "`--key` needs one of"),
         ([model, str(folder / "test.xyz"), "--key", "energy="], "`--key` needs one of"),
         ([model, str(folder / "test.xyz"), "--key", "energy=dft_enrgy"], "`--key energy=dft_enrgy`: no structure has"),
-        ([str(folder / "run"), str(folder / "test.xyz")], f"That of this training is '{folder / 'run' / 'model'}'"),
+        ([str(folder / "run"), str(folder / "test.xyz")], f"The model of this training is '{folder}/run/model'"),
     ):
         assert cli.main(["evaluate", *arguments]) == 1
         error = capsys.readouterr().err

@@ -67,6 +67,13 @@ def test_a_folder_is_for_one_process(tmp_path):
     assert folder.log.exists()
 
 
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "run").write_text("")
+    folder = RunFolder(tmp_path / "run", description="d.json", log="log")
+    with pytest.raises(ValueError, match=r"run' is a file: choose another folder"), folder.locked():
+        pass
+
+
 def test_leftovers_are_removed(folder):
     for name in (".a.12.tmp", "model/.b.12.tmp", "other/.c.12.tmp", ".notes.tmp"):
         (folder.path / name).mkdir(parents=True)

@@ -26,8 +26,8 @@ class Setup(NamedTuple):
     """Settings of an integrator, in ase's units: eV, Å, amu.
 
     Attributes:
-        force_virial: (positions, cell, **inputs) -> forces and virial -dU/dε; a fixed cell is in `inputs` under the
-            name `cell`.
+        force_virial: ``(positions, cell, **given)`` -> forces and virial -dU/dε; where the cell is fixed, it is in
+            `given` under the name `cell`.
         dt: time step.
         dof: degrees of freedom.
         kT: kT of the thermostat; 0 without one.
@@ -52,9 +52,9 @@ class Integrator:
     """Functions of one simulation; all can be compiled.
 
     Attributes:
-        initialize: (positions, cell, masses [n], momenta, **inputs) -> state, with the fields position, momentum, force
+        initialize: ``(positions, cell, masses, momenta, **given)`` -> state, with the fields position, momentum, force
             and mass, `rng` if the scheme is random, and `virial` if it moves the cell.
-        step: (state, **inputs) -> state.
+        step: ``(state, **given)`` -> state.
         cell: (state, cell) -> the cell of this state; the second one where it does not move.
         extra_energy: state -> conserved quantity minus kinetic and potential energy, eV; None where nothing is
             conserved.

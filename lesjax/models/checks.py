@@ -8,6 +8,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from lesjax import response
+from lesjax.io import element_names
 from lesjax.models.config import ModelConfig
 from lesjax.processes import check_process
 from lesjax.system import System
@@ -22,8 +23,8 @@ def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> Non
     unknown = sorted(set(np.unique(atomic_numbers).tolist()) - {0, *elements})
     if unknown:
         raise ValueError(
-            f"`system` contains elements with atomic numbers {unknown}, but the model knows only {sorted(elements)}. "
-            "Train on structures that contain them."
+            f"`system` contains {element_names(unknown)}, but the model knows only {element_names(elements)}. Train on "
+            "structures that contain all elements."
         )
 
 
@@ -85,6 +86,6 @@ def _warn(net: float) -> None:
     warnings.warn(
         f"The latent charges of a periodic cell add up to {net:.3g} e without a background, so that its energy and "
         "stress depend on `sigma`. Train with `constraint` = 'neutral' or, where cells are meant to be charged, "
-        "with `background` = true. This is said once.",
+        "with `background` = true. This warning is shown once.",
         stacklevel=4,
     )

@@ -96,7 +96,7 @@ def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray]]:
             f"as {str(path / '0')!r}."
         )
     if missing:
-        hint = f" That of this training is {str(path / 'model')!r}." if (path / "model").is_dir() else ""
+        hint = f" The model of this training is {str(path / 'model')!r}." if (path / "model").is_dir() else ""
         raise FileNotFoundError(f"{str(path)!r} is not a lesjax model: it has no {' and no '.join(missing)}.{hint}")
     data = read_json(description, remedy="Take another copy of the model.")
     version = data.get("format") if isinstance(data, dict) else None

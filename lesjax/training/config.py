@@ -203,7 +203,10 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         candidates = [path.parent / home, home]
         data_file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if data_file is None:
-            raise FileNotFoundError(f"`data.{name}`: there is no file {value!r}, neither beside {path} nor here.")
+            raise FileNotFoundError(
+                f"`data.{name}`: there is no file {value!r}, neither beside {path} nor in the current folder. "
+                f"`--set data.{name}=FILE` names another."
+            )
         files[name] = str(data_file)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
 

@@ -373,11 +373,11 @@ def dataset_errors(
 
 @contextmanager
 def bar(total: int, done: int, quiet: bool | None) -> Iterator[Any]:
-    """Progress bar with losses and time left."""
+    """Progress bar with the validation loss and the time left."""
     with progress_bar("epoch", total, done, quiet) as show:
 
         def report(epoch: int, record: dict[str, Any]) -> None:
-            text = f"loss {record['train_loss']:.3g}, validation {record['valid_loss']:.3g}"
+            text = f"validation loss {record['valid_loss']:.3g}"  # with the forces just in 80 columns
             if "forces_rmse" in record:
                 text += f", forces {1e3 * record['forces_rmse']:.3g} meV/Å"
             show(epoch, text)

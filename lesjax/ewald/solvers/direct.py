@@ -49,7 +49,7 @@ class DirectSolver(Periodic):
         return structure_factor(positions, multipoles, grid.inverse_cell, self.k_shape)
 
     def square(self, grid: Grid, factor: Float[Array, "2 n1 2 n2 2 n3"]) -> Float[Array, ""]:
-        """Return Σ_k w(k) |S(k)|², the energy, eV, self-interaction included."""
+        r"""Return Σ_k w(k) \|S(k)\|², the energy, eV, with the self-interaction of each atom."""
         real, imag = _complex_parts(factor)
         return jnp.sum(grid.weights * (real * real + imag * imag))
 

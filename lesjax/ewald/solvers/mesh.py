@@ -67,7 +67,7 @@ class MeshSolver(Periodic):
         return multipole_structure_factor(of_charges, positions, multipoles)
 
     def square(self, grid: Grid, factor: Float[Array, "n1 n2 n3"]) -> Float[Array, ""]:
-        """Return Σ_k w(k) |S(k)|², the energy, eV, self-interaction included."""
+        r"""Return Σ_k w(k) \|S(k)\|², the energy, eV, with the self-interaction of each atom."""
         return _square(factor, grid.weights)
 
     def product(self, grid: Grid, left: Float[Array, "n1 n2 n3"], right: Float[Array, "n1 n2 n3"]) -> Float[Array, ""]:

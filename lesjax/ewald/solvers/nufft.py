@@ -43,7 +43,7 @@ class NufftSolver(Periodic):
         return Grid(inverse_cell, jnp.fft.fftshift(both, axes=(0, 1)))
 
     def factor(self, grid: Grid, positions: Float[Array, "n 3"], multipoles: Multipoles) -> Float[Array, "2 m1 m2 k3"]:
-        """Return the real and imaginary part of S(k), |n1| < k1, |n2| < k2 and 0 <= n3 < k3, each axis ascending."""
+        """Return the real and imaginary part of S(k), -k1 < n1 < k1, -k2 < n2 < k2 and 0 <= n3 < k3, all ascending."""
 
         def of_charges(positions: Float[Array, "n 3"], charges: Float[Array, " n"]) -> Float[Array, "2 m1 m2 k3"]:
             angles = 2.0 * math.pi * fractional_coordinates(positions, grid.inverse_cell)
@@ -53,7 +53,7 @@ class NufftSolver(Periodic):
         return multipole_structure_factor(of_charges, positions, multipoles)
 
     def square(self, grid: Grid, factor: Float[Array, "2 m1 m2 k3"]) -> Float[Array, ""]:
-        """Return Σ_k w(k) |S(k)|², the energy, eV, self-interaction included."""
+        r"""Return Σ_k w(k) \|S(k)\|², the energy, eV, with the self-interaction of each atom."""
         return jnp.sum(grid.weights * (factor[0] * factor[0] + factor[1] * factor[1]))
 
     def product(
