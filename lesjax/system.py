@@ -170,18 +170,19 @@ class System:
         )
 
 
-def check_ghosts(atomic_numbers: np.ndarray, mask: np.ndarray | None = None) -> None:
+def check_ghosts(atomic_numbers: np.ndarray, mask: np.ndarray | None = None, *, where: str = "") -> None:
     """Raise ValueError for an atom without an element, with its index: number 0 is for padding alone.
 
     Args:
         atomic_numbers: of the atoms; leading axes where systems are stacked.
         mask: True for real atoms; all are if it is not given.
+        where: file and structure, the start of the message.
     """
     ghosts = np.argwhere((atomic_numbers == 0) & (True if mask is None else mask))
     if len(ghosts):
         raise ValueError(
-            f"Atom {', '.join(map(str, ghosts[0]))} is a ghost atom (symbol X, atomic number 0), of which no model knows "
-            "anything: remove it, or give it an element."
+            f"{where}Atom {', '.join(map(str, ghosts[0]))} is a ghost atom (symbol X, atomic number 0), which no model "
+            "knows: remove it, or give it an element."
         )
 
 

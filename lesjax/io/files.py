@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from io import StringIO
+from typing import Any
 from xml.etree import ElementTree
 
 import ase.db
@@ -81,7 +82,8 @@ def _read(path: pathlib.Path) -> list[Atoms]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     frames: list[Atoms] = []
-    kind, source, options = "", path, {}
+    kind, source = "", path
+    options: dict[str, Any] = {}
     try:
         # frame by frame, so that the message can say which one is broken
         kind = filetype(str(path))
@@ -130,12 +132,10 @@ def _check_foreign(path: pathlib.Path) -> None:
 
 def _rows(path: pathlib.Path) -> Iterable[Atoms]:
     """Rows of a database of ase with their key-value pairs and arrays in `info`."""
-    with ase.db.connect(path, serial=True) as database:
-        for row in database.select():
-            atoms = row.toatoms()
-            data = {key: value for key, value in dict(row.data or {}).items() if isinstance(key, str)}
-            atoms.info.update({**data, **row.key_value_pairs})
-            yield atoms
+    for row in ase.db.connect(path, serial=True).select():
+        atoms = row.toatoms()
+        atoms.info.update({**dict(row.data or {}), **row.key_value_pairs})
+        yield atoms
 
 
 def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
@@ -168,7 +168,7 @@ def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> N
 
 def _check_cell(atoms: Atoms) -> None:
     """Raise ValueError for a frame without a cell that has one under a name that is not read."""
-    if atoms.cell.any():
+    if atoms.cell.array.any():
         return
     for key, value in atoms.info.items():
         words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", str(key)).lower())

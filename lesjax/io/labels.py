@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -70,7 +70,7 @@ def select(
     frames: Sequence[Atoms],
     keys: Keys | None = None,
     *,
-    mixed: Literal["error", "skip"] = "error",
+    mixed: str = "error",
     needed: Collection[str] | None = None,
 ) -> Selection:
     """Labels and weights of the frames of one file.
@@ -98,7 +98,7 @@ def select(
     for text in choice.foreign:
         warnings.warn(text, stacklevel=2)
     skipped = sorted({i for places in choice.differing.values() for i in places})
-    if skipped and mixed == "error":
+    if skipped and mixed != "skip":
         counts = "; ".join(
             f"{len(places)} of {len(frames)} have no `{choice.names[kind]}` but {kind} under another name "
             f"(first: {min(places)})"
@@ -124,6 +124,9 @@ def select(
     for texts in unusable.values():
         count = f" ({len(texts)} structures)" if len(texts) > 1 else ""
         warnings.warn(f"Left out, since nothing asks for it{count}: {texts[0]}", stacklevel=2)
+    for kind in list(result.names):
+        if not any(np.isfinite(getattr(label, kind)).any() for label in result.labels):
+            del result.names[kind]
     _warn_of_values(result)
     return result
 
