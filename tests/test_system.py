@@ -136,8 +136,8 @@ def test_ghost_atom(crystal):
     """Number 0 is for padding, which systems that were made here may have."""
     padded = System.from_ase(crystal, cutoff=4.0).pad_to(9, 60)
     check_ghosts(padded.atomic_numbers, padded.atom_mask)
-    crystal.symbols[2] = "X"
-    with pytest.raises(ValueError, match=r"^Atom 2 is a ghost atom \(symbol X, atomic number 0\)"):
+    crystal.symbols[1] = "X"
+    with pytest.raises(ValueError, match=r"^Atom 1 is a ghost atom \(symbol X, atomic number 0\)"):
         System.from_ase(crystal, cutoff=4.0)
     with pytest.raises(ValueError, match=r"^a\.xyz: Atom 1, 0 is a ghost"):
         check_ghosts(np.array([[1], [0]]), where="a.xyz: ")

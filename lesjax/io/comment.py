@@ -75,11 +75,11 @@ def _keys(line: str) -> list[tuple[int, int]]:
 
 
 def _array(value: Any) -> np.ndarray:
-    """Numbers of an entry, as JSON text too; a single NaN, which no label takes, for anything else."""
+    """Numbers of an entry, as JSON text too; a single infinity, which no label takes, for anything else."""
     try:
         return np.asarray(parse_json(value, nonfinite=True) if isinstance(value, str) else value, float)
     except (ValueError, TypeError):
-        return np.full(1, np.nan)
+        return np.full(1, np.inf)
 
 
 def _periodic(value: Any) -> Any:

@@ -9,6 +9,7 @@ import pathlib
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from io import StringIO
 from typing import Any
 from xml.etree import ElementTree
@@ -93,13 +94,11 @@ def _read(path: pathlib.Path) -> list[Atoms]:
             frames.extend(_rows(path))
         else:
             frames.extend(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True, **options))
-    except UnknownFileTypeError as error:
-        raise ValueError(
-            f"{str(path)!r} has a format that ase does not know ({error}). Convert it to extended xyz (.xyz)."
-        ) from error
     except Exception as error:
         symbol = error.args[0] if isinstance(error, KeyError) and kind in ("extxyz", "xyz") else None
         reason = repr(error) if symbol is None else f"unknown species {symbol!r}, which is no symbol of an element"
+        if isinstance(error, UnknownFileTypeError):
+            reason += ". ase does not know the format: convert it to extended xyz (.xyz)."
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {reason}") from error
     if kind == "extxyz":
         _check_blank_lines(path, source)
@@ -174,6 +173,8 @@ def _check_cell(atoms: Atoms) -> None:
         words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", str(key)).lower())
         if not CELL_WORDS & {*words, "".join(words)}:
             continue
+        if isinstance(value, bool):
+            continue
         numbers = len(NUMBER.findall(value)) if isinstance(value, str) else np.size(value)
         if numbers in (3, 6, 9) or (numbers and "".join(words) in CELL_WORDS):
             raise ValueError(
@@ -201,11 +202,15 @@ def _converged(path: pathlib.Path, kind: str, frames: list[Atoms]) -> list[Atoms
             ends = re.findall(r"aborting loop[^\n]*EDIFF[^\n]*", file.read())
         converged = ["not reached" not in end for end in ends]
     elif kind == "vasp-xml":
-        tree = ElementTree.parse(path)
-        limit = next((int(str(entry.text)) for entry in tree.iter("i") if entry.get("name") == "NELM"), None)
-        steps = [len(calculation.findall("scstep")) for calculation in tree.iter("calculation")]
-        converged = [limit is None or number < limit for number in steps]
-    if len(converged) != len(frames) or all(converged):
+        limit = None
+        with suppress(ElementTree.ParseError):  # a run that was cut off
+            for _, element in ElementTree.iterparse(path):
+                if element.get("name") == "NELM" and limit is None:
+                    limit = int(str(element.text))
+                elif element.tag == "calculation":
+                    converged.append(limit is None or len(element.findall("scstep")) < max(limit, 2))
+    converged = converged[: len(frames)]  # the last step may have been cut off
+    if len(converged) < len(frames) or all(converged):
         return frames
     number = len(frames) - sum(converged)
     if number == len(frames):

@@ -255,7 +255,7 @@ def _labels(
                 values[kind] = number * factor(stated, "virial" if is_virial else kind)
             else:
                 number = _born(name, number, keys, shape) if "born" in kind else _shaped(name, number, shape)
-                values[kind] = number * factor(stated, kind)
+                values[kind] = np.asarray(number * factor(stated, kind))
         except ValueError as error:
             if unusable is None or needed is None or kind in needed:
                 raise
