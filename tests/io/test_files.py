@@ -65,7 +65,7 @@ def test_cell_that_would_be_lost(tmp_path, comment, message):
 
 def test_words_that_are_no_cell(tmp_path):
     """Free text, a name, and the cell of a frame that has one."""
-    for comment in ("a plain comment with lattice and pbc", "cell_type=fcc lattice=fcc cellulose=3 n_cells=2"):
+    for comment in ("a plain comment with lattice and pbc", "cell_type=fcc lattice_type=fcc cellulose=3 n_cells=2"):
         assert not io.read(file(tmp_path, comment))[0].cell.array.any()
     assert io.read(file(tmp_path, f'Lattice="{LATTICE}" box="1 2 3"'))[0].cell.array.any()
 
