@@ -165,6 +165,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from lesjax.training.prepare import prepare
 
     prepared = prepare(config)
+    print("\n".join(prepared.files))
     folder = pathlib.Path(config.output)
     sets = {"training": prepared.train, "validation": prepared.valid, "test": prepared.test}
     sizes = {name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()}
@@ -190,6 +191,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from lesjax import io
     from lesjax.models import load, load_ensemble
     from lesjax.models.storage import is_ensemble
     from lesjax.runs import write_json
@@ -209,9 +211,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         epsilon_infinity=arguments.epsilon_infinity,
     )
     for assignment in arguments.key:
-        label = assignment.partition("=")[0]
-        if not any(term.name == label and term.short in result.parity for term in TERMS):
-            raise ValueError(f"`--key {assignment}`: no structure has such a label.")
+        label = assignment.partition("=")[0].replace("virial", "stress")
+        if label in vars(io.Labels.missing(0)) and not any(
+            term.name == label and term.short in result.parity for term in TERMS
+        ):
+            raise ValueError(f"`--key {assignment}`: no structure has such a label to hold the model against.")
     if arguments.json:
         write_json(arguments.json, result.metrics)
     _print_metrics(arguments.data, result)
@@ -227,6 +231,7 @@ def _md(arguments: argparse.Namespace) -> int:
     from lesjax.dynamics import Settings, simulate
     from lesjax.models import load
     from lesjax.runs import read_table
+    from lesjax.system import check_ghosts
 
     options = {name: getattr(arguments, name) for name, *_ in MD_OPTIONS}
     settings = Settings(**{name: value for name, value in options.items() if not isinstance(value, _Default)})
@@ -235,7 +240,9 @@ def _md(arguments: argparse.Namespace) -> int:
             f"`--pressure {settings.pressure}` has no effect in {settings.ensemble!r}: take npt or npt-flexible."
         )
     folder = pathlib.Path(arguments.out)
-    start = io.read(arguments.structure)[-1]
+    frames = io.read(arguments.structure)
+    start = frames[-1]
+    check_ghosts(start.numbers, where=f"{arguments.structure!r}, structure {len(frames) - 1}: ")
     if PBC[arguments.pbc] is not None:
         start.pbc = PBC[arguments.pbc]
     final = simulate(load(arguments.model), start, folder, settings, quiet=arguments.quiet or None)

@@ -64,13 +64,12 @@ class System:
         Args:
             atoms: structure; its cell, periodicity, numbers and positions are used, and from ``atoms.info`` the total
                 charge ("total_charge" or "charge", e) and the spin multiplicity ("spin_multiplicity",
-                "multiplicity" or "spin", 2S + 1) if present.
+                "multiplicity" or "spin", 2S + 1) if they are present and are numbers.
             cutoff: range of the short-range model, Å (``potential.cutoff``).
             pbc: overrides the periodicity of `atoms`, for example False for a molecule in a box.
 
         Raises:
-            ValueError: for no atoms, coordinates that are not finite, a singular cell, a charge or multiplicity that is
-                not a number.
+            ValueError: for no atoms, ghost atoms, coordinates that are not finite, a singular cell.
         """
         total_charge, spin_multiplicity = electronic_state(atoms)
         return cls.from_arrays(
@@ -110,6 +109,7 @@ class System:
             ValueError: for shapes that do not fit, and as `from_ase`.
         """
         positions, cell, atomic_numbers = np.asarray(positions), np.asarray(cell), np.asarray(atomic_numbers)
+        check_ghosts(atomic_numbers)
         n = len(atomic_numbers) if atomic_numbers.ndim == 1 else -1
         if positions.shape != (n, 3) or cell.shape != (3, 3) or np.shape(pbc) not in ((), (3,)):
             raise ValueError(
@@ -170,24 +170,32 @@ class System:
         )
 
 
-def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:
-    """Total charge (e) and spin multiplicity in ``atoms.info``, NaN where there is none.
+def check_ghosts(atomic_numbers: np.ndarray, mask: np.ndarray | None = None, *, where: str = "") -> None:
+    """Raise ValueError for an atom without an element, with its index: number 0 is for padding alone.
 
-    Raises:
-        ValueError: for an entry that is not a finite number.
+    Args:
+        atomic_numbers: of the atoms; leading axes where systems are stacked.
+        mask: True for real atoms; all are if it is not given.
+        where: file and structure, the start of the message.
+    """
+    ghosts = np.argwhere((atomic_numbers == 0) & (True if mask is None else mask))
+    if len(ghosts):
+        raise ValueError(
+            f"{where}Atom {', '.join(map(str, ghosts[0]))} is a ghost atom (symbol X, atomic number 0), which no model "
+            "knows: remove it, or give it an element."
+        )
+
+
+def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:
+    """Total charge (e) and spin multiplicity in ``atoms.info``, NaN where there is none that is a finite number.
+
+    A file may hold "restricted" as the spin of structures that no model asks it of.
     """
 
     def find(names: tuple[str, ...]) -> float:
-        name = next((name for name in names if atoms.info.get(name) is not None), None)
-        if name is None:
-            return np.nan
-        value = np.asarray(atoms.info[name])
-        if value.size != 1 or value.dtype.kind not in "iuf" or not np.isfinite(value).all():
-            raise ValueError(
-                f"`atoms.info[{name!r}]` must be a number, got {atoms.info[name]!r}. Correct it, or set {names[0]!r}, "
-                "which comes first."
-            )
-        return float(value.reshape(()))
+        value = next((np.asarray(atoms.info[name]) for name in names if atoms.info.get(name) is not None), None)
+        is_number = value is not None and value.size == 1 and value.dtype.kind in "iuf" and np.isfinite(value).all()
+        return float(value.reshape(())) if value is not None and is_number else np.nan
 
     return find(CHARGE_NAMES), find(SPIN_NAMES)
 

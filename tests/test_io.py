@@ -164,14 +164,15 @@ def test_transposed_forces_are_refused():
 
 def test_file_as_ase_writes_it(tmp_path):
     """Energy, forces and stress go through ase's calculator, other names through the comment and the columns."""
-    frames = [water(), water(REF_energy=-2.0)]
-    frames[0].calc = SinglePointCalculator(frames[0], energy=-1.0, forces=FORCES, stress=np.arange(6.0))
+    frames = [water(), water()]
+    frames[0].calc = SinglePointCalculator(frames[0], energy=-1.0, forces=FORCES, stress=0.1 * np.arange(6.0))
+    frames[1].calc = SinglePointCalculator(frames[1], energy=-2.0)
     frames[1].set_array("REF_charges", np.array([-0.8, 0.4, 0.4]))
     io.write(tmp_path / "two.xyz", frames)
     first, second = io.all_labels(io.read(tmp_path / "two.xyz"))
     assert (first.energy, second.energy) == (-1.0, -2.0)
     np.testing.assert_allclose(first.forces, FORCES)
-    np.testing.assert_allclose(first.stress, [[0, 5, 4], [5, 1, 3], [4, 3, 2]])
+    np.testing.assert_allclose(first.stress, [[0, 0.5, 0.4], [0.5, 0.1, 0.3], [0.4, 0.3, 0.2]])
     assert np.isnan(first.charges).all()
     assert np.isnan(second.forces).all()
     np.testing.assert_allclose(second.charges, [-0.8, 0.4, 0.4])

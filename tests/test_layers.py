@@ -159,7 +159,7 @@ def test_imports_of_lesjax_have_no_circle() -> None:
     graph = import_graph({
         path.relative_to(package).as_posix(): path.read_text(encoding="utf-8") for path in package.rglob("*.py")
     })  # fmt: skip
-    assert "runs" in graph["io"]
+    assert "runs" in graph["io.files"]
     assert "models.potential" in graph["dynamics.simulation"]
     assert circles(graph) == []
 

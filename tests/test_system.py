@@ -8,7 +8,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.neighborlist import neighbor_list
 
-from lesjax.system import System
+from lesjax.system import System, check_ghosts
 
 
 DEFAULT = "float64" if jax.config.jax_enable_x64 else "float32"
@@ -128,9 +128,19 @@ def test_electronic_state_that_is_not_given(crystal):
     assert float(System.from_ase(crystal, cutoff=4.0).total_charge) == 1.0
     crystal.info["total_charge"] = None
     assert np.isnan(System.from_ase(crystal, cutoff=4.0).total_charge)
-    crystal.info["spin"] = "singlet"
-    with pytest.raises(ValueError, match=r"'spin'\]` must be a number, got 'singlet'.*'spin_multiplicity', which"):
+    crystal.info["spin"] = "restricted"  # a file may say so to models that do not ask
+    assert np.isnan(System.from_ase(crystal, cutoff=4.0).spin_multiplicity)
+
+
+def test_ghost_atom(crystal):
+    """Number 0 is for padding, which systems that were made here may have."""
+    padded = System.from_ase(crystal, cutoff=4.0).pad_to(9, 60)
+    check_ghosts(padded.atomic_numbers, padded.atom_mask)
+    crystal.symbols[1] = "X"
+    with pytest.raises(ValueError, match=r"^Atom 1 is a ghost atom \(symbol X, atomic number 0\)"):
         System.from_ase(crystal, cutoff=4.0)
+    with pytest.raises(ValueError, match=r"^a\.xyz: Atom 1, 0 is a ghost"):
+        check_ghosts(np.array([[1], [0]]), where="a.xyz: ")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from lesjax.ewald.accuracy import force_error as force_error
 from lesjax.ewald.interaction import Coulomb as Coulomb, Interaction as Interaction, SlabCoulomb as SlabCoulomb
 from lesjax.ewald.solver import (
+    DEFAULT_ACCURACY as DEFAULT_ACCURACY,
     Solver as Solver,
+    cutoff_for_accuracy as cutoff_for_accuracy,
     make_solver as make_solver,
     plan_bucket as plan_bucket,
     stack_solvers as stack_solvers,

@@ -247,7 +247,7 @@ def _labelled(label: Callable[[io.Atoms], io.Atoms], atoms: io.Atoms, config: Ru
         ValueError: if one is missing.
     """
     bare = atoms.copy()
-    names = {name for kind in io.Labels.shapes(0) for name in getattr(config.data.keys, kind)}
+    names = {name for kind in io.Labels.shapes(0) for name in config.data.keys.names(kind)}
     for values in (bare.info, bare.arrays):
         for name in names & set(values):
             del values[name]

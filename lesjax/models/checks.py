@@ -11,7 +11,7 @@ from lesjax import response
 from lesjax.io import element_names
 from lesjax.models.config import ModelConfig
 from lesjax.processes import check_process
-from lesjax.system import System
+from lesjax.system import System, check_ghosts
 
 
 # sum of a channel's charges, e, up to which a cell counts as neutral
@@ -19,7 +19,7 @@ NEUTRAL = 1e-2
 
 
 def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> None:
-    """Raise ValueError for real atoms of an element that the model was not trained on."""
+    """Raise ValueError for atoms of an element that the model was not trained on; 0 is for padding."""
     unknown = sorted(set(np.unique(atomic_numbers).tolist()) - {0, *elements})
     if unknown:
         raise ValueError(
@@ -35,7 +35,10 @@ def check_system(config: ModelConfig, system: System) -> None:
     """
     check_process()
     if not isinstance(system.atomic_numbers, Tracer):
-        check_elements(config.short_range.elements, np.asarray(system.atomic_numbers))
+        numbers = np.asarray(system.atomic_numbers)
+        if not isinstance(system.atom_mask, Tracer):
+            check_ghosts(numbers, np.asarray(system.atom_mask))
+        check_elements(config.short_range.elements, numbers)
     check_state(config, system.total_charge, system.spin_multiplicity)
 
 

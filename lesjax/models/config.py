@@ -10,7 +10,7 @@ from lesjax.models.cace.config import CACEConfig
 from lesjax.models.long_range import FixedCharges, LongRangeConfig
 from lesjax.models.short_range import SHORT_RANGE_KINDS, ShortRangeConfig
 from lesjax.schema import choice
-from lesjax.validate import check, optional, positive, widths
+from lesjax.validate import check, flag, optional, positive, widths
 
 
 STATE_INPUTS = ("total_charge", "spin_multiplicity")
@@ -30,6 +30,8 @@ class ModelConfig:
         reference_energies: energy of one atom of each element, eV, in the order of the elements.
         state_inputs: parts of the system's electronic state that all readouts take, besides the environment: some of
             "total_charge" and "spin_multiplicity". One model then covers several charge states.
+        state_by_element: each element sees them in columns of its own, without which all lone ions of one charge have
+            one energy of ionization; true in a training if it is not given.
     """
 
     short_range: ShortRangeConfig = choice(SHORT_RANGE_KINDS, default=CACEConfig())
@@ -39,9 +41,10 @@ class ModelConfig:
     energy_scale: float | None = None
     reference_energies: tuple[float, ...] = ()
     state_inputs: tuple[str, ...] = ()
+    state_by_element: bool | None = None
 
     def __post_init__(self) -> None:
-        check(self, energy_scale=optional(positive), hidden=widths)
+        check(self, energy_scale=optional(positive), hidden=widths, state_by_element=optional(flag))
         try:
             hash(self.short_range)
         except TypeError as error:

@@ -10,7 +10,7 @@ from lesjax.models.long_range.charges import EquilibratedCharges
 from lesjax.models.long_range.heads import Heads
 from lesjax.models.long_range.sources import Sources
 from lesjax.models.readout import FeatureScale, Readout, read_out
-from lesjax.models.short_range import make_module
+from lesjax.models.short_range import make_module, species_index
 from lesjax.system import System
 
 
@@ -79,6 +79,11 @@ class LesModel(nn.Module):
         if not states:
             return layers
         columns = jnp.broadcast_to(jnp.stack(states)[None, :], (layers[0].shape[0], len(states)))
+        if self.config.state_by_element:
+            elements = self.config.short_range.elements
+            species = jnp.asarray(species_index(elements))[jnp.asarray(system.atomic_numbers)]
+            own = species[:, None] == jnp.arange(len(elements))[None, :]
+            columns = jnp.where(own[:, :, None], columns[:, None, :], 0.0).reshape(len(columns), -1)
         return [jnp.concatenate([layer, columns], axis=1) for layer in layers]
 
 

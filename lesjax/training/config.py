@@ -5,10 +5,11 @@ import os
 import pathlib
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from lesjax.io import Keys
+from lesjax.io import Keys, find_files
 from lesjax.models.config import ModelConfig
 from lesjax.schema import build
 from lesjax.training.terms import check_weights
@@ -23,30 +24,43 @@ class DataConfig:
     """Files with the structures.
 
     Attributes:
-        train: file that ase reads, usually extended xyz; relative to the folder of the configuration.
-        valid: file for validation; without one a fraction of `train` is taken.
+        train: file that ase reads, usually extended xyz, a pattern such as "data/*.xyz", or a list of both; relative
+            to the folder of the configuration.
+        valid: files for validation; without one a fraction of `train` is taken.
         valid_fraction: fraction of `train` for validation.
-        test: file that is evaluated at the end.
+        test: files that are evaluated at the end.
         pbc: overrides the periodicity of all structures, for example false for molecules in a box.
         keys: names of the labels in the file.
+        labels: what happens where structures of a file have a label under another name than the one that is used:
+            "error", or "skip" to leave them out, with their number.
         reference_energies: "fit" (least squares), "none", or a table of eV per element symbol.
         max_frames: use only the first frames of `train`.
         epsilon_infinity: electronic dielectric constant of the material, whose root scales the Born effective charges
             of the latent charges; 1 for molecules.
     """
 
-    train: str
-    valid: str | None = None
+    train: str | tuple[str, ...]
+    valid: str | tuple[str, ...] | None = None
     valid_fraction: float = 0.1
-    test: str | None = None
+    test: str | tuple[str, ...] | None = None
     pbc: bool | tuple[bool, bool, bool] | str = "file"
     keys: Keys = field(default_factory=Keys)
+    labels: str = "error"
     reference_energies: str | dict[str, float] = "fit"
     max_frames: int | None = None
     epsilon_infinity: float = 1.0
 
     def __post_init__(self) -> None:
-        check(self, valid_fraction=fraction, max_frames=optional(whole(1)), epsilon_infinity=positive)
+        check(
+            self,
+            valid_fraction=fraction,
+            labels=one_of("error", "skip"),
+            max_frames=optional(whole(1)),
+            epsilon_infinity=positive,
+        )
+        for name in ("train", "valid", "test"):
+            if getattr(self, name) in ("", ()):
+                raise ValueError(f"`{name}` is empty: give a file.")
         if isinstance(self.reference_energies, str) and self.reference_energies not in ("fit", "none"):
             raise ValueError(f"`reference_energies` must be 'fit', 'none' or a table, got {self.reference_energies!r}.")
         if isinstance(self.pbc, str) and self.pbc != "file":
@@ -199,16 +213,19 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         value = getattr(config.data, name)
         if value is None:
             continue
-        home = pathlib.Path(value).expanduser()
-        candidates = [path.parent / home, home]
-        data_file = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if data_file is None:
-            raise FileNotFoundError(
-                f"`data.{name}`: there is no file {value!r}, neither beside {path} nor in the current folder. "
-                f"`--set data.{name}=FILE` names another."
-            )
-        files[name] = str(data_file)
+        entries = [value] if isinstance(value, str) else value
+        paths = [file for entry in entries for file in _find(name, entry, path)]
+        files[name] = paths[0] if isinstance(value, str) and len(paths) == 1 else tuple(paths)
     return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
+
+
+def _find(name: str, value: str, path: pathlib.Path) -> list[str]:
+    """Files of one entry of `data`, beside the configuration `path` or in the current folder."""
+    home = pathlib.Path(value).expanduser()
+    for place in (path.parent / home, home):
+        with suppress(FileNotFoundError):
+            return list(map(str, find_files(place)))
+    raise FileNotFoundError(f"`data.{name}`: there is no file {value!r}, neither beside {path} nor here.")
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -1,8 +1,9 @@
 """From structures to padded, stacked data sets that live on the device."""
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,14 @@ from jaxtyping import Array, Bool, Float
 from lesjax import ewald, io
 from lesjax.models.checks import check_state
 from lesjax.models.config import ModelConfig
-from lesjax.models.long_range.plan import make_solver, plan_bucket
+from lesjax.models.long_range.plan import grid_sizes, make_solver, plan_bucket
 from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
+from lesjax.neighbors.host import neighbor_arrays
 from lesjax.properties import traceless
-from lesjax.system import System, electronic_state
+from lesjax.system import System, check_ghosts, electronic_state
+
+
+Periodic = bool | tuple[bool, bool, bool] | None
 
 
 @jax.tree_util.register_dataclass
@@ -31,6 +36,7 @@ class Batch:
         origins: points that the moments are about, Å: centres of mass.
         epsilon_infinity: electronic dielectric constants, whose root scales Born effective charges.
         system_mask: False for systems that only fill up the batch.
+        weights: factors of the structures in the loss by the names of the labels; empty where all are one.
     """
 
     system: System
@@ -39,6 +45,7 @@ class Batch:
     origins: Float[Array | np.ndarray, "b 3"]
     epsilon_infinity: Float[Array | np.ndarray, " b"]
     system_mask: Bool[Array | np.ndarray, " b"]
+    weights: dict[str, Float[Array | np.ndarray, " b"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,16 +66,54 @@ class Dataset:
         return sum(map(len, self.members))
 
 
+def is_lone(atoms: io.Atoms, cutoff: float | None = None, pbc: Periodic = None) -> bool:
+    """Whether a structure is one atom without neighbours: open, marked as such, or without an image within the cutoff.
+
+    The mark is "IsolatedAtom" as `config_type`, in any spelling.
+    """
+    if len(atoms) != 1:
+        return False
+    directions = np.broadcast_to(atoms.pbc if pbc is None else pbc, 3)
+    mark = re.sub("[^a-z]", "", str(atoms.info.get("config_type", "")).lower())
+    if mark == "isolatedatom" or not directions.any():
+        return True
+    a, b, c = map(bool, directions)
+    return cutoff is not None and not neighbor_arrays(atoms.positions, atoms.cell.array, (a, b, c), cutoff)[2].any()
+
+
 def reference_energies(
-    elements: Sequence[int], frames: Sequence[io.Atoms], labels: Sequence[io.Labels]
+    elements: Sequence[int],
+    frames: Sequence[io.Atoms],
+    labels: Sequence[io.Labels],
+    *,
+    cutoff: float | None = None,
+    pbc: Periodic = None,
 ) -> tuple[float, ...]:
-    """Energy of one atom of each element, eV, by least squares over the frames that have an energy."""
+    """Energy of one atom of each element, eV: that of the lone neutral atom, and of others by least squares.
+
+    Of several lone atoms of one element the lowest counts; the least squares go over the frames that have an energy.
+
+    Args:
+        elements: atomic numbers.
+        frames: structures.
+        labels: their labels.
+        cutoff: without a periodic image within it a single atom is lone, Å, see `is_lone`.
+        pbc: overrides the periodicity of the structures.
+    """
     counts = np.array([[np.sum(atoms.numbers == z) for z in elements] for atoms in frames], float)
     energies = np.array([float(label.energy) for label in labels])
     has_energy = np.isfinite(energies)
-    if not has_energy.any():
-        return (0.0,) * len(elements)
-    solution = np.linalg.lstsq(counts[has_energy], energies[has_energy], rcond=None)[0]
+    lone = np.array([is_lone(atoms, cutoff, pbc) for atoms in frames])
+    neutral = np.nan_to_num([electronic_state(atoms)[0] for atoms in frames]) == 0.0
+    solution = np.full(len(elements), np.nan)
+    for i in range(len(elements)):
+        lone_of_element = has_energy & lone & neutral & (counts[:, i] == 1)
+        if lone_of_element.any():
+            solution[i] = energies[lone_of_element].min()
+    free = np.isnan(solution)
+    rows = has_energy & counts[:, free].any(axis=1)
+    rest = energies - counts[:, ~free] @ solution[~free]
+    solution[free] = np.linalg.lstsq(counts[rows][:, free], rest[rows], rcond=None)[0] if rows.any() else 0.0
     return tuple(float(e) for e in solution)
 
 
@@ -81,14 +126,16 @@ def make_dataset(
     config: ModelConfig,
     frames: Sequence[io.Atoms],
     labels: Sequence[io.Labels],
-    pbc: bool | tuple[bool, bool, bool] | None = None,
-    indices: Sequence[int] | None = None,
+    pbc: Periodic = None,
+    indices: Sequence[int | str] | None = None,
     max_buckets: int = MAX_BUCKETS,
     epsilon_infinity: float = 1.0,
+    weights: Sequence[Mapping[str, float]] | None = None,
 ) -> Dataset:
     """Make a data set of structures: neighbours, plans of the sum, padding and stacking; host only.
 
-    Structures with different periodic directions go into different buckets, at most `max_buckets` for each.
+    Structures with different periodic directions go into different buckets, at most `max_buckets` for each. A lone atom
+    (see `is_lone`) is open, whatever its box: the images of an ion would act on it.
 
     Args:
         config: the model.
@@ -98,6 +145,7 @@ def make_dataset(
         indices: their indices in the file they come from, for messages.
         max_buckets: most padded shapes, and so compilations.
         epsilon_infinity: electronic dielectric constant of the material, see `Batch`.
+        weights: factors of each structure in the loss, by the names of the labels.
 
     Raises:
         ValueError: for a structure that the model cannot take, with its index.
@@ -106,17 +154,23 @@ def make_dataset(
     systems: list[System] = []
     file_indices = list(range(len(frames))) if indices is None else list(indices)
     for index, atoms in zip(file_indices, frames, strict=True):
-        check_elements(config, atoms, index)
-        check_electronic_state(config, atoms, index)
+        cutoff = config.short_range.cutoff
+        if atoms.numbers.all():
+            check_elements(config, atoms, index)
         try:
-            systems.append(System.from_ase(atoms, cutoff=config.short_range.cutoff, pbc=pbc))
+            check_ghosts(atoms.numbers)
+            check_electronic_state(config, atoms)
+            directions = False if is_lone(atoms, cutoff, pbc) else pbc
+            systems.append(System.from_ase(atoms, cutoff=cutoff, pbc=directions))
         except ValueError as error:
             raise ValueError(f"Structure {index}: {error}") from error
+    weighted = sorted({name for factors in weights or () for name, value in factors.items() if value != 1.0})
     buckets, members = [], []
     for directions in sorted({system.pbc for system in systems}):
         group = [i for i, system in enumerate(systems) if system.pbc == directions]
-        shapes = plan_buckets([systems[i].shape for i in group], max_buckets)
-        bucket_of = {i: assign_bucket(systems[i].shape, shapes) for i in group}
+        sizes = {i: (*systems[i].shape, *grid_sizes(config.long_range, systems[i])) for i in group}
+        shapes = plan_buckets(list(sizes.values()), max_buckets)
+        bucket_of = {i: assign_bucket(sizes[i], shapes) for i in group}
         for bucket, shape in enumerate(shapes):
             in_bucket = [i for i in group if bucket_of[i] == bucket]
             if not in_bucket:
@@ -129,19 +183,24 @@ def make_dataset(
                 padded_labels.append(jax.tree.map(lambda x: x.astype(dtype), label))
             solvers = plan_solvers(config, [systems[i] for i in in_bucket], [file_indices[i] for i in in_bucket])
             batch = Batch(
-                system=stack([systems[i].pad_to(*shape) for i in in_bucket]),
+                system=stack([systems[i].pad_to(*shape[:2]) for i in in_bucket]),
                 solver=None if solvers is None else ewald.stack_solvers(solvers),
                 labels=stack(padded_labels),
                 epsilon_infinity=np.full(len(in_bucket), epsilon_infinity, dtype),
                 origins=np.array([frames[i].get_center_of_mass() for i in in_bucket], dtype),
                 system_mask=np.ones(len(in_bucket), bool),
+                weights={name: np.array([weights[i][name] for i in in_bucket], dtype) for name in weighted}
+                if weights
+                else {},
             )
             buckets.append(jax.tree.map(jnp.asarray, batch))
             members.append(np.array(in_bucket))
     return Dataset(buckets=tuple(buckets), members=tuple(members), config=config)
 
 
-def plan_solvers(config: ModelConfig, systems: Sequence[System], indices: Sequence[int]) -> list[ewald.Solver] | None:
+def plan_solvers(
+    config: ModelConfig, systems: Sequence[System], indices: Sequence[int | str]
+) -> list[ewald.Solver] | None:
     """Plan the sums of one bucket; host only.
 
     Raises:
@@ -158,7 +217,7 @@ def plan_solvers(config: ModelConfig, systems: Sequence[System], indices: Sequen
         raise
 
 
-def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
+def check_elements(config: ModelConfig, atoms: io.Atoms, index: int | str) -> None:
     """Raise ValueError for elements that the model does not know, with their names and those of the model."""
     elements = config.short_range.elements
     unknown = set(atoms.numbers.tolist()) - set(elements)
@@ -169,12 +228,17 @@ def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
         )
 
 
-def check_electronic_state(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
+def check_electronic_state(config: ModelConfig, atoms: io.Atoms) -> None:
     """Raise ValueError where the model needs a total charge or spin multiplicity that a structure lacks."""
-    try:
-        check_state(config, *electronic_state(atoms))
-    except ValueError as error:
-        raise ValueError(f"Structure {index}: {error}") from error
+    for name, value in zip(("total_charge", "spin_multiplicity"), electronic_state(atoms), strict=True):
+        state = {"total_charge": 0.0, "spin_multiplicity": 1.0} | {name: value}
+        try:
+            check_state(config, **state)
+        except ValueError as error:
+            raise ValueError(
+                f"the model needs its {name.replace('_', ' ')}, got {value:g}. Write `{name}=...` in the comment line "
+                f"of each structure, or give the name under which the file has it as `data.keys.{name}`."
+            ) from error
 
 
 def epoch_batches(

@@ -133,7 +133,10 @@ def evaluate(
             model, or an `epsilon_infinity` that is not a positive number, or that cannot be fitted.
     """
     if not isinstance(data, Dataset):
-        dataset = make_dataset(potential.config, data, io.all_labels(data, keys), pbc)
+        needed = {"energy", "forces", *potential.config.state_inputs}
+        needed |= {"total_charge"} if potential.config.needs_total_charge else set()
+        chosen = io.select(data, keys, needed=needed)
+        dataset = make_dataset(potential.config, chosen.frames, chosen.labels, pbc)
     else:
         dataset = data
         if keys is not None or pbc is not None:

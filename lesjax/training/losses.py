@@ -1,7 +1,8 @@
 """The loss, in one place for training and validation; labels that are NaN are ignored.
 
 Each term is the mean penalty of its labels in the batch, so that a batch of partly labelled structures has the same
-loss as only its labelled part. Sums and counts add up over batches and devices.
+loss as only its labelled part. Weights of structures multiply their penalties, not the errors that are reported. Sums
+and counts add up over batches and devices.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from lesjax.models.potential import Potential, Prediction, predict
@@ -19,11 +21,12 @@ from lesjax.training.terms import TERMS, Weights
 
 
 class Pair(NamedTuple):
-    """Predicted and reference values of one term, and which of the references are known."""
+    """Predicted and reference values of one term, which of the references are known, and factors of the structures."""
 
     predicted: Float[Array, "b ..."]
     reference: Float[Array, "b ..."]
     known: Bool[Array, "b ..."]
+    weights: Float[Array | np.ndarray, " b"] | None = None
 
 
 class Sums(NamedTuple):
@@ -54,7 +57,12 @@ def pairs(potential: Potential, prediction: Prediction, batch: Batch, names: Col
     Energies are compared without the reference energies of the elements, charges summed over channels.
     """
     return {
-        term.name: Pair(term.predicted(potential, prediction, batch), term.reference(batch), term.known(batch))
+        term.name: Pair(
+            term.predicted(potential, prediction, batch),
+            term.reference(batch),
+            term.known(batch),
+            batch.weights.get(term.name),
+        )
         for term in TERMS
         if term.name in names
         and term.applies(batch.system.pbc)
@@ -67,9 +75,11 @@ def sums(pairs: Mapping[str, Pair]) -> dict[str, Sums]:
     result = {}
     for term in TERMS:
         if term.name in pairs:
-            predicted, reference, has_label = pairs[term.name]
+            predicted, reference, has_label, weights = pairs[term.name]
             error = jnp.where(has_label, predicted - jnp.where(has_label, reference, 0.0), 0.0)
             penalty = jnp.where(has_label, term.penalty(error), 0.0)
+            if weights is not None:
+                penalty = penalty * weights.reshape(-1, *[1] * (penalty.ndim - 1))
             values = (penalty, error * error, jnp.abs(error), has_label.astype(error.dtype))
             result[term.name] = Sums(*map(jnp.sum, values))
     return result

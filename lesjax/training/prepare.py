@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import numpy as np
 
 from lesjax import io
 from lesjax.models.config import ModelConfig
-from lesjax.system import electronic_state
+from lesjax.system import check_ghosts, electronic_state
 from lesjax.training.config import DataConfig, RunConfig
 from lesjax.training.data import Dataset, make_dataset, reference_energies
 from lesjax.training.terms import TERMS, labelled
@@ -29,7 +30,8 @@ NOWHERE = {
 class Prepared:
     """Data and model of a run; `valid` and `test` are None where there is no such set.
 
-    `fingerprint` identifies the training and validation data, see `fingerprint`; None where it is not known.
+    `fingerprint` identifies the training and validation data, see `fingerprint`; None where it is not known. `files` has
+    a line about each file that was read.
     """
 
     model: ModelConfig
@@ -37,6 +39,7 @@ class Prepared:
     valid: Dataset | None
     test: Dataset | None = None
     fingerprint: str | None = None
+    files: tuple[str, ...] = ()
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -46,9 +49,11 @@ def prepare(config: RunConfig) -> Prepared:
         ValueError: for data that cannot be used, with the file, structure or key.
     """
     data = config.data
-    source = _read("train", data.train, data)
+    source = _read("train", data.train, config)
+    files = source.files
     if data.valid is not None:
-        train, valid = source, _read("valid", data.valid, data)
+        train, valid = source, _read("valid", data.valid, config)
+        files += valid.files
     else:
         n_valid = round(data.valid_fraction * len(source.frames))
         order = np.random.default_rng(config.training.seed).permutation(len(source.frames)).tolist()
@@ -56,45 +61,55 @@ def prepare(config: RunConfig) -> Prepared:
         valid = dataclasses.replace(valid, name=f"{source.name}, of which some were drawn to validate on")
     if not train.frames:
         raise ValueError(f"`data.valid_fraction` = {data.valid_fraction} leaves no structure to train on.")
-    model = model_config(config.model, data, train.frames, train.labels)
+    with train.named():
+        model = model_config(config.model, data, train.frames, train.labels)
     prepared = Prepared(
         model,
         train=train.dataset(model),
         valid=valid.dataset(model) if valid.frames else None,
         fingerprint=fingerprint(train, valid),
+        files=files,
     )
     check_labels(config, prepared, train.name, valid.name)
     if data.test is None:
         return prepared
     # read now: a broken file should not show up after hours of training
-    source = _read("test", data.test, data)
+    source = _read("test", data.test, config)
     test = source.dataset(model)
     if not labelled(test):
         raise ValueError(f"{source.name}: no structure has a label under the names of `data.keys`.")
-    return dataclasses.replace(prepared, test=test)
+    return dataclasses.replace(prepared, test=test, files=files + source.files)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Structures of one file, or some of them, with their labels and their indices in the file."""
+    """Structures of one or several files, or some of them, with their labels, weights and indices in the files."""
 
     name: str
     frames: list[io.Atoms]
     labels: list[io.Labels]
-    indices: list[int]
+    weights: list[dict[str, float]]
+    indices: list[int | str]
+    files: tuple[str, ...]
     pbc: bool | tuple[bool, bool, bool] | None
     epsilon_infinity: float = 1.0
 
     def take(self, members: list[int]) -> "_Source":
         """Return some of the structures."""
-        frames, labels = [self.frames[i] for i in members], [self.labels[i] for i in members]
-        return dataclasses.replace(self, frames=frames, labels=labels, indices=[self.indices[i] for i in members])
+        lists = {name: [value[i] for i in members] for name, value in vars(self).items() if isinstance(value, list)}
+        return dataclasses.replace(self, **lists)
 
     def dataset(self, model: ModelConfig) -> Dataset:
         """Data set of the structures for the model."""
         with self.named():
             return make_dataset(
-                model, self.frames, self.labels, self.pbc, self.indices, epsilon_infinity=self.epsilon_infinity
+                model,
+                self.frames,
+                self.labels,
+                self.pbc,
+                self.indices,
+                epsilon_infinity=self.epsilon_infinity,
+                weights=self.weights,
             )
 
     @contextmanager
@@ -106,14 +121,63 @@ class _Source:
             raise ValueError(f"{self.name}: {error}") from error
 
 
-def _read(name: str, path: str, data: DataConfig) -> _Source:
-    frames = io.read(path)
-    if name == "train":
-        frames = frames[: data.max_frames]
+def _read(name: str, path: str | tuple[str, ...], config: RunConfig) -> _Source:
+    """Read the files of `data.train`, `valid` or `test`; the first two without what their weights leave out."""
+    data, needed = config.data, _needed(config)
+    files = io.find_files(path)
     pbc = None if isinstance(data.pbc, str) else data.pbc
-    source = _Source(f"`data.{name}` = {path!r}", frames, [], list(range(len(frames))), pbc, data.epsilon_infinity)
-    with source.named():
-        return dataclasses.replace(source, labels=io.all_labels(frames, data.keys))
+    where = f"`data.{name}` = {path if isinstance(path, str) else list(path)!r}"
+    source = _Source(where if len(files) > 1 else f"`data.{name}` = {str(files[0])!r}", [], [], [], [], (), pbc)
+    lines = []
+    for file in files:
+        frames = io.read(file)
+        if name == "train" and data.max_frames is not None:
+            frames = frames[: data.max_frames - len(source.frames)]
+        one = dataclasses.replace(source, name=f"`data.{name}` = {str(file)!r}")
+        with one.named():
+            _check_ghosts(frames)
+            chosen = io.select(frames, data.keys, mixed=data.labels, needed=needed) if frames else None
+        if chosen is None:
+            break
+        source.indices.extend(i if len(files) == 1 else f"{i} of {str(file)!r}" for i in chosen.members)
+        source.frames.extend(chosen.frames)
+        source.labels.extend(chosen.labels)
+        source.weights.extend(chosen.weights)
+        names = ", ".join(chosen.names.values()) or "no labels"
+        lines.append(f"data.{name}: {file}: {len(chosen.members)} structures; {names}")
+    source = dataclasses.replace(source, files=tuple(lines), epsilon_infinity=data.epsilon_infinity)
+    # no weight counts in a test; all of them are one there
+    return source if name == "test" else _weighed(source)
+
+
+def _needed(config: RunConfig) -> set[str]:
+    """What weights and model ask of the files; unusable labels of other kinds are left out."""
+    needed = {name for phase in config.training.phases for name, weight in phase.weights.items() if weight > 0}
+    needed |= {"total_charge"} if config.model.needs_total_charge else set()
+    return needed | set(config.model.state_inputs)
+
+
+def _check_ghosts(frames: list[io.Atoms]) -> None:
+    for i, atoms in enumerate(frames):
+        try:
+            check_ghosts(atoms.numbers)
+        except ValueError as error:
+            raise ValueError(f"Structure {i}: {error}") from error
+
+
+def _weighed(source: _Source) -> _Source:
+    """The structures without labels of weight 0, and without those that are left with none."""
+    labels, kept = [], []
+    for i, (label, weights) in enumerate(zip(source.labels, source.weights, strict=True)):
+        known = {name for name, value in vars(label).items() if np.isfinite(value).any()}
+        void = {name for name in known if weights[name] == 0.0}
+        labels.append(dataclasses.replace(label, **{name: np.full_like(vars(label)[name], np.nan) for name in void}))
+        if not void or void < known:
+            kept.append(i)
+    if len(kept) < len(labels):
+        number = len(labels) - len(kept)
+        warnings.warn(f"{source.name}: {number} structures of weight 0 are left out.", stacklevel=2)
+    return dataclasses.replace(source, labels=labels).take(kept)
 
 
 def fingerprint(*sources: _Source) -> str:
@@ -124,9 +188,11 @@ def fingerprint(*sources: _Source) -> str:
     digest = hashlib.sha256()
     for source in sources:
         digest.update(f"{len(source.frames)} structures\n".encode())
-        for atoms, labels in zip(source.frames, source.labels, strict=True):
+        for atoms, labels, weights in zip(source.frames, source.labels, source.weights, strict=True):
             values = {"numbers": atoms.numbers, "positions": atoms.positions, "cell": atoms.cell.array}
             values |= {"pbc": atoms.pbc, "electronic_state": electronic_state(atoms), **vars(labels)}
+            if any(weight != 1.0 for weight in weights.values()):
+                values["weights"] = list(weights.values())
             for name, value in values.items():
                 array = np.asarray(value, float)
                 if not np.isnan(array).all():
@@ -145,7 +211,7 @@ def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_n
                 raise ValueError(f"{key} is positive, but {NOWHERE[term.where]}")
             if term.name not in train:
                 kind = "" if term.where == "any" else f"{term.where} "
-                names = ", ".join(getattr(config.data.keys, term.name, ()))
+                names = ", ".join(config.data.keys.names(term.name))
                 order = f"{term.name}_order"
                 order = f", their order in `data.keys.{order}`," if hasattr(config.data.keys, order) else ""
                 raise ValueError(
@@ -178,14 +244,22 @@ def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], l
     elif isinstance(data.reference_energies, dict):
         references = _references_from_table(elements, data.reference_energies)
     else:
-        references = reference_energies(elements, frames, labels)
+        pbc = None if isinstance(data.pbc, str) else data.pbc
+        references = reference_energies(elements, frames, labels, cutoff=model.short_range.cutoff, pbc=pbc)
     scale = model.energy_scale
     if scale is None:
         forces = np.concatenate([label.forces.ravel() for label in labels])
         forces = forces[np.isfinite(forces)]
         scale = float(np.sqrt(np.mean(forces**2))) if forces.size and np.any(forces != 0) else 1.0
     short_range = dataclasses.replace(model.short_range, elements=elements)  # pyright: ignore[reportArgumentType]
-    return dataclasses.replace(model, short_range=short_range, energy_scale=scale, reference_energies=references)
+    by_element = bool(model.state_inputs) if model.state_by_element is None else model.state_by_element
+    return dataclasses.replace(
+        model,
+        short_range=short_range,
+        energy_scale=scale,
+        reference_energies=references,
+        state_by_element=by_element or None,
+    )
 
 
 def _references_from_table(elements: tuple[int, ...], table: dict[str, float]) -> tuple[float, ...]:

@@ -30,7 +30,9 @@ def test_every_label_that_is_read_has_a_row_and_a_key():
     names = [term.name for term in TERMS]
     assert len(set(names)) == len(names)
     assert set(io.Labels.shapes(2)) == set(names)
-    assert set(vars(io.Keys())) == {*names, "born_effective_charges_order"}
+    states = {"total_charge", "spin_multiplicity"}
+    weights = {f"{name}_weight" for name in ("config", "energy", "forces", "stress")}
+    assert set(vars(io.Keys())) == {*names, "born_effective_charges_order", "virial", *states, *weights}
     assert [find(term.short) for term in TERMS] == list(TERMS)
 
 

@@ -1,6 +1,8 @@
 """Common part of the sums over k-vectors: the k-grid, its weights, and when they hold."""
 
+import functools
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -158,8 +160,10 @@ def half_spectrum(weights: Float[Array, "4 k1 k2 k3"], shape: tuple[int, int, in
 def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarray, "4 n1 n2 n3"]:
     """Mark the k-vectors (n1, ±n2, ±n3), n >= 0, with |k| <= `k_cutoff`, 1/Å.
 
+    Warns, once in a process, of a cell that has none but zero: its sum is empty, and minus the self-energy is left.
+
     Raises:
-        ValueError: for a singular cell, or a cutoff that is not positive or below all k-vectors but zero.
+        ValueError: for a singular cell, or a cutoff that is not positive.
     """
     if not 0 < k_cutoff < math.inf:
         raise ValueError(f"`k_cutoff` must be positive and finite, got {k_cutoff}.")
@@ -172,12 +176,19 @@ def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarr
     integers = np.stack([np.stack([n1, s2 * n2, s3 * n3], -1) for s2, s3 in SIGNS])
     kvectors = integers @ (2 * math.pi * np.linalg.inv(cell).T)
     kmask = np.sum(kvectors**2, axis=-1) <= k_cutoff**2 * (1 + 1e-12)
-    if np.sum(kmask) == len(SIGNS):
-        raise ValueError(
-            f"`k_cutoff` = {k_cutoff:.3g} 1/Å leaves no k-vector in a cell with edges {lengths.round(3).tolist()} Å: "
-            "the cell is too small for this smearing. Repeat the cell or raise `k_cutoff`."
-        )
+    if np.sum(kmask) == len(SIGNS) and not _warn_of_empty_sum.cache_info().currsize:
+        _warn_of_empty_sum(k_cutoff, str(lengths.round(3).tolist()))
     return kmask
+
+
+@functools.cache  # an exception, which a filter may make of the warning, is not kept
+def _warn_of_empty_sum(k_cutoff: float, lengths: str) -> None:
+    warnings.warn(
+        f"`k_cutoff` = {k_cutoff:.3g} 1/Å leaves no k-vector in a cell with edges {lengths} Å: its long-range sum is "
+        "empty, so that charges act by their self-energy only. Repeat the cell, or raise `k_cutoff` or the accuracy, "
+        "if it should not be. This is said once.",
+        stacklevel=4,
+    )
 
 
 def _multiplicity(shape: tuple[int, int, int], dtype: jnp.dtype) -> Float[Array, "1 n1 n2 n3"]:

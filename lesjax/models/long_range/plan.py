@@ -39,6 +39,18 @@ def plan_bucket(long_range: LongRangeConfig | None, systems: Sequence[System]) -
     return solvers
 
 
+def grid_sizes(long_range: LongRangeConfig | None, system: System) -> tuple[int, ...]:
+    """Sizes of the k-grid of a system, nearly, to plan batches with; none without a sum over k-vectors; host only."""
+    if long_range is None or not any(system.pbc):
+        return ()
+    k_cutoff = long_range.k_cutoff
+    if k_cutoff is None:
+        accuracy = ewald.DEFAULT_ACCURACY if long_range.accuracy is None else long_range.accuracy
+        k_cutoff = ewald.cutoff_for_accuracy(accuracy, long_range.sigma, ewald.Coulomb())
+    lengths = np.linalg.norm(np.asarray(system.cell, np.float64), axis=1)
+    return tuple(int(n) for n in k_cutoff * lengths / (2.0 * np.pi) + 1.0)
+
+
 @functools.lru_cache(maxsize=64)
 def _planned(long_range, cell: bytes, pbc: tuple[bool, bool, bool], n_atoms: int) -> ewald.Solver:
     array = np.frombuffer(cell).reshape(3, 3) if cell else np.zeros((3, 3))

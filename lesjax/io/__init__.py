@@ -1,0 +1,19 @@
+"""Files of structures, and their labels under configurable keys."""
+
+from ase import Atoms as Atoms
+from ase.data import chemical_symbols as chemical_symbols
+
+from lesjax.io.files import (
+    element_names as element_names,
+    find_files as find_files,
+    frozen as frozen,
+    read as read,
+    write as write,
+)
+from lesjax.io.keys import BORN_ORDERS as BORN_ORDERS, Keys as Keys, Labels as Labels
+from lesjax.io.labels import (
+    Selection as Selection,
+    all_labels as all_labels,
+    labels as labels,
+    select as select,
+)

@@ -1,0 +1,90 @@
+"""Comment lines of extended xyz, which writers spell in more ways than ase reads."""
+
+import re
+from typing import Any
+
+import numpy as np
+from ase.io.extxyz import key_val_str_to_dict
+
+from lesjax.validate import parse_json
+
+
+DELIMITERS = {"'": "'", '"': '"', "{": "}", "[": "]"}
+# as ase spells them; it makes matrices of nine numbers of the last two, and refuses six
+SPELLINGS = {"lattice": "Lattice", "properties": "Properties", "pbc": "pbc"}
+MATRICES = ("stress", "virial")
+COLUMNS = {"species": "species", "pos": "pos", "positions": "pos", "z": "Z", "symbols": "species"}
+TRUTH = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+
+
+def parse_comment(line: str) -> dict[str, Any]:
+    """Entries of a comment line as ase reads them, with keys of any case and stresses of six or nine numbers.
+
+    Raises:
+        ValueError: for a key that is there twice, or periodic directions that are neither true nor false.
+    """
+    pieces, end, seen = [], 0, set()
+    for start, stop in _keys(line):
+        key = line[start:stop]
+        lower = key.lower()
+        spelling = SPELLINGS.get(lower, f"\0{lower}" if lower in MATRICES else key)
+        if lower in SPELLINGS or lower in MATRICES:
+            if lower in seen:
+                raise ValueError(f"`{spelling.lstrip(chr(0))}` is in the comment line twice: delete one.")
+            seen.add(lower)
+        pieces += [line[end:start], spelling]
+        end = stop
+    info = key_val_str_to_dict("".join([*pieces, line[end:]]))
+    for name in MATRICES:
+        if (value := info.pop(f"\0{name}", None)) is not None:
+            info[name] = np.reshape(value, (3, 3), order="F") if np.shape(value) == (9,) else value
+    for name in ("stress", "dipole"):  # ase reads arrays there and nothing else
+        if name in info and not isinstance(info[name], np.ndarray):
+            info[name] = _array(info[name])
+    if "pbc" in info:
+        info["pbc"] = _periodic(info["pbc"])
+    if isinstance(info.get("Properties"), str):
+        fields = info["Properties"].split(":")
+        fields[::3] = [COLUMNS.get(name.lower(), name) for name in fields[::3]]
+        info["Properties"] = ":".join(fields)
+    return info
+
+
+def _keys(line: str) -> list[tuple[int, int]]:
+    """Where the keys of a comment line begin and end: words outside of quotes and brackets that no = comes before."""
+    found: list[tuple[int, int]] = []
+    closing, start, is_value, i = "", -1, False, 0
+    while i <= len(line):
+        character = line[i] if i < len(line) else " "
+        if closing:
+            closing = "" if character == closing else closing
+            i += character == "\\"
+        elif character in DELIMITERS:
+            closing, start = DELIMITERS[character], -1
+        elif character == "=" or character.isspace():
+            if start >= 0 and not is_value and line[i:].lstrip().startswith("="):
+                found.append((start, i))
+            if start >= 0 or (character.isspace() and i and line[i - 1] in DELIMITERS.values()):
+                is_value = False  # the value, or the key, has ended
+            is_value = is_value or character == "="
+            start = -1
+        elif start < 0:
+            start = i
+        i += 1
+    return found
+
+
+def _array(value: Any) -> np.ndarray:
+    """Numbers of an entry, as JSON text too; a single infinity, which no label takes, for anything else."""
+    try:
+        return np.asarray(parse_json(value, nonfinite=True) if isinstance(value, str) else value, float)
+    except (ValueError, TypeError):
+        return np.full(1, np.inf)
+
+
+def _periodic(value: Any) -> Any:
+    words = re.findall(r"[^\s,\[\]]+", value) if isinstance(value, str) else np.ravel(value).tolist()
+    flags = [TRUTH.get(str(word).lower()) for word in words]
+    if len(flags) not in (1, 3) or None in flags:
+        raise ValueError(f"`pbc` must be T or F, or three of them, got {value!r}.")
+    return flags if len(flags) == 3 else flags[0]

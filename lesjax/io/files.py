@@ -1,0 +1,246 @@
+"""Files of structures: reading, with what writers do otherwise than ase expects, and writing."""
+
+import bz2
+import glob
+import gzip
+import lzma
+import os
+import pathlib
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from io import StringIO
+from typing import Any
+from xml.etree import ElementTree
+
+import ase.db
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import all_properties
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
+from ase.io.formats import UnknownFileTypeError, filetype
+
+from lesjax.io.comment import parse_comment
+from lesjax.io.units import factor, stated_units
+from lesjax.runs import atomic_path
+
+
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# formats of other programs that ase does not read, and how to convert them
+WRITE = 'and write them with `ase.io.write("data.xyz", frames, format="extxyz")`'
+FOREIGN = {
+    "npz": f"arrays of numpy. Make `ase.Atoms` of each structure, labels in `info` and `arrays` as REF_energy and "
+    f"REF_forces, {WRITE}",
+    "hdf5": f"HDF5. Read it with h5py, make `ase.Atoms` of each structure, labels in `info` and `arrays`, {WRITE}",
+    "mtp": f"configurations of MLIP (MTP). Convert them to extended xyz with its own tools, or read them into "
+    f"`ase.Atoms` {WRITE}; mind that PlusStress is a virial in eV (`data.keys.virial`)",
+    "deepmd": "data of DeePMD-kit. Convert them: `frames = dpdata.LabeledSystem(folder, fmt=\"deepmd/npy\")"
+    f".to(\"ase/structure\")`, {WRITE}",
+}  # fmt: skip
+SUFFIXES = {".npz": "npz", ".npy": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".raw": "deepmd"}
+CELL_WORDS = {"cell", "box", "lattice", "unitcell", "supercell", "simulationcell", "boxsize", "boxlength", "celldm"}
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+def find_files(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+    """Files of a path, of a pattern with *, ? or [...] in the order of their names, or of a list of both.
+
+    Raises:
+        FileNotFoundError: for a missing file, or a pattern that none has.
+    """
+    if not isinstance(path, str | os.PathLike):
+        return [file for entry in path for file in find_files(entry)]
+    place = pathlib.Path(path).expanduser()
+    found = [place] if place.exists() else [pathlib.Path(name) for name in sorted(glob.glob(str(place)))]
+    if not found:
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    return found
+
+
+def read(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Atoms]:
+    """Read all frames of a file that ase understands, or of several one after the other.
+
+    Keys of the comment line of extended xyz may have any case, and its stress six numbers (xx, yy, zz, yz, xz, xy) or
+    nine. A stated unit of length is converted; that of labels where they are used. Key-value pairs of a database come
+    into `info`. Steps of a VASP output whose electrons did not converge are left out with a warning.
+
+    Args:
+        path: file, pattern, or a list of them, see `find_files`.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: for a file that cannot be parsed, with the number of the frame, or has none; a format that ase does
+            not read; a frame that has a cell under a name that is not read.
+    """
+    return [atoms for file in find_files(path) for atoms in _read(file)]
+
+
+def _read(path: pathlib.Path) -> list[Atoms]:
+    _check_foreign(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    frames: list[Atoms] = []
+    kind, source = "", path
+    options: dict[str, Any] = {}
+    try:
+        # frame by frame, so that the message can say which one is broken
+        kind = filetype(str(path))
+        if kind == "extxyz":
+            source, options = _decompressed(path), {"properties_parser": parse_comment}
+        if kind in ("db", "json"):
+            frames.extend(_rows(path))
+        else:
+            frames.extend(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True, **options))
+    except Exception as error:
+        symbol = error.args[0] if isinstance(error, KeyError) and kind in ("extxyz", "xyz") else None
+        reason = repr(error) if symbol is None else f"unknown species {symbol!r}, which is no symbol of an element"
+        if isinstance(error, UnknownFileTypeError):
+            reason += ". ase does not know the format: convert it to extended xyz (.xyz)."
+        raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {reason}") from error
+    if kind == "extxyz":
+        _check_blank_lines(path, source)
+    if not frames:
+        raise ValueError(f"{str(path)!r} contains no structure.")
+    for i, atoms in enumerate(frames):
+        try:
+            _check_cell(atoms)
+            _convert_length(atoms)
+        except ValueError as error:
+            raise ValueError(f"{str(path)!r}: Structure {i}: {error}") from error
+    return _converged(path, kind, frames)
+
+
+def _check_foreign(path: pathlib.Path) -> None:
+    """Raise ValueError for formats that ase does not read, with how to convert them."""
+    kind = SUFFIXES.get(path.suffix.lower())
+    if path.is_dir() and (any(path.glob("**/type.raw")) or any(path.glob("**/set.*"))):
+        kind = "deepmd"
+    elif path.is_file():
+        with open(path, "rb") as file:
+            head = file.read(4096)
+        if head.startswith(b"\x89HDF"):
+            kind = "hdf5"
+        elif b"BEGIN_CFG" in head:
+            kind = "mtp"
+    if kind is not None:
+        raise ValueError(f"{str(path)!r} holds {FOREIGN[kind]}.")
+
+
+def _rows(path: pathlib.Path) -> Iterable[Atoms]:
+    """Rows of a database of ase with their key-value pairs and arrays in `info`."""
+    for row in ase.db.connect(path, serial=True).select():
+        atoms = row.toatoms()
+        atoms.info.update({**dict(row.data or {}), **row.key_value_pairs})
+        yield atoms
+
+
+def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
+    """Return a compressed file in memory, any other as its path.
+
+    ase seeks back and forth in extended xyz, which would decompress it from the start for each frame.
+    """
+    opener = OPENERS.get(path.suffix)
+    if opener is None:
+        return path
+    with opener(path, "rt", encoding="utf-8") as file:
+        return StringIO(file.read())
+
+
+def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
+    """Raise ValueError for a blank line before a frame of extended xyz, where ase silently stops reading."""
+    if isinstance(source, StringIO):
+        source.seek(0)
+    with source if isinstance(source, StringIO) else open(path, encoding="utf-8", errors="replace") as file:
+        lines, blank = enumerate(file, start=1), None
+        for number, line in lines:
+            if not line.strip():
+                blank = number
+            elif blank is not None:
+                raise ValueError(f"Line {blank} of {str(path)!r} is blank, and more follows. Delete the line.")
+            elif line.strip().isdigit():
+                for _ in range(int(line) + 1):  # comment and atoms
+                    next(lines, None)
+
+
+def _check_cell(atoms: Atoms) -> None:
+    """Raise ValueError for a frame without a cell that has one under a name that is not read."""
+    if atoms.cell.array.any():
+        return
+    for key, value in atoms.info.items():
+        words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", str(key)).lower())
+        if not CELL_WORDS & {*words, "".join(words)}:
+            continue
+        if isinstance(value, bool):
+            continue
+        numbers = len(NUMBER.findall(value)) if isinstance(value, str) else np.size(value)
+        if numbers in (3, 6, 9) or (numbers and "".join(words) in CELL_WORDS):
+            raise ValueError(
+                f"it has no cell, but an entry `{key}` = {str(value)[:60]!r}. Write the lattice vectors as "
+                '`Lattice="ax ay az bx by bz cx cy cz"`, or rename the entry if it is something else.'
+            )
+
+
+def _convert_length(atoms: Atoms) -> None:
+    """Bring positions and cell into Å where the frame states another unit."""
+    length = factor(stated_units(atoms.info), "length")
+    if length != 1.0:
+        atoms.set_cell(length * atoms.cell.array)
+        atoms.positions *= length
+        for key in [key for key in atoms.info if "length" in stated_units({key: atoms.info[key]})]:
+            del atoms.info[key]
+
+
+def _converged(path: pathlib.Path, kind: str, frames: list[Atoms]) -> list[Atoms]:
+    """Frames whose electronic steps converged, as far as an output of VASP tells."""
+    converged: list[bool] = []
+    if kind == "vasp-out":
+        opener = OPENERS.get(path.suffix, open)
+        with opener(path, "rt", encoding="utf-8", errors="replace") as file:
+            ends = re.findall(r"aborting loop[^\n]*EDIFF[^\n]*", file.read())
+        converged = ["not reached" not in end for end in ends]
+    elif kind == "vasp-xml":
+        limit = None
+        with suppress(ElementTree.ParseError):  # a run that was cut off
+            for _, element in ElementTree.iterparse(path):
+                if element.get("name") == "NELM" and limit is None:
+                    limit = int(str(element.text))
+                elif element.tag == "calculation":
+                    converged.append(limit is None or len(element.findall("scstep")) < max(limit, 2))
+    converged = converged[: len(frames)]  # the last step may have been cut off
+    if len(converged) < len(frames) or all(converged):
+        return frames
+    number = len(frames) - sum(converged)
+    if number == len(frames):
+        raise ValueError(f"{str(path)!r}: in none of the {number} steps did the electrons converge.")
+    warnings.warn(
+        f"{str(path)!r}: {number} of {len(frames)} structures are left out, in which the electrons did not converge.",
+        stacklevel=2,
+    )
+    return [atoms for atoms, is_converged in zip(frames, converged, strict=True) if is_converged]
+
+
+def write(path: str | os.PathLike, frames: Sequence[Atoms]) -> None:
+    """Write extended xyz; the file appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        ase.io.write(temporary, list(frames), format="extxyz")
+
+
+def frozen(atoms: Atoms) -> Atoms:
+    """A copy with the results of its calculator as they are now: the calculator may go on to other structures.
+
+    Results that ase has no name for are left out, as `write` leaves them out.
+    """
+    copy = atoms.copy()
+    results = getattr(atoms.calc, "results", None)
+    if results:
+        copy.calc = SinglePointCalculator(copy, **{name: results[name] for name in all_properties if name in results})
+    return copy
+
+
+def element_names(atomic_numbers: Iterable[int]) -> str:
+    """Symbols of the elements, as "H, O" for a message."""
+    names = dict(enumerate(chemical_symbols))
+    return ", ".join(names.get(z, str(z)) for z in sorted(set(atomic_numbers)))

@@ -1,0 +1,212 @@
+"""Files as other programs write them: keys of any case, six-number stresses, databases, formats that ase lacks."""
+
+import re
+
+import ase
+import ase.db
+import ase.io
+import numpy as np
+import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from lesjax import io
+
+
+CELL = np.array([[5.0, 0.1, 0.0], [0.0, 6.0, 0.0], [0.3, 0.0, 7.0]])
+LATTICE = " ".join(map(str, CELL.ravel()))
+ROWS = "O 0 0 0 1 2 3\nH 1 0 0 4 5 6\n"
+STRESS = [[0.1, 0.6, 0.5], [0.6, 0.2, 0.4], [0.5, 0.4, 0.3]]
+
+
+def file(folder, comment, rows=ROWS, name="a.xyz"):
+    path = folder / name
+    path.write_text(f"{len(rows.splitlines())}\n{comment}\n{rows}")
+    return path
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        'Lattice="{}" Properties=species:S:1:pos:R:3:forces:R:3 energy=-1.5',
+        'lattice="{}" properties=species:S:1:pos:R:3:forces:R:3 energy=-1.5',
+        'LATTICE="{}" PROPERTIES=Species:S:1:Pos:R:3:Forces:R:3 Energy=-1.5 PBC="t T true"',
+        'lattice = "{}" Properties = species:S:1:pos:R:3:force:R:3 energy = -1.5 pbc = "1 1 1"',
+        "lattice={{{}}} note=\"lattice=3 stress=4\" Properties=species:S:1:pos:R:3:forces:R:3 energy=-1.5 pbc=T",
+        'pbc=[T, T, T] energy=-1.5 lattice="{}" Properties=species:S:1:positions:R:3:forces:R:3',
+    ],
+)  # fmt: skip
+def test_keys_of_any_case(tmp_path, comment):
+    (atoms,) = io.read(file(tmp_path, comment.format(LATTICE)))
+    np.testing.assert_allclose(atoms.cell.array, CELL)
+    assert atoms.pbc.all()
+    np.testing.assert_allclose(atoms.positions, [[0, 0, 0], [1, 0, 0]])
+    found = io.labels(atoms)
+    np.testing.assert_allclose(found.forces, [[1, 2, 3], [4, 5, 6]])
+    assert found.energy == -1.5
+
+
+@pytest.mark.parametrize(
+    ("comment", "message"),
+    [
+        (f'lattice="{LATTICE}" Lattice="{LATTICE}"', "`Lattice` is in the comment line twice"),
+        (f'Lattice="{LATTICE}" pbc="T T"', "`pbc` must be T or F, or three"),
+        (f'Lattice="{LATTICE}" pbc="maybe"', "`pbc` must be T or F"),
+        (f'cell="{LATTICE}"', "no cell, but an entry `cell`"),
+        (f'unit_cell="{LATTICE}"', "no cell, but an entry `unit_cell`"),
+        ('Box="5 6 7"', "no cell, but an entry `Box`"),
+        ('cellVectors="[[5, 0, 0], [0, 6, 0], [0, 0, 7]]"', "no cell, but an entry `cellVectors`"),
+        ("box=60", "no cell, but an entry `box`"),
+    ],
+)
+def test_cell_that_would_be_lost(tmp_path, comment, message):
+    with pytest.raises(ValueError, match=rf"a\.xyz'.* (frame|Structure) 0.*{message}"):
+        io.read(file(tmp_path, f"{comment} energy=1"))
+
+
+def test_words_that_are_no_cell(tmp_path):
+    """Free text, a name, and the cell of a frame that has one."""
+    for comment in ("a plain comment with lattice and pbc", "cell_type=fcc lattice_type=fcc cellulose=3 n_cells=2"):
+        assert not io.read(file(tmp_path, comment))[0].cell.array.any()
+    assert io.read(file(tmp_path, f'Lattice="{LATTICE}" box="1 2 3"'))[0].cell.array.any()
+
+
+@pytest.mark.parametrize(
+    "stress", ["0.1 0.2 0.3 0.4 0.5 0.6", "0.1 0.6 0.5 0.6 0.2 0.4 0.5 0.4 0.3", f"_JSON {STRESS}", "[0.1,0.2,0.3,0.4,0.5,0.6]"]
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["stress", "Stress", "REF_stress"])
+def test_stress_of_six_and_nine_numbers(tmp_path, name, stress):
+    """Six in the order of ase: xx, yy, zz, yz, xz, xy."""
+    (atoms,) = io.read(file(tmp_path, f'Lattice="{LATTICE}" {name}="{stress}"'))
+    np.testing.assert_allclose(io.labels(atoms).stress, STRESS)
+
+
+def test_text_as_a_stress_stops_nothing_but_itself(tmp_path):
+    (atoms,) = io.read(file(tmp_path, f'Lattice="{LATTICE}" energy=1 stress=none dipole=none'))
+    with pytest.warns(UserWarning, match="Left out, since nothing asks for it: `(stress|dipole)` has shape"):
+        assert io.select([atoms], needed=("energy",)).labels[0].energy == 1.0
+    with pytest.raises(ValueError, match="`stress` has shape"):
+        io.labels(atoms)
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("bohr", 0.529177), ("nm", 10.0), ("Angstrom", 1.0)])
+def test_stated_unit_of_length(tmp_path, unit, factor):
+    (atoms,) = io.read(file(tmp_path, f'Lattice="{LATTICE}" length-unit={unit} energy=1'))
+    np.testing.assert_allclose(atoms.cell.array, factor * CELL, rtol=1e-5)
+    np.testing.assert_allclose(atoms.positions[1], [factor, 0, 0], rtol=1e-5)
+    io.write(tmp_path / "b.xyz", [atoms])
+    np.testing.assert_allclose(io.read(tmp_path / "b.xyz")[0].positions, atoms.positions, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["length_unit=furlong", "position-units=eV", "units=real"])
+def test_unknown_unit_of_length(tmp_path, unit):
+    with pytest.raises(ValueError, match=rf"a\.xyz': Structure 0: `{unit.split('=')[0]}` = "):
+        io.read(file(tmp_path, unit))
+
+
+def test_unknown_species(tmp_path):
+    path = file(tmp_path, "energy=1")
+    path.write_text(path.read_text() + path.read_text().replace("H 1", "Hx 1"))
+    with pytest.raises(ValueError, match=r"a\.xyz' cannot be read at frame 1 .*unknown species 'Hx'"):
+        io.read(path)
+
+
+def test_rows_of_a_database(tmp_path):
+    """Labels among the key-value pairs, and arrays among the data."""
+    path = tmp_path / "a.db"
+    with ase.db.connect(path) as database:
+        for i in range(3):
+            atoms = ase.Atoms("OH", [[0, 0, 0], [1, 0, 0]])
+            if i == 2:
+                atoms.calc = SinglePointCalculator(atoms, energy=-9.0)
+            database.write(atoms, dft_energy=-1.0 - i, total_charge=1, data={"REF_forces": np.full((2, 3), 0.5)})
+    frames = io.read(path)
+    found = io.all_labels(frames, io.Keys(energy=("dft_energy",)))
+    assert [float(label.energy) for label in found] == [-1.0, -2.0, -3.0]
+    np.testing.assert_allclose(found[1].forces, np.full((2, 3), 0.5))
+    assert frames[0].info["total_charge"] == 1
+
+
+def test_lists_and_patterns(tmp_path, monkeypatch):
+    for name, energy in (("b1.xyz", 1), ("b2.xyz", 2), ("c.xyz", 3), ("odd[1].xyz", 4)):
+        file(tmp_path, f"energy={energy}", name=name)
+
+    def energies(path):
+        return [float(io.labels(atoms).energy) for atoms in io.read(path)]
+
+    assert energies(tmp_path / "b*.xyz") == [1, 2]
+    assert energies([tmp_path / "c.xyz", tmp_path / "b?.xyz"]) == [3, 1, 2]
+    assert energies(tmp_path / "odd[1].xyz") == [4]
+    monkeypatch.chdir(tmp_path)
+    assert energies("b[12].xyz") == [1, 2]
+    with pytest.raises(FileNotFoundError, match=r"no file 'd\*\.xyz'"):
+        io.read("d*.xyz")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.npz", b"PK", "arrays of numpy. Make `ase.Atoms`"),
+        ("a.h5", b"", "HDF5. Read it with h5py"),
+        ("structures", b"\x89HDF\r\n", "HDF5"),
+        ("train.cfg", b"BEGIN_CFG\n Size\n", r"configurations of MLIP \(MTP\).*`data.keys.virial`"),
+        ("set.000/energy.npy", b"", "arrays of numpy"),
+        ("type.raw", b"0 1\n", "data of DeePMD-kit.*dpdata.LabeledSystem"),
+    ],
+)
+def test_formats_that_ase_does_not_read(tmp_path, name, content, message):
+    path = tmp_path / "system" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}' holds {message}"):
+        io.read(path)
+
+
+def test_folder_of_deepmd(tmp_path):
+    (tmp_path / "set.000").mkdir()
+    (tmp_path / "type.raw").write_text("0\n")
+    with pytest.raises(ValueError, match="holds data of DeePMD-kit"):
+        io.read(tmp_path)
+
+
+VASPRUN = """<modeling>
+<parameters><separator name="electronic"><i type="int" name="NELM">2</i></separator></parameters>
+<kpoints><generation param="Gamma"/><varray name="kpointlist"><v>0 0 0</v></varray>
+<varray name="weights"><v>1</v></varray></kpoints>
+<atominfo><array name="atoms"><set><rc><c>H</c><c>1</c></rc></set></array></atominfo>
+<structure name="initialpos"><crystal><varray name="basis">{basis}</varray></crystal>
+<varray name="positions"><v>0 0 0</v></varray></structure>
+{steps}</modeling>"""
+STEP = """<calculation>{scf}
+<structure><crystal><varray name="basis">{basis}</varray></crystal>
+<varray name="positions"><v>0 0 0</v></varray></structure>
+<varray name="forces"><v>0 0 {force}</v></varray>
+<energy><i name="e_fr_energy">{energy}</i><i name="e_wo_entrp">{energy}</i><i name="e_0_energy">0</i></energy>
+</calculation>"""
+SCF = '<scstep><energy><i name="e_fr_energy">{e}</i><i name="e_wo_entrp">{e}</i><i name="e_0_energy">0</i></energy></scstep>'
+
+
+def test_steps_of_vasp_that_did_not_converge(tmp_path):
+    """`free_energy` belongs to the forces; electrons that took all of NELM steps have not converged."""
+    basis = "<v>5 0 0</v><v>0 5 0</v><v>0 0 5</v>"
+    steps = [
+        STEP.format(scf=n * SCF.format(e=-i), basis=basis, force=i, energy=-i) for i, n in enumerate((1, 2, 1), start=1)
+    ]
+    path = tmp_path / "vasprun.xml"
+    path.write_text(VASPRUN.format(basis=basis, steps="".join(steps)))
+    with pytest.warns(UserWarning, match=r"vasprun\.xml': 1 of 3 structures are left out, .* electrons did not"):
+        frames = io.read(path)
+    found = io.all_labels(frames, io.Keys(energy=("free_energy",)))
+    assert [float(label.energy) for label in found] == [-1.0, -3.0]
+    path.write_text(path.read_text().replace('name="NELM">2', 'name="NELM">60'))
+    assert len(io.read(path)) == 3
+
+
+def test_steps_of_an_outcar_that_did_not_converge(tmp_path, monkeypatch):
+    text = "aborting loop because EDIFF is reached\n"
+    path = tmp_path / "OUTCAR"
+    path.write_text("vasp.6.3\n" + text + text.replace("because EDIFF is", "EDIFF was not") + text)
+    frames = [ase.Atoms("H", [[0, 0, i]]) for i in range(3)]
+    monkeypatch.setattr("lesjax.io.files.filetype", lambda path: "vasp-out")
+    monkeypatch.setattr(ase.io, "iread", lambda *arguments, **options: iter(frames))
+    with pytest.warns(UserWarning, match="1 of 3 structures are left out"):
+        assert io.read(path) == [frames[0], frames[2]]
