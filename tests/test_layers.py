@@ -104,9 +104,7 @@ def test_imports_of_lesjax_follow_the_direction() -> None:
     found = [
         violation
         for path in sorted(package.rglob("*.py"))
-        for violation in violations(
-            path.relative_to(package).as_posix(), path.read_text(encoding="utf-8")
-        )
+        for violation in violations(path.relative_to(package).as_posix(), path.read_text(encoding="utf-8"))
     ]
     assert not found, "\n".join(found)
 
@@ -275,8 +273,6 @@ def test_allowed_import_is_let_through(path: str, source: str) -> None:
 
 def test_import_of_lesjax_is_light() -> None:
     code = f"import sys, lesjax; print(*sorted({set(LAZY)} & set(sys.modules)))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.split() == []

@@ -23,8 +23,16 @@ from lesjax import units
         (units.AMU_PER_A3, constants.atomic_mass * 1e3 / (1e2 * constants.angstrom) ** 3),
     ],
     ids=[
-        "COULOMB", "VACUUM_PERMITTIVITY", "BOLTZMANN", "SPEED_OF_LIGHT", "AMU", "WAVENUMBER", "BAR", "GIGAPASCAL",
-        "FEMTOSECOND", "AMU_PER_A3",
+        "COULOMB",
+        "VACUUM_PERMITTIVITY",
+        "BOLTZMANN",
+        "SPEED_OF_LIGHT",
+        "AMU",
+        "WAVENUMBER",
+        "BAR",
+        "GIGAPASCAL",
+        "FEMTOSECOND",
+        "AMU_PER_A3",
     ],
 )
 def test_codata(value, expected):

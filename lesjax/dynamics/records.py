@@ -239,7 +239,7 @@ def digest(arrays: Sequence[Any]) -> str:
 def as_columns(frame: ase.Atoms) -> ase.Atoms:
     """Return the frame with Born effective charges as nine columns, polarization by displacement, for a text file.
 
-    `lesjax.io.labels` reads this name in this order.
+    `lesjax.io.references` reads this name in this order.
     """
     results = dict(frame.calc.results) if frame.calc is not None else {}
     if "born_effective_charges" not in results:

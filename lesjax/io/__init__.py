@@ -11,7 +11,7 @@ from lesjax.io.files import (
     write as write,
 )
 from lesjax.io.keys import BORN_ORDERS as BORN_ORDERS, Keys as Keys, Labels as Labels
-from lesjax.io.labels import (
+from lesjax.io.references import (
     Selection as Selection,
     all_labels as all_labels,
     labels as labels,

@@ -30,8 +30,8 @@ class ModelConfig:
         reference_energies: energy of one atom of each element, eV, in the order of the elements.
         state_inputs: parts of the system's electronic state that all readouts take, besides the environment: some of
             "total_charge" and "spin_multiplicity". One model then covers several charge states.
-        state_by_element: each element sees them in columns of its own, without which all lone ions of one charge have
-            one energy of ionization; true in a training if it is not given.
+        state_by_element: each element sees them in inputs of its own, without which all lone ions of one charge have
+            one ionization energy; true where the training set has lone ions, if it is not given.
     """
 
     short_range: ShortRangeConfig = choice(SHORT_RANGE_KINDS, default=CACEConfig())

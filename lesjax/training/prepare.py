@@ -13,7 +13,7 @@ from lesjax import io
 from lesjax.models.config import ModelConfig
 from lesjax.system import check_ghosts, electronic_state
 from lesjax.training.config import DataConfig, RunConfig
-from lesjax.training.data import Dataset, make_dataset, reference_energies
+from lesjax.training.data import Dataset, is_lone, make_dataset, reference_energies
 from lesjax.training.terms import TERMS, labelled
 
 
@@ -30,8 +30,8 @@ NOWHERE = {
 class Prepared:
     """Data and model of a run; `valid` and `test` are None where there is no such set.
 
-    `fingerprint` identifies the training and validation data, see `fingerprint`; None where it is not known. `files` has
-    a line about each file that was read.
+    `fingerprint` identifies the training and validation data, see `fingerprint`; None where it is not known. `files`
+    has a line about each file that was read.
     """
 
     model: ModelConfig
@@ -48,16 +48,22 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         ValueError: for data that cannot be used, with the file, structure or key.
     """
-    data = config.data
+    data, cutoff = config.data, config.model.short_range.cutoff
     source = _read("train", data.train, config)
     files = source.files
     if data.valid is not None:
         train, valid = source, _read("valid", data.valid, config)
         files += valid.files
     else:
-        n_valid = round(data.valid_fraction * len(source.frames))
-        order = np.random.default_rng(config.training.seed).permutation(len(source.frames)).tolist()
-        train, valid = source.take(sorted(order[n_valid:])), source.take(sorted(order[:n_valid]))
+        # lone atoms fix the reference energies, and are no sample of anything
+        drawn = np.array([i for i, atoms in enumerate(source.frames) if not is_lone(atoms, cutoff, source.pbc)], int)
+        n_valid = round(data.valid_fraction * len(drawn))
+        order = drawn[np.random.default_rng(config.training.seed).permutation(len(drawn))].tolist()
+        chosen = set(order[:n_valid])
+        train, valid = (
+            source.take([i for i in range(len(source.frames)) if i not in chosen]),
+            source.take(sorted(chosen)),
+        )
         valid = dataclasses.replace(valid, name=f"{source.name}, of which some were drawn to validate on")
     if not train.frames:
         raise ValueError(f"`data.valid_fraction` = {data.valid_fraction} leaves no structure to train on.")
@@ -252,13 +258,16 @@ def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], l
         forces = forces[np.isfinite(forces)]
         scale = float(np.sqrt(np.mean(forces**2))) if forces.size and np.any(forces != 0) else 1.0
     short_range = dataclasses.replace(model.short_range, elements=elements)  # pyright: ignore[reportArgumentType]
-    by_element = bool(model.state_inputs) if model.state_by_element is None else model.state_by_element
+    # lone atoms have no features: what sets the energies of ions of one charge apart is their element
+    by_element = model.state_by_element
+    if by_element is None and model.state_inputs:
+        by_element = any(len(atoms) == 1 and abs(electronic_state(atoms)[0]) > 0 for atoms in frames) or None
     return dataclasses.replace(
         model,
         short_range=short_range,
         energy_scale=scale,
         reference_energies=references,
-        state_by_element=by_element or None,
+        state_by_element=by_element,
     )
 
 

@@ -325,7 +325,7 @@ def test_command(ions, small_potential, tmp_path, capsys):
 
 
 def test_cluster_at_constant_temperature(ions, small_potential, tmp_path):
-    """"nvt" is Langevin, which has no conserved quantity; a chain of a cluster at rest counts 3n - 6 degrees."""
+    """ "nvt" is Langevin, which has no conserved quantity; a chain of a cluster at rest counts 3n - 6 degrees."""
     cluster = ions[:4]
     cluster.pbc = False
     run(small_potential, cluster, tmp_path / "nvt", ensemble="nvt", steps=2, log_every=1)

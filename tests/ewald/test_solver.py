@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lesjax import ewald
+from lesjax.ewald.solvers.periodic import _warn_of_empty_sum
 from lesjax.ewald.sums import _check_shapes
 
 
@@ -37,6 +38,20 @@ SINGULAR = np.array([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0], [8.0, 8.0, 0.0]])
 def test_errors(cell, pbc, options, message):
     with pytest.raises(ValueError, match=message):
         ewald.make_solver(cell, pbc, **{"n_atoms": 2, **options})
+
+
+def test_cell_without_k_vectors_has_an_empty_sum():
+    """Minus the self-energy is left, with all methods; it is said once."""
+    _warn_of_empty_sum.cache_clear()
+    positions, charges = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 1.5]]), np.array([1.0, -1.0])
+    with pytest.warns(UserWarning, match=r"leaves no k-vector .*\[3\.0, 3\.0, 3\.0\] Å.*empty.*said once"):
+        solver = ewald.make_solver(3.0 * np.eye(3), True, n_atoms=2, sigma=1.0, k_cutoff=2.0)
+    for method in ("direct", "mesh"):
+        solver = ewald.make_solver(3.0 * np.eye(3), True, n_atoms=2, sigma=1.0, k_cutoff=2.0, method=method)
+        arguments = (jnp.asarray(positions), jnp.asarray(3.0 * np.eye(3)), jnp.asarray(charges))
+        energy, gradient = jax.value_and_grad(ewald.energy, argnums=1)(solver, *arguments)
+        np.testing.assert_allclose(energy, -ewald.self_energy(solver, arguments[2]), rtol=1e-6)
+        assert np.all(np.abs(gradient) < 1e-6)
 
 
 def test_charges_that_do_not_fit_are_refused():

@@ -118,9 +118,7 @@ def test_loop(trained, ensemble, tmp_path):
 
 def test_loop_ends_where_nothing_is_uncertain(trained, tmp_path):
     config = make_config(tmp_path, ensemble=2)
-    rounds = active_learning(
-        config, label, rounds=3, n_new=2, sample=lambda *_: make_frames(2, seed=4), minimum=1e6
-    )
+    rounds = active_learning(config, label, rounds=3, n_new=2, sample=lambda *_: make_frames(2, seed=4), minimum=1e6)
     assert len(rounds) == len(trained) == 1
 
 
@@ -148,9 +146,7 @@ class Counting(Calculator):
 
 def test_one_calculator_for_all_labels(trained, tmp_path):
     config = make_config(tmp_path, ensemble=2)
-    rounds = active_learning(
-        config, Counting().label, rounds=1, n_new=3, sample=lambda *_: make_frames(4, seed=4)
-    )
+    rounds = active_learning(config, Counting().label, rounds=1, n_new=3, sample=lambda *_: make_frames(4, seed=4))
     for frames in (rounds[0].labelled, trained[1][8:]):
         found = io.all_labels(frames)
         assert [float(labels.energy) for labels in found] == [-10.0, -20.0, -30.0]

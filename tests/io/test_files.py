@@ -70,9 +70,10 @@ def test_words_that_are_no_cell(tmp_path):
     assert io.read(file(tmp_path, f'Lattice="{LATTICE}" box="1 2 3"'))[0].cell.array.any()
 
 
-@pytest.mark.parametrize(
-    "stress", ["0.1 0.2 0.3 0.4 0.5 0.6", "0.1 0.6 0.5 0.6 0.2 0.4 0.5 0.4 0.3", f"_JSON {STRESS}", "[0.1,0.2,0.3,0.4,0.5,0.6]"]
-)  # fmt: skip
+SIX, NINE = "0.1 0.2 0.3 0.4 0.5 0.6", "0.1 0.6 0.5 0.6 0.2 0.4 0.5 0.4 0.3"
+
+
+@pytest.mark.parametrize("stress", [SIX, NINE, f"_JSON {STRESS}", f"[{SIX.replace(' ', ',')}]"])
 @pytest.mark.parametrize("name", ["stress", "Stress", "REF_stress"])
 def test_stress_of_six_and_nine_numbers(tmp_path, name, stress):
     """Six in the order of ase: xx, yy, zz, yz, xz, xy."""
@@ -182,7 +183,8 @@ STEP = """<calculation>{scf}
 <varray name="forces"><v>0 0 {force}</v></varray>
 <energy><i name="e_fr_energy">{energy}</i><i name="e_wo_entrp">{energy}</i><i name="e_0_energy">0</i></energy>
 </calculation>"""
-SCF = '<scstep><energy><i name="e_fr_energy">{e}</i><i name="e_wo_entrp">{e}</i><i name="e_0_energy">0</i></energy></scstep>'
+SCF = """<scstep><energy>
+<i name="e_fr_energy">{e}</i><i name="e_wo_entrp">{e}</i><i name="e_0_energy">0</i></energy></scstep>"""
 
 
 def test_steps_of_vasp_that_did_not_converge(tmp_path):

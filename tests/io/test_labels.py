@@ -182,7 +182,7 @@ def test_units_are_an_error_of_the_frame():
 
 def test_labels_that_nobody_asks_for():
     frames = [frame({"forces": 1.0}, energy=-1.0 - i, charges=0, dipole=1.85, spin="restricted") for i in range(3)]
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="nothing asks for it") as caught:
         chosen = io.select(frames, needed=("energy", "forces"))
     texts = [str(warning.message) for warning in caught]
     assert len(texts) == 3

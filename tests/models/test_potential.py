@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lesjax import ewald
+from lesjax.ewald.solvers.periodic import _warn_of_empty_sum
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.models.potential import predict
 from lesjax.neighbors.batching import stack_systems
@@ -275,9 +276,9 @@ def test_vmap_is_loop():
     systems = [make_system(positions() @ np.linalg.inv(CELL) @ cell, cell) for cell in cells]
     solvers = [potential.make_solver(system) for system in systems]
     batch = jax.tree.map(jnp.asarray, stack_systems(systems))
-    mapped = jax.jit(
-        jax.vmap(lambda system, solver: predict(potential, system, solver, with_stress=True))
-    )(batch, ewald.stack_solvers(type(solvers[0]).share_sizes(solvers)))
+    mapped = jax.jit(jax.vmap(lambda system, solver: predict(potential, system, solver, with_stress=True)))(
+        batch, ewald.stack_solvers(type(solvers[0]).share_sizes(solvers))
+    )
     for i, (system, solver) in enumerate(zip(systems, solvers, strict=True)):
         single = potential(system.pad_to(*batch.shape), solver)
         for name in ("energy", "forces", "stress", "charges"):
@@ -348,9 +349,23 @@ def test_slabs_and_wires_that_are_refused():
 
 
 def test_box_too_small_for_the_cutoff():
+    """The sum is empty, and said to be so once."""
+    _warn_of_empty_sum.cache_clear()
     config = dataclasses.replace(MODELS["plain"], long_range=LongRangeConfig(k_cutoff=0.5))
-    with pytest.raises(ValueError, match=r"leaves no k-vector"):
-        Potential.create(config)(make_system(positions()))
+    with pytest.warns(UserWarning, match=r"leaves no k-vector"):
+        prediction = Potential.create(config)(make_system(positions()))
+    assert np.isfinite(prediction.energy)
+    assert np.isfinite(prediction.forces).all()
+
+
+def test_ghost_atom_is_refused():
+    """Number 0 with a mask that says real; padding passes."""
+    potential = random_potential("plain")
+    system = make_system(positions())
+    potential(system.pad_to(len(system.atomic_numbers) + 2, 60))
+    ghost = dataclasses.replace(system, atomic_numbers=np.where(np.arange(len(system.atomic_numbers)) == 1, 0, 1))
+    with pytest.raises(ValueError, match="Atom 1 is a ghost atom"):
+        potential(ghost)
 
 
 def test_born_effective_charges_of_a_cluster_are_the_derivative_of_its_dipole():

@@ -100,3 +100,20 @@ def test_stack_keeps_the_structure():
     stacked = stack([{"a": np.zeros(2), "b": None}, {"a": np.ones(2), "b": None}])
     np.testing.assert_array_equal(stacked["a"], [[0, 0], [1, 1]])
     assert stacked["b"] is None
+
+
+def test_grids_count():
+    """A k-grid as large as that of one system would be the work of all."""
+    small, large = (8, 10, 5, 5, 5), (8, 10, 50, 50, 50)
+    assert plan_buckets([small, large, small], 2) == [small, large]
+    assert plan_buckets([(6, 9, 50, 50, 50), *[small] * 9], 2) == [small, (6, 9, 50, 50, 50)]
+    # atoms matter where the grids are alike
+    assert plan_buckets([small, (64, 12, 6, 5, 5), (9, 10, 5, 6, 5)], 2) == [(9, 10, 5, 6, 5), (64, 12, 6, 5, 5)]
+    assert assign_bucket((2, 3, 9, 9, 9), [small, large]) == 1
+
+
+def test_many_sizes_are_joined():
+    shapes = [(n, 10) for n in range(1, 400)]
+    plan = plan_buckets(shapes)
+    assert len(plan) == 3
+    assert plan[-1] == (399, 10)

@@ -36,6 +36,19 @@ def test_reference_energies_of_one_composition():
     np.testing.assert_allclose(hydrogen, 2 * oxygen)
 
 
+def test_reference_energies_of_lone_atoms():
+    """The lone neutral atom is exact, the lowest of several; the rest is fitted to what it leaves."""
+    frames, labels = labelled(["O", "O", "O", "H2O", "H2O", "H2O"], [-430.0, -432.0, -300.0, -462.0, -463.0, -464.0])
+    frames[2].info["charge"] = 1
+    np.testing.assert_allclose(reference_energies((1, 8), frames, labels), (-15.5, -432.0))
+    frames[1].set_cell([20.0] * 3)
+    frames[1].pbc = True
+    for cutoff, expected in ((None, -430.0), (19.9, -432.0), (20.1, -430.0)):
+        assert reference_energies((1, 8), frames, labels, cutoff=cutoff)[1] == pytest.approx(expected)
+    frames[1].info["config_type"] = "IsolatedAtom"
+    assert reference_energies((1, 8), frames, labels)[1] == -432.0
+
+
 def test_reference_energies_without_energies():
     frames, labels = labelled(["H2O"], [np.nan])
     assert reference_energies((1, 8), frames, labels) == (0.0, 0.0)
@@ -75,6 +88,21 @@ def test_solvers_of_a_bucket_are_of_one_kind(monkeypatch):
     monkeypatch.setattr("lesjax.ewald.solver.CROSSOVER", sizes[1])
     (bucket,) = make_dataset(SALT, frames, io.all_labels(frames), max_buckets=1).buckets
     assert isinstance(bucket.solver, ewald.MeshSolver)
+
+
+def test_one_large_box_has_a_bucket_of_its_own():
+    """Its k-grid would be the grid of all: for fewer atoms, as many, and more than in the small cells."""
+    small = make_frames(6)
+    for n in (1, 2, 4):
+        large = small[0].copy()[:n]
+        large.set_cell([60.0, 60.0, 60.0])
+        frames = [*small[:3], large, *small[3:]]
+
+        def work(frames):
+            buckets = make_dataset(SALT, frames, [io.Labels.missing(len(atoms)) for atoms in frames]).buckets
+            return sum(bucket.solver.kmask.size * bucket.system.shape[0] for bucket in buckets)
+
+        assert work(frames) <= 1.1 * (work(small) + work([large]))
 
 
 def test_short_range_dataset_has_no_solver():

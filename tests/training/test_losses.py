@@ -212,3 +212,19 @@ def test_penalty_of_a_row(monkeypatch):
     known = np.isfinite(np.asarray(batch.labels.forces))
     errors = np.asarray(PREDICTION.forces - batch.labels.forces)[known]
     np.testing.assert_allclose(loss(PREDICTION, batch, {"forces": 3.0}), 3.0 * np.mean(abs(errors) + 1.0), rtol=1e-5)
+
+
+def test_weights_of_structures():
+    """They multiply the penalties; the number of labels and the errors that are reported stay."""
+    batch = make_batch()
+    factors = {"energy": jnp.asarray([2.0, 0.5, 1.0], DTYPE), "forces": jnp.asarray([0.0, 3.0, 1.0], DTYPE)}
+    weighed = sums(PREDICTION, dataclasses.replace(batch, weights=factors), ("energy", "forces", "charges"))
+    plain = sums(PREDICTION, batch, ("energy", "forces", "charges"))
+    for name in ("energy", "forces", "charges"):
+        pair = losses.pairs(POTENTIAL, PREDICTION, batch, (name,))[name]
+        squares = np.where(pair.known, (np.asarray(pair.predicted) - np.asarray(pair.reference)) ** 2, 0.0)
+        own = np.asarray(factors.get(name, np.ones(B)), float)
+        expected = np.sum(own * squares.reshape(B, -1).sum(axis=1))
+        np.testing.assert_allclose(weighed[name].penalties, expected, rtol=1e-5)
+        for part in ("squares", "magnitudes", "number"):
+            assert getattr(weighed[name], part) == getattr(plain[name], part)

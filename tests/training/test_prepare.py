@@ -216,3 +216,136 @@ def test_test_file_without_labels(tmp_path):
 def test_too_few_structures_to_split(tmp_path):
     with pytest.raises(ValueError, match=r"`data\.valid_fraction` = 0\.9 leaves no structure to train on"):
         prepare(make_config(tmp_path, make_frames(1), data={"valid_fraction": 0.9}))
+
+
+def test_lists_of_files(tmp_path):
+    """Patterns too; each file has its own names of labels, and errors name file and structure in it."""
+    for i, name in enumerate(("a1.xyz", "a2.xyz", "b.xyz")):
+        io.write(tmp_path / name, make_frames(2, seed=i))
+    data = {"train": (str(tmp_path / "b.xyz"), str(tmp_path / "a?.xyz")), "valid_fraction": 0.0}
+    prepared = prepare(make_config(tmp_path, data=data))
+    expected = [*make_frames(2, seed=2), *make_frames(2, seed=0), *make_frames(2, seed=1)]
+    assert places(prepared.train) == places(expected)
+    assert [line.split(": ")[:3] for line in prepared.files] == [
+        ["data.train", str(tmp_path / name), "2 structures; REF_energy, REF_forces, REF_stress, REF_charges"]
+        for name in ("b.xyz", "a1.xyz", "a2.xyz")
+    ]
+    assert len(prepare(make_config(tmp_path, data={**data, "max_frames": 3})).train) == 3
+    frames = make_frames(2, seed=1)
+    frames[1].pbc = (True, False, False)
+    io.write(tmp_path / "a2.xyz", frames)
+    with pytest.raises(ValueError, match=r"Structure 1 of '.*a2\.xyz': `pbc` must be"):
+        prepare(make_config(tmp_path, data=data))
+
+
+def test_mixed_methods(tmp_path):
+    frames = make_frames(6)
+    for atoms in frames:
+        atoms.info["energy"], atoms.arrays["forces"] = 0.0, 0.5 * atoms.arrays["REF_forces"]
+    for atoms in frames[2:]:
+        del atoms.info["REF_energy"], atoms.arrays["REF_forces"]
+    with pytest.raises(ValueError, match=r"`data\.train` = .*train\.xyz': .* 4 of 6 have no `REF_energy`"):
+        prepare(make_config(tmp_path, frames))
+    with pytest.warns(UserWarning, match="4 of 6 structures are left out"):
+        prepared = prepare(make_config(tmp_path, frames, data={"labels": "skip", "valid_fraction": 0.0}))
+    assert places(prepared.train) == places(frames[:2])
+    with pytest.raises(ValueError, match=r"`labels` must be 'error' or 'skip', got 'ignore'"):
+        make_config(tmp_path, data={"labels": "ignore"})
+
+
+def test_ghost_atoms(tmp_path):
+    frames = make_frames(3)
+    frames[1].symbols[3] = "X"
+    for name in ("train", "valid", "test"):
+        io.write(tmp_path / "ghost.xyz", frames)
+        data = {name: str(tmp_path / "ghost.xyz")}
+        with pytest.raises(ValueError, match=rf"`data\.{name}` = .*ghost\.xyz': Structure 1: Atom 3 is a ghost .*X"):
+            prepare(make_config(tmp_path, data=data))
+
+
+def test_frames_without_weight_change_nothing(tmp_path):
+    """Neither the split, the model, its references and scales, nor the data."""
+    frames = make_frames(8)
+    known = prepare(make_config(tmp_path, frames))
+    void = make_frames(3, seed=1)
+    for atoms in void:
+        atoms.info |= {"config_weight": 0.0}
+    void[0].symbols[0] = "Br"
+    io.write(tmp_path / "more.xyz", [*void[:1], *frames[:4], *void[1:], *frames[4:]])
+    with pytest.warns(UserWarning, match="3 structures of weight 0 are left out"):
+        found = prepare(make_config(tmp_path, data={"train": str(tmp_path / "more.xyz")}))
+    assert found.model == known.model
+    assert found.fingerprint == known.fingerprint
+    for name in ("train", "valid"):
+        assert places(getattr(found, name)) == places(getattr(known, name))
+
+
+def test_weights_of_labels(tmp_path):
+    frames = make_frames(4)
+    frames[0].info |= {"energy_weight": 0.0, "REF_energy": 1e3}
+    frames[1].info["weight"] = 2.5
+    data = {"valid_fraction": 0.0, "keys": io.Keys(config_weight=("weight",))}
+    prepared = prepare(make_config(tmp_path, frames, data=data))
+    (bucket,) = prepared.train.buckets
+    assert np.isfinite(bucket.labels.energy).tolist() == [False, True, True, True]
+    assert np.isfinite(bucket.labels.forces).all()
+    assert bucket.weights["forces"].tolist() == [1.0, 2.5, 1.0, 1.0]
+    assert max(prepared.model.reference_energies) < 10.0
+    plain = prepare(make_config(tmp_path, make_frames(4), data={"valid_fraction": 0.0}))
+    assert plain.train.buckets[0].weights == {}
+    assert plain.fingerprint != prepared.fingerprint
+
+
+def test_labels_that_nobody_asks_for(tmp_path):
+    frames = make_frames(4)
+    for atoms in frames:
+        atoms.info |= {"dipole": 1.85, "spin": "restricted"}
+    with pytest.warns(UserWarning, match=r"(`dipole`|`spin`)"):
+        assert len(prepare(make_config(tmp_path, frames, data={"valid_fraction": 0.0})).train) == 4
+    model = dataclasses.replace(MODEL, state_inputs=("spin_multiplicity",))
+    with (
+        pytest.warns(UserWarning, match="`dipole`"),
+        pytest.raises(ValueError, match=r"Structure 0: `spin` must be a number .*'restricted'"),
+    ):
+        prepare(make_config(tmp_path, frames, model=model))
+    weights = phases(1, weights={"dipole": 1.0})
+    with pytest.raises(ValueError, match="Structure 0: `dipole` has shape"):
+        prepare(make_config(tmp_path, frames, phases=weights))
+
+
+def test_state_that_is_missing_speaks_of_the_file(tmp_path):
+    model = dataclasses.replace(MODEL, state_inputs=("total_charge",))
+    with pytest.raises(
+        ValueError, match=r"Structure 0: .* total charge, got nan\. Write `total_charge=.*`data\.keys\.tot"
+    ):
+        prepare(make_config(tmp_path, model=model))
+    frames = make_frames(2)
+    for atoms in frames:
+        atoms.info["Q"] = 1
+    data = {"keys": io.Keys(total_charge=("Q",)), "valid_fraction": 0.0}
+    prepared = prepare(make_config(tmp_path, frames, model=model, data=data))
+    assert prepared.train.buckets[0].system.total_charge.tolist() == [1.0, 1.0]
+    assert prepared.model.state_by_element is None
+    ion = io.Atoms("Na", info={"REF_energy": -5.0, "Q": 1}, positions=[[0.0] * 3])
+    ion.set_array("REF_forces", np.zeros((1, 3)))
+    prepared = prepare(make_config(tmp_path, [*frames, ion], model=model, data=data))
+    assert prepared.model.state_by_element is True
+
+
+def test_lone_atoms_fix_the_references(tmp_path):
+    """In any box, if they are marked or alone within the cutoff; ions do not."""
+    frames = make_frames(4)
+    for symbol, energy, info, cell in (
+        ("Na", -10.0, {}, None),
+        ("Na", -5.0, {"total_charge": 1}, None),
+        ("Cl", -20.0, {"config_type": "isolated_atom"}, [3.0] * 3),
+    ):
+        atoms = io.Atoms(symbol, cell=cell, pbc=cell is not None, info={"REF_energy": energy, **info})
+        atoms.set_array("REF_forces", np.zeros((1, 3)))
+        frames.append(atoms)
+    for seed in range(3):  # none of them is drawn to validate on
+        prepared = prepare(make_config(tmp_path, frames, data={"valid_fraction": 0.75}, seed=seed))
+        assert (len(prepared.train), len(prepared.valid)) == (4, 3)
+    assert prepared.model.reference_energies == (-10.0, -20.0)
+    assert [bucket.system.pbc for bucket in prepared.train.buckets] == [(False,) * 3, (True,) * 3]
+    assert prepared.train.buckets[0].labels.energy.tolist() == [0.0, 5.0, 0.0]

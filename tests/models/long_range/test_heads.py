@@ -213,12 +213,29 @@ def test_state_is_read_from_atoms():
         ({}, r"`total_charge` \(in e\) is needed by this model, got nan.*`atoms\.info\['charge'\] = -1`"),
         ({"charge": 0}, r"`spin_multiplicity` \(2S \+ 1\) is needed.*`atoms\.info\['spin'\] = 2`"),
         ({"charge": 0, "spin": 0}, r"`spin_multiplicity` \(2S \+ 1\) is needed by this model, got 0\.0"),
-        ({"charge": "neutral"}, r"`atoms\.info\['charge'\]` must be a number, got 'neutral'"),
+        ({"charge": "neutral"}, r"`total_charge` \(in e\) is needed by this model, got nan"),
     ):
         atoms.info = info
         for use in (potential, potential.energy, potential.born_effective_charges):
             with pytest.raises(ValueError, match=message):
                 use(System.from_ase(atoms, cutoff=3.0))
+
+
+def test_each_element_sees_the_state_for_itself():
+    """Lone ions have no features: what sets the energies of one charge apart is the element."""
+    for by_element in (None, True):
+        potential = moved_potential(dataclasses.replace(MODELS["multipoles"], state_by_element=by_element))
+
+        def energy(z, charge, potential=potential):
+            state = {"total_charge": charge, "spin_multiplicity": 1.0}
+            return float(
+                potential(
+                    System.from_arrays(np.zeros((1, 3)), np.zeros((3, 3)), [z], False, cutoff=3.0, **state)
+                ).energy
+            )
+
+        assert abs(energy(1, 0.0) - energy(8, 0.0)) < 1e-6
+        assert (abs(energy(1, 1.0) - energy(8, 1.0)) > 1e-3) == bool(by_element)
 
 
 def test_fixed_charges_from_a_table():

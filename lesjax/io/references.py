@@ -1,6 +1,5 @@
 """From frames to labels: one name for each label of a file, units, shapes and weights."""
 
-import dataclasses
 import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
@@ -39,13 +38,6 @@ class Selection:
     labels: list[Labels]
     weights: list[dict[str, float]]
     names: dict[str, str] = field(default_factory=dict)
-
-    def take(self, rows: Sequence[int]) -> "Selection":
-        """Some of the frames."""
-        lists = {
-            name: [value[i] for i in rows] for name, value in vars(self).items() if isinstance(value, list)
-        }  # fmt: skip
-        return dataclasses.replace(self, **lists)
 
 
 def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:
