@@ -22,7 +22,7 @@ from ase.data import chemical_symbols as chemical_symbols
 from ase.io.formats import filetype
 from jaxtyping import Array, Float
 
-from lesjax.runs import atomic_path
+from lesjax.files import atomic_path
 from lesjax.validate import check, one_of, optional, parse_json
 
 

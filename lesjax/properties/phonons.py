@@ -37,7 +37,7 @@ from lesjax.ewald import Solver
 from lesjax.numerics import check_volume, determinant, einsum
 from lesjax.properties.forces import Energy
 from lesjax.properties.hessian import energy_gradient
-from lesjax.runs import atomic_path
+from lesjax.files import atomic_path
 from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 
 
