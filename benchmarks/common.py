@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from lesjax.files import atomic_path
 from lesjax.models import Potential
 from lesjax.models.cace.convert import convert_weights
-from lesjax.runs import atomic_path, read_log
+from lesjax.runs import read_log
 
 
 ROOT = pathlib.Path(__file__).resolve().parent

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 from common import SHARED, shared, write_json
 
-import lesjax.runs
+import lesjax.files
 from lesjax import datasets, io
 from lesjax.models import Potential, load
 from lesjax.runs import read_log
@@ -121,7 +121,7 @@ def one_run(name: str, model: str, seed: int, arguments: argparse.Namespace) -> 
         "test_energy_meV": round(test_error[0], 3), "test_forces_meV_A": round(test_error[1], 3),
         "test_energy_relative": round(test_error[2], 5),
     }  # fmt: skip
-    lesjax.runs.write_json(done, result)
+    lesjax.files.write_json(done, result)
     print(result, flush=True)
     return result
 

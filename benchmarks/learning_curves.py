@@ -28,7 +28,7 @@ from ase import Atoms
 from common import read_runs, train, write_json
 from markdown_tables import number
 
-import lesjax.runs
+import lesjax.files
 from lesjax import datasets, io
 from lesjax.datasets import point_charges
 from lesjax.models import load
@@ -194,7 +194,7 @@ def one_run(system: str, cutoff: float, model: str, size: int, arguments: argpar
         frames_of_kind = [atoms for atoms in test if atoms.info["kind"] == kind]
         result["metrics"][kind] = evaluate(load(folder / "model"), frames_of_kind).metrics
     result |= {"settings": settings, "system": system, "cutoff": cutoff, "model": model, "n_train": size}
-    lesjax.runs.write_json(done, result)
+    lesjax.files.write_json(done, result)
     return result
 
 

@@ -8,7 +8,7 @@ import learning_curves
 from markdown_tables import number, table
 from real_data import RUNS, reported
 
-from lesjax.runs import atomic_path
+from lesjax.files import atomic_path
 
 
 BEGIN = "<!-- written by benchmarks/tables.py: {name} -->"

@@ -20,7 +20,7 @@ from markdown_tables import ERRORS, errors, number, table
 from overview import update_page
 from real_data import RUNS, reported
 
-from lesjax.runs import atomic_path
+from lesjax.files import atomic_path
 
 
 def curves(content: dict) -> list[str]:

@@ -26,7 +26,7 @@ from common import shared, write_json
 import lesjax
 from lesjax import io, properties
 from lesjax.dynamics import LesCalculator
-from lesjax.runs import atomic_path
+from lesjax.files import atomic_path
 from lesjax.system import System
 
 

@@ -1,6 +1,8 @@
 """The command ``lesjax``: train, evaluate, md, info, demo."""
 
 import argparse
+import contextlib
+import errno
 import pathlib
 import sys
 import warnings
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lesjax import __version__
+from lesjax.signals import Stop, Stopped, stopping
 
 
 if TYPE_CHECKING:
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 PBC = {"file": None, "true": True, "false": False}
 # commands that resume where they were stopped
 RESUMED = ("train", "md")
+RESUME = "; the same command resumes from the last checkpoint"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 METRICS = """Metrics in the JSON file, for each label that the data has:
   n_structures               number of structures
 {terms}
@@ -68,21 +73,34 @@ class _Default:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    parsed = _parser().parse_args(arguments)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"lesjax {parsed.command}: {message}", file=sys.stderr)
-            return parsed.run(parsed)
-    except (ValueError, TypeError, OSError, RuntimeError, ArithmeticError) as error:
-        if parsed.traceback:
-            raise
-        print(f"lesjax {parsed.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        further = "; the same command resumes from the last checkpoint" if parsed.command in RESUMED else ""
-        print(f"interrupted{further}", file=sys.stderr)
-        return 130
+    """Run the command; returns its exit status, 128 plus the number of a signal that stopped it."""
+    with stopping(for_good=arguments is None) as stop:
+        parsed = argparse.Namespace(command="")
+        try:
+            parsed = _parser().parse_args(arguments)
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *_: print(f"lesjax {parsed.command}: {message}", file=sys.stderr)
+                return parsed.run(parsed)
+        except KeyboardInterrupt as error:
+            return _stopped(parsed, error if isinstance(error, Stopped) else Stopped(), stop)
+        except Exception as error:
+            if stop.error is not None:  # some imports make another error of it
+                return _stopped(parsed, stop.error, stop)
+            known = isinstance(error, (ValueError, TypeError, OSError, RuntimeError, ArithmeticError))
+            if not known or parsed.traceback:
+                raise
+            full = getattr(error, "errno", None) in FULL and parsed.command in RESUMED
+            print(f"lesjax {parsed.command}: {error}{RESUME if full else ''}", file=sys.stderr)
+            return 1
+
+
+def _stopped(parsed: argparse.Namespace, error: Stopped, stop: Stop) -> int:
+    """Say what was kept, in one line; returns the exit status."""
+    folder = getattr(parsed, "folder", None)
+    kept = "" if parsed.command not in RESUMED else RESUME if folder is None else f"; {folder.kept()}"
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"{error}{kept}", file=sys.stderr, flush=True)
+    return 128 + error.number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,10 +178,14 @@ def _train(arguments: argparse.Namespace) -> int:
         overrides.append(f"training.ensemble={arguments.ensemble}")
     config = load_config(arguments.config, overrides)
 
-    from lesjax.runs import read_log, write_json
+    from lesjax.files import write_json
+    from lesjax.runs import read_log
     from lesjax.training import evaluate, plots, train, train_ensemble
+    from lesjax.training.folder import check_folder, run_folder
     from lesjax.training.prepare import prepare
 
+    arguments.folder = run_folder(config.output)
+    check_folder(config, arguments.folder)
     prepared = prepare(config)
     print("\n".join(prepared.files))
     folder = pathlib.Path(config.output)
@@ -192,9 +214,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from lesjax import io
+    from lesjax.files import write_json
     from lesjax.models import load, load_ensemble
     from lesjax.models.storage import is_ensemble
-    from lesjax.runs import write_json
     from lesjax.training import evaluate_file, plots
     from lesjax.training.terms import TERMS
 
@@ -227,6 +249,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _md(arguments: argparse.Namespace) -> int:
+    from lesjax.runs import simulation_folder
+
+    trajectory = "xyz" if isinstance(arguments.format, _Default) else arguments.format
+    arguments.folder = simulation_folder(arguments.out, trajectory)
+    arguments.folder.check_files()  # before anything is imported that takes long
+
     from lesjax import io
     from lesjax.dynamics import Settings, simulate
     from lesjax.models import load

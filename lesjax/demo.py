@@ -14,8 +14,9 @@ from rich.table import Table
 
 from lesjax import io
 from lesjax.datasets import point_charges
+from lesjax.files import write_json
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig
-from lesjax.runs import read_log, write_json
+from lesjax.runs import read_log
 from lesjax.training import plots
 from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
 from lesjax.training.evaluation import Evaluation, evaluate

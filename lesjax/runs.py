@@ -6,6 +6,7 @@ and writes the same again.
 """
 
 import csv
+import fnmatch
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import pathlib
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -22,6 +24,8 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from lesjax.files import atomic_path, naming, sync, write_json
+from lesjax.schema import flat
 from lesjax.validate import differences, parse_json, read_json
 
 
@@ -31,15 +35,16 @@ except ImportError:  # not on Windows, where folders are not locked
     fcntl = None
 
 # Format of description and checkpoint; others are refused.
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoint(NamedTuple):
-    """Content of a checkpoint: arrays, values of the host, and the sizes of the growing files in bytes."""
+    """Arrays, values of the host, sizes of the growing files in bytes, and how far the run was, as "epoch 3"."""
 
     arrays: dict[str, np.ndarray]
     host: dict[str, Any]
     sizes: dict[str, int]
+    at: str
 
 
 class RunFolder:
@@ -51,13 +56,26 @@ class RunFolder:
         log: JSON lines (``.jsonl``) or a table (``.csv``).
         growing: the log and other files that are only appended to.
         checkpoint: safetensors file with the state.
+        names: patterns of the names of everything that the run writes.
+        free: names, joined by dots, of settings that may change when the run resumes.
     """
 
-    def __init__(self, path: str | os.PathLike, *, description: str, log: str, growing: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        description: str,
+        log: str,
+        growing: Sequence[str] = (),
+        others: Sequence[str] = (),
+        free: Collection[str] = (),
+    ) -> None:
         self.path = pathlib.Path(path)
         self.description, self.log = self.path / description, self.path / log
         self.growing = [self.log, *(self.path / name for name in growing)]
         self.checkpoint = self.path / "checkpoint.safetensors"
+        self.names = (description, self.checkpoint.name, log, *growing, *others)
+        self.free = frozenset(free)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -93,20 +111,35 @@ class RunFolder:
                     self.path.rmdir()
 
     def remove_leftovers(self, *subfolders: str) -> None:
-        """Remove temporary files of a run that was killed while it wrote them, also in some subfolders."""
+        """Remove temporary files of a run that was killed while it wrote them, also in some subfolders.
+
+        A folder that was moved aside for its successor goes back where that did not arrive.
+        """
         for folder in (self.path, *(self.path / name for name in subfolders)):
-            for path in list(folder.glob(".*.tmp")):
-                if re.fullmatch(r"\..+\.\d+\.tmp", path.name) is None:  # named as `atomic_path` does
+            for path in list(folder.glob(".*")):
+                parts = re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name)  # named by `atomic_path`, `replace_folder`
+                if parts is None or not self._writes(parts[1]):
                     continue
-                if path.is_dir():
+                if parts[2] == "old" and not (folder / parts[1]).exists():
+                    os.replace(path, folder / parts[1])
+                elif path.is_dir():
                     shutil.rmtree(path)
                 else:
                     path.unlink()
 
+    def _writes(self, name: str) -> bool:
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
+
     # the description ----------------------------------------------------------------------------------------------
 
     def write_description(self, content: Mapping[str, Any]) -> None:
-        """Describe the run: the settings that `check` compares under ``run``, and anything else for people."""
+        """Describe the run: the settings that `check` compares under ``run``, and anything else for people.
+
+        The version of lesjax is that which began the run.
+        """
+        begun = self.read_description() if self.checkpoint.exists() else None
+        version = _version() if begun is None else begun.get("lesjax")
+        content = {"lesjax": version, **content}
         write_json(self.description, {"format": FORMAT, "hash": _hash(content), **content})
 
     def read_description(self) -> dict[str, Any] | None:
@@ -122,29 +155,70 @@ class RunFolder:
         if not isinstance(content, dict) or not {"format", "hash", "run"} <= content.keys():
             raise ValueError(f"{str(self.description)!r} is damaged: it does not describe a run. {remedy}")
         self._check_format(self.description, content.pop("format"))
-        if content.pop("hash") != _hash(content):
+        if content.pop("hash") != _hash(content) or not isinstance(content["run"], dict):
             raise ValueError(f"{str(self.description)!r} is damaged: its content does not have its hash. {remedy}")
         return content
 
-    def check(self, run: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
-        """Refuse a folder whose description has other settings under ``run``.
+    def check_files(self) -> None:
+        """Refuse a folder without a description that holds files, which no run of ours has written.
+
+        Hidden files and folders of other names may be there: a run does not touch them.
+
+        Raises:
+            ValueError: with their names, or for a checkpoint that has lost its description.
+        """
+        if self.description.exists() or not self.path.exists():
+            return
+        paths = [path for path in sorted(self.path.iterdir()) if not path.name.startswith(".")]
+        names = [path.name for path in paths if not path.is_dir() or self._writes(path.name)]
+        if self.checkpoint.name in names:
+            raise ValueError(
+                f"{str(self.path)!r} has no {self.description.name} beside {self.checkpoint.name}: nothing says which "
+                f"run that belongs to. Put {self.description.name} back, or choose another folder."
+            )
+        if names:
+            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+            raise ValueError(
+                f"{str(self.path)!r} holds what this run did not write ({', '.join(names[:4])}{more}). Choose another "
+                "folder, one that is empty or does not exist."
+            )
+
+    def check(self, run: Mapping[str, Any], *, dtype: str | None = None, free: Collection[str] | None = None) -> None:
+        """Refuse a folder that holds other files, or a run of other settings; nothing is touched.
+
+        Warns of a run that another version of lesjax began.
 
         Args:
             run: settings of this run.
-            free: names, joined by dots, in which it may differ.
+            dtype: its floating-point type.
+            free: names, joined by dots, in which it may differ; by default those of the folder.
 
         Raises:
-            ValueError: with the names of the settings, or for a damaged description.
+            ValueError: with the names of files or settings, for a damaged description or checkpoint, or a checkpoint
+                of other settings.
         """
         content = self.read_description()
         if content is None:
-            return
+            return self.check_files()
+        if dtype is not None and content.get("dtype") != dtype:
+            raise ValueError(
+                f"{str(self.path)!r} holds a run in {content.get('dtype')}, and this one would be in {dtype}. Set the "
+                f"environment variable JAX_ENABLE_X64={int(dtype == 'float32')} to resume, or choose another folder."
+            )
+        free = self.free if free is None else free
         different = [name for name in differences(content["run"], json.loads(json.dumps(run))) if name not in free]
         if different:
             raise ValueError(
                 f"{str(self.path)!r} holds a run with other settings ({', '.join(different[:4])}). Choose another "
                 "folder, or delete it."
             )
+        if self.read_checkpoint() is not None and content.get("lesjax") != _version():
+            warnings.warn(
+                f"{str(self.path)!r} holds a run that lesjax {content.get('lesjax')} began, and this is {_version()}: "
+                "what follows may differ from what that version would have written.",
+                stacklevel=2,
+            )
+        return None
 
     # what grows ---------------------------------------------------------------------------------------------------
 
@@ -157,26 +231,32 @@ class RunFolder:
             if not self.log.exists():
                 lines.append(",".join(row))
             lines.append(",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values()))
-        with open(self.log, "a", encoding="utf-8") as file:
+        with naming(self.log), open(self.log, "a", encoding="utf-8") as file:
             file.write("".join(f"{line}\n" for line in lines))
 
-    def write_checkpoint(self, arrays: Mapping[str, np.ndarray], host: Mapping[str, Any]) -> None:
-        """Write a checkpoint of the current state; an earlier one is replaced atomically."""
+    def write_checkpoint(self, arrays: Mapping[str, np.ndarray], host: Mapping[str, Any], at: str) -> None:
+        """Write a checkpoint of the current state; an earlier one is replaced atomically.
+
+        Raises:
+            FileNotFoundError: if the description is gone, and so perhaps the folder.
+        """
+        description = self.read_description()
+        if description is None:
+            raise FileNotFoundError(f"{str(self.description)!r} is gone while the run works: start it anew.")
         sizes = {}
         for path in self.growing:
             if path.exists():
-                with open(path, "rb") as file:  # on the disk before the checkpoint that counts on it
-                    os.fsync(file.fileno())
+                sync(path)  # on the disk before the checkpoint that counts on it
                 sizes[path.name] = path.stat().st_size
-        content = json.dumps({"format": FORMAT, "sizes": sizes, **host})
+        about = {"format": FORMAT, "settings": self._settings(description), "sizes": sizes, "at": at}
         with atomic_path(self.checkpoint) as temporary:
-            temporary.write_bytes(save(dict(arrays), metadata={"host": content}))
+            temporary.write_bytes(save(dict(arrays), metadata={"host": json.dumps(about | dict(host))}))
 
     def read_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint; None where there is none.
 
         Raises:
-            ValueError: for a file that is damaged or of another format.
+            ValueError: for a file that is damaged, of another format, or of other settings than the description.
         """
         if not self.checkpoint.exists():
             return None
@@ -185,6 +265,7 @@ class RunFolder:
                 host = parse_json((file.metadata() or {})["host"], nonfinite=True)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # not a dictionary
                 format_number, sizes = host.pop("format"), host.pop("sizes")
+                settings, at = host.pop("settings", None), host.pop("at", "")
         except (SafetensorError, KeyError, ValueError, OSError) as error:
             model = self.path / "model"
             best = f"The best model so far is in {str(model)!r}. " if model.exists() else ""
@@ -193,7 +274,19 @@ class RunFolder:
                 "again."
             ) from error
         self._check_format(self.checkpoint, format_number)
-        return Checkpoint(arrays, host, sizes)
+        description = self.read_description()
+        if description is None:
+            self.check_files()
+        elif settings != self._settings(description):
+            raise ValueError(
+                f"The checkpoint {str(self.checkpoint)!r} is of other settings than {self.description.name} beside it. "
+                "Put back the one that belongs to it, or choose another folder."
+            )
+        return Checkpoint(arrays, host, sizes, at)
+
+    def _settings(self, description: Mapping[str, Any]) -> str:
+        """Hash of the settings that do not change when the run resumes."""
+        return _hash({name: value for name, value in flat(description["run"]).items() if name not in self.free})
 
     def rewind(self, checkpoint: Checkpoint | None) -> None:
         """Truncate the growing files to their sizes at a checkpoint; without one, remove them.
@@ -211,19 +304,39 @@ class RunFolder:
             with open(path, "rb+") as file:
                 file.truncate(size)
 
+    def kept(self) -> str:
+        """Say which checkpoints a run that was stopped has left, for a message."""
+        with suppress(ValueError, OSError):
+            checkpoint = self.read_checkpoint()
+            if checkpoint is not None:
+                return f"kept in {str(self.path)!r}: all up to {checkpoint.at}; the same command resumes from there"
+            if members := len(list(self.path.glob(f"members/*/{self.checkpoint.name}"))):
+                return f"kept in {str(self.path)!r}: checkpoints of {members} members; the same command resumes there"
+        return f"no checkpoint in {str(self.path)!r} yet: the same command starts again"
+
     def incomplete(self, path: pathlib.Path) -> ValueError:
-        """Return the error of a file that was cut or removed."""
+        """Return the error of a file or folder that was cut or removed."""
         return ValueError(
             f"{str(path)!r} lacks what was written before the last checkpoint. Put it back, or delete "
             f"{str(self.path)!r} to start again."
         )
 
     def _check_format(self, path: pathlib.Path, format_number: object) -> None:
-        if format_number != FORMAT:
+        if type(format_number) is not int or format_number != FORMAT:
             raise ValueError(
                 f"{str(path)!r} is of format {format_number!r}, but this version of lesjax reads format {FORMAT}. "
                 "Resume the run with the version that began it, or choose another folder."
             )
+
+
+def simulation_folder(path: str | os.PathLike, trajectory: str = "xyz") -> RunFolder:
+    """Return the folder of a simulation, with the format of its trajectory."""
+    names = {"growing": [f"trajectory.{trajectory}"], "others": ("trajectory.*", "final.xyz", "md.png")}
+    return RunFolder(path, description="settings.json", log="log.csv", free={"steps"}, **names)
+
+
+def _version() -> str:
+    return sys.modules["lesjax"].__version__
 
 
 def _hash(content: Mapping[str, Any]) -> str:
@@ -257,36 +370,6 @@ def read_table(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " t"]]:
     if not rows:
         raise ValueError(f"{str(path)!r} has no line.")
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-
-
-class atomic_path:
-    """Yield a temporary path beside `path`, and move it to `path` when the block ends without an error."""
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = pathlib.Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> pathlib.Path:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return self.temporary
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.temporary.unlink(missing_ok=True)
-            return
-        try:
-            with open(self.temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self.temporary, self.path)
-        except BaseException:
-            self.temporary.unlink(missing_ok=True)
-            raise
-
-
-def write_json(path: str | os.PathLike, content: object) -> None:
-    """Write JSON; the file appears whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

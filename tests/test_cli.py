@@ -294,7 +294,7 @@ def test_interrupt_says_how_to_go_on(inputs, capsys, monkeypatch):
 
     monkeypatch.setattr(cli, "_train", interrupt)
     assert cli.main(["train", "config.toml"]) == 130
-    assert "resumes from the last checkpoint" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted; the same command resumes from the last checkpoint\n"
     monkeypatch.setattr(cli, "_info", interrupt)
     assert cli.main(["info", "model"]) == 130
     assert capsys.readouterr().err == "interrupted\n"

@@ -1,15 +1,20 @@
 """Folders of runs: one process at a time, whole files, and a log that is cut to its checkpoint; damage is noticed."""
 
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lesjax.runs import RunFolder, atomic_path, read_log, read_table
+from lesjax import runs
+from lesjax.files import atomic_path
+from lesjax.runs import RunFolder, read_log, read_table
 
 
 ARRAYS = {"w": np.arange(6.0).reshape(2, 3), "count": np.array(3, np.int32)}
@@ -18,7 +23,13 @@ HOST = {"epoch": 3, "best_loss": math.inf, "seconds": 0.1 + 0.2}
 
 @pytest.fixture
 def folder(tmp_path):
-    return RunFolder(tmp_path, description="d.json", log="log.csv", growing=["frames"])
+    return RunFolder(tmp_path, description="d.json", log="log.csv", growing=["frames"], others=["model", "p_*.png"])
+
+
+@pytest.fixture
+def described(folder):
+    folder.write_description({"run": RUN})
+    return folder
 
 
 def names(folder):
@@ -75,11 +86,56 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_leftovers_are_removed(folder):
-    for name in (".a.12.tmp", "model/.b.12.tmp", "other/.c.12.tmp", ".notes.tmp"):
+    """Under names of this run only; a folder that was moved aside comes back where its successor is not there."""
+    theirs = ["other/.frames.12.tmp", ".frames.tmp", ".thesis.12.tmp", ".thesis.12.old", ".frames.12.bak"]
+    for name in (".frames.12.tmp", ".p_a.png.3.tmp", "model/.log.csv.12.tmp", ".model.7.old", *theirs):
         (folder.path / name).mkdir(parents=True)
-    (folder.path / ".d.7.tmp").touch()
+    (folder.path / ".d.json.7.tmp").touch()
     folder.remove_leftovers("model")
-    assert sorted(path.name for path in folder.path.rglob(".*")) == [".c.12.tmp", ".notes.tmp"]
+    assert sorted(p.relative_to(folder.path).as_posix() for p in folder.path.rglob(".*")) == sorted(theirs)
+    (folder.path / "model").rmdir()
+    (folder.path / ".model.7.old").mkdir()
+    (folder.path / ".model.7.old" / "weights").touch()
+    folder.remove_leftovers()
+    assert (folder.path / "model" / "weights").exists()
+    assert not (folder.path / ".model.7.old").exists()
+
+
+@pytest.mark.parametrize("name", ["log.csv", "frames", "p_x.png", "start.xyz", "model/"])
+def test_files_of_others_are_refused(folder, name):
+    """Also a folder, under a name that the run writes; nothing is touched."""
+    path = folder.path / name
+    path.mkdir() if name.endswith("/") else path.write_text("theirs")
+    for check in (folder.check_files, lambda: folder.check(RUN)):
+        with pytest.raises(ValueError, match=rf"did not write \({name.strip('/')}\)\. Choose another folder, one that"):
+            check()
+    assert [p.name for p in folder.path.iterdir()] == [name.strip("/")]
+
+
+def test_hidden_files_and_other_folders_are_no_hindrance(folder):
+    (folder.path / ".git").touch()
+    (folder.path / "earlier").mkdir()
+    folder.check(RUN)
+    folder.write_description({"run": RUN})
+    (folder.path / "notes.txt").touch()  # in a folder that is ours already
+    folder.check(RUN)
+    for i in range(6):
+        (folder.path / f"{i}.txt").touch()
+    folder.description.unlink()
+    with pytest.raises(ValueError, match=r"\(0\.txt, 1\.txt, 2\.txt, 3\.txt and 3 more\)"):
+        folder.check_files()
+
+
+def test_full_disk_names_the_file(folder, tmp_path):
+    """/dev/full is one; other writers raise what it raises, without a name."""
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match=r"No space left on device: '.*note'"), atomic_path(tmp_path / "note"):
+        raise full
+    assert list(tmp_path.iterdir()) == []
+    if Path("/dev/full").exists():
+        folder.log.symlink_to("/dev/full")
+        with pytest.raises(OSError, match=r"No space left on device: '.*log\.csv'"):
+            folder.append({"step": 1})
 
 
 # --- description
@@ -105,7 +161,10 @@ def test_description(folder):
     ("change", "message"),
     [
         (lambda d: d["run"].update(steps=11), r"d\.json' is damaged: its content does not have its hash\. Choose"),
-        (lambda d: d.update(format=99), r"d\.json' is of format 99, but this version of lesjax reads format 1"),
+        (lambda d: d.update(format=99), r"d\.json' is of format 99, but this version of lesjax reads format 2"),
+        (lambda d: d.update(format=True), r"d\.json' is of format True, but"),
+        (lambda d: d.update(format=2.0), r"d\.json' is of format 2\.0, but"),
+        (lambda d: d.update(run=None), r"d\.json' is damaged: its content does not have its hash\. Choose"),
         (lambda d: d.pop("format"), r"d\.json' is damaged: it does not describe a run"),
         (lambda d: d.pop("run"), r"d\.json' is damaged: it does not describe a run"),
     ],
@@ -119,7 +178,26 @@ def test_description_that_cannot_be_used(folder, change, message):
         folder.check(RUN)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null"])
+def test_description_in_words_that_fit_the_hash(folder):
+    folder.write_description({"run": None})
+    with pytest.raises(ValueError, match=r"d\.json' is damaged"):
+        folder.check(RUN)
+
+
+def test_another_dtype_or_version_is_called_that(described, monkeypatch):
+    described.write_description({"run": RUN, "dtype": "float64"})
+    described.check(RUN, dtype="float64")
+    with pytest.raises(ValueError, match=r"holds a run in float64, and this one would be in float32\. Set .*X64=1 to"):
+        described.check({**RUN, "model": {}}, dtype="float32")
+    described.write_checkpoint(ARRAYS, HOST, "step 5")
+    monkeypatch.setattr(runs, "_version", lambda: "99.0")
+    for _ in range(2):  # whoever began it stays in the description
+        with pytest.warns(UserWarning, match=r"that lesjax \d[.\d]* began, and this is 99\.0: what follows may differ"):
+            described.check(RUN)
+        described.write_description({"run": RUN})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"settings": null}', '{"run": null}', "[" * 100_000])
 def test_description_that_is_no_json_object(folder, text):
     folder.description.write_text(text)
     with pytest.raises(ValueError, match=r"d\.json' is damaged: .*Choose another folder"):
@@ -129,67 +207,111 @@ def test_description_that_is_no_json_object(folder, text):
 # --- checkpoint, and what grows
 
 
-def test_round_trip(folder):
-    assert folder.read_checkpoint() is None
-    folder.write_checkpoint(ARRAYS, HOST)
-    arrays, host, sizes = folder.read_checkpoint()
-    assert (host, sizes) == (HOST, {})
+def test_round_trip(described):
+    assert described.read_checkpoint() is None
+    described.write_checkpoint(ARRAYS, HOST, "step 5")
+    arrays, host, sizes, at = described.read_checkpoint()
+    assert (host, sizes, at) == (HOST, {}, "step 5")
     assert arrays.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         np.testing.assert_array_equal(arrays[name], array)
         assert arrays[name].dtype == array.dtype
-    assert names(folder) == ["checkpoint.safetensors"]
+    assert names(described) == ["checkpoint.safetensors", "d.json"]
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
-def test_truncated_checkpoint(folder, kept):
-    folder.write_checkpoint(ARRAYS, HOST)
-    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:kept])
+def test_truncated_checkpoint(described, kept):
+    described.write_checkpoint(ARRAYS, HOST, "step 5")
+    described.checkpoint.write_bytes(described.checkpoint.read_bytes()[:kept])
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is damaged: .*\. Delete the checkpoint to start"):
-        folder.read_checkpoint()
-    (folder.path / "model").mkdir()
+        described.read_checkpoint()
+    (described.path / "model").mkdir()
     with pytest.raises(ValueError, match=r"best model so far is in .*model'\. Delete the checkpoint"):
-        folder.read_checkpoint()
+        described.read_checkpoint()
 
 
-def test_foreign_checkpoint(folder):
-    save_file({"w": np.zeros(2)}, folder.checkpoint)
+def test_foreign_checkpoint(described):
+    save_file({"w": np.zeros(2)}, described.checkpoint)
     with pytest.raises(ValueError, match="is damaged: 'host'"):
-        folder.read_checkpoint()
-    save_file({"w": np.zeros(2)}, folder.checkpoint, metadata={"host": '{"format": 99, "sizes": {}}'})
+        described.read_checkpoint()
+    save_file({"w": np.zeros(2)}, described.checkpoint, metadata={"host": '{"format": 99, "sizes": {}}'})
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is of format 99, but this version of lesjax reads"):
-        folder.read_checkpoint()
+        described.read_checkpoint()
 
 
-def test_failed_write_keeps_the_old_checkpoint(folder):
-    folder.write_checkpoint(ARRAYS, HOST)
+def test_failed_write_keeps_the_old_checkpoint(described):
+    described.write_checkpoint(ARRAYS, HOST, "step 5")
     with pytest.raises(TypeError, match="not JSON serializable"):
-        folder.write_checkpoint(ARRAYS, {"epoch": np.ones(2)})
-    assert folder.read_checkpoint().host == HOST
+        described.write_checkpoint(ARRAYS, {"epoch": np.ones(2)}, "step 6")
+    assert described.read_checkpoint().host == HOST
+    assert names(described) == ["checkpoint.safetensors", "d.json"]
+
+
+def test_checkpoint_belongs_to_its_settings(tmp_path):
+    """Its description gone, or that of another run beside it; what may change is no hindrance."""
+    folder = RunFolder(tmp_path, description="d.json", log="log.csv", free={"steps"})
+    with pytest.raises(FileNotFoundError, match=r"d\.json' is gone while the run works"):
+        folder.write_checkpoint(ARRAYS, HOST, "step 5")
+    folder.write_description({"run": RUN})
+    folder.write_checkpoint(ARRAYS, HOST, "step 5")
+    folder.write_description({"run": {**RUN, "steps": 20}})
+    folder.check({**RUN, "steps": 30})
+    other = {**RUN, "model": {"cutoff": 4.0}}
+    folder.write_description({"run": other})
+    for read in (folder.read_checkpoint, lambda: folder.check(other)):
+        with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is of other settings than d\.json beside it"):
+            read()
+    folder.description.unlink()
+    for read in (folder.read_checkpoint, lambda: folder.check(RUN), folder.check_files):
+        with pytest.raises(ValueError, match=r"has no d\.json beside checkpoint\.safetensors: nothing says which run"):
+            read()
     assert names(folder) == ["checkpoint.safetensors"]
 
 
-def test_files_are_cut_to_the_checkpoint(folder):
-    frames = folder.path / "frames"
+def test_what_grows_is_on_the_disk_before_its_checkpoint(described, monkeypatch):
+    synced, sync = [], os.fsync
+
+    def watching_sync(handle):
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("no names of open files here")
+    described.append({"step": 1})
+    (described.path / "frames").write_text("abc")
+    monkeypatch.setattr(os, "fsync", watching_sync)
+    described.write_checkpoint(ARRAYS, HOST, "step 1")
+    assert [name.split(".")[-1] for name in synced[:3]] == ["csv", "frames", "tmp"]
+    assert synced[3:] == [described.path.name]
+
+
+def test_what_was_kept(described):
+    assert described.kept() == f"no checkpoint in {str(described.path)!r} yet: the same command starts again"
+    described.write_checkpoint(ARRAYS, HOST, "step 5")
+    assert described.kept() == f"kept in {str(described.path)!r}: all up to step 5; the same command resumes from there"
+
+
+def test_files_are_cut_to_the_checkpoint(described):
+    frames = described.path / "frames"
     for step in range(3):
-        folder.append({"step": step, "energy": step / 3.0})
+        described.append({"step": step, "energy": step / 3.0})
     frames.write_text("abc")
-    folder.write_checkpoint(ARRAYS, HOST)
-    at_checkpoint = folder.log.read_bytes()
-    np.testing.assert_array_equal(read_table(folder.log)["step"], [0, 1, 2])
+    described.write_checkpoint(ARRAYS, HOST, "step 5")
+    at_checkpoint = described.log.read_bytes()
+    np.testing.assert_array_equal(read_table(described.log)["step"], [0, 1, 2])
     assert at_checkpoint.splitlines()[:3] == [b"step,energy", b"0,0", b"1,0.33333333333333"]
-    folder.append({"step": 3, "energy": 1.0})
-    with open(folder.log, "a") as file:
+    described.append({"step": 3, "energy": 1.0})
+    with open(described.log, "a") as file:
         file.write("half a li")
     frames.write_text("abcdef")
-    folder.rewind(folder.read_checkpoint())
-    assert folder.log.read_bytes() == at_checkpoint
+    described.rewind(described.read_checkpoint())
+    assert described.log.read_bytes() == at_checkpoint
     assert frames.read_text() == "abc"
     frames.write_text("ab")
     with pytest.raises(ValueError, match=r"frames' lacks what was written before the last checkpoint\. Put it back"):
-        folder.rewind(folder.read_checkpoint())
-    folder.rewind(None)
-    assert names(folder) == ["checkpoint.safetensors"]
+        described.rewind(described.read_checkpoint())
+    described.rewind(None)
+    assert names(described) == ["checkpoint.safetensors", "d.json"]
 
 
 def test_log_of_json_lines(tmp_path):

@@ -15,18 +15,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.calculators.singlepoint import SinglePointCalculator
-from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
+from ase.io.trajectory import TrajectoryWriter
 from ase.stress import full_3x3_to_voigt_6_stress
 from jaxtyping import Array, Float
 
 from lesjax import ewald, io
 from lesjax.dynamics.settings import Settings
+from lesjax.files import atomic_path, naming
 from lesjax.models.potential import Potential, Prediction, variables
 from lesjax.models.storage import to_files
 from lesjax.neighbors.plan import NeighborPlan, complete_cell
 from lesjax.neighbors.verlet import NeighborList
-from lesjax.runs import RunFolder, atomic_path, progress_bar, read_table
+from lesjax.runs import RunFolder, progress_bar, read_table, simulation_folder
 from lesjax.system import System, electronic_info, electronic_state
+
+
+# Bytes at the start of ase's binary format in which appending changes the number of frames and the place of their table.
+ULM_HEADER = 48
 
 
 @dataclass
@@ -62,8 +67,7 @@ class Restored(NamedTuple):
 
 def run_folder(path: str | os.PathLike, settings: Settings) -> RunFolder:
     """Return the folder of a simulation."""
-    growing = ["trajectory.xyz"] if settings.format == "xyz" else []  # ase's format is cut by frames
-    return RunFolder(path, description="settings.json", log="log.csv", growing=growing)
+    return simulation_folder(path, settings.format)
 
 
 class Output:
@@ -82,15 +86,19 @@ class Output:
         self.trajectory = self.folder.path / f"trajectory.{settings.format}"
         self.masses, self.info = start.get_masses(), electronic_info(start)
         self.reference_energy = potential.config.reference_energy(start.numbers)
+        self.dtype = str(template.positions.dtype)
         self.run = dataclasses.asdict(settings) | {
             "numbers": np.asarray(template.atomic_numbers).tolist(),
             "pbc": list(template.pbc),
-            "dtype": str(template.positions.dtype),
             "model": hashlib.sha256(b"".join(to_files(potential.config, variables(potential)).values())).hexdigest(),
             "start": digest(
                 [start.positions, start.cell.array, start.get_momenta(), start.get_masses(), electronic_state(start)]
             ),
         }
+
+    def check(self) -> None:
+        """Refuse a folder of other files or another run, see `RunFolder.check`."""
+        self.folder.check(self.run, dtype=self.dtype)
 
     def resume(self, state: Any, neighbor_list: NeighborList) -> Restored | None:
         """Return the run at the checkpoint in the folder; None and a folder without results where there is none.
@@ -103,48 +111,35 @@ class Output:
             ValueError: for another run in the folder, or a damaged checkpoint.
         """
         folder, settings = self.folder, self.settings
-        folder.check(self.run, free={"steps"})
         folder.remove_leftovers()
         checkpoint = folder.read_checkpoint()
         if checkpoint is None:
             folder.rewind(None)
-            self.trajectory.unlink(missing_ok=True)
-            folder.write_description({"run": self.run})
+            folder.write_description({"dtype": self.dtype, "run": self.run})
             return None
         host = checkpoint.host
-        plan: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in host["plan"].items()}
-        tree = jax.tree.structure((state, dataclasses.replace(neighbor_list, plan=NeighborPlan(**plan))))
-        arrays = [jnp.asarray(checkpoint.arrays[name]) for name in sorted(checkpoint.arrays)]
-        state, neighbor_list = jax.tree.unflatten(tree, arrays)
-        progress = MDProgress(**host["progress"])
+        try:
+            plan: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in host["plan"].items()}
+            tree = jax.tree.structure((state, dataclasses.replace(neighbor_list, plan=NeighborPlan(**plan))))
+            arrays = [jnp.asarray(checkpoint.arrays[name]) for name in sorted(checkpoint.arrays)]
+            state, neighbor_list = jax.tree.unflatten(tree, arrays)
+            progress = MDProgress(**host["progress"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{str(folder.checkpoint)!r} does not fit the run: {error}. Delete it to start again."
+            ) from error
         if progress.step > settings.steps:
             raise ValueError(
                 f"{str(folder.path)!r} holds a run of {progress.step} steps already, more than `steps` = "
                 f"{settings.steps}. Raise `steps` to continue it, or choose another folder."
             )
-        folder.write_description({"run": self.run})
+        folder.write_description({"dtype": self.dtype, "run": self.run})
         folder.rewind(checkpoint)
         if settings.format == "traj":
-            self.cut_frames(host["frames"])
+            with open(self.trajectory, "rb+") as file:
+                file.write(bytes.fromhex(host["trajectory_header"]))
         cell = host["planned_cell"]
         return Restored(state, neighbor_list, progress, None if cell is None else np.asarray(cell))
-
-    def cut_frames(self, n_frames: int) -> None:
-        """Keep only the first frames of a trajectory in ase's format.
-
-        Raises:
-            ValueError: for a trajectory that lacks some of them.
-        """
-        if not self.trajectory.exists():
-            raise self.folder.incomplete(self.trajectory)
-        with TrajectoryReader(self.trajectory) as old:
-            if len(old) == n_frames:
-                return
-            if len(old) < n_frames:
-                raise self.folder.incomplete(self.trajectory)
-            with atomic_path(self.trajectory) as temporary, TrajectoryWriter(temporary, "w") as new:
-                for i in range(n_frames):
-                    new.write(old[i])
 
     def checkpoint(
         self, state: Any, neighbor_list: NeighborList, progress: MDProgress, solver: ewald.Solver | None
@@ -157,10 +152,11 @@ class Output:
             "planned_cell": None if planned is None else np.asarray(planned, float).tolist(),
         }
         if self.settings.format == "traj":
-            with TrajectoryReader(self.trajectory) as written:
-                host["frames"] = len(written)
+            with open(self.trajectory, "rb") as file:
+                host["trajectory_header"] = file.read(ULM_HEADER).hex()
         leaves = jax.device_get(jax.tree.leaves((state, neighbor_list)))
-        self.folder.write_checkpoint({f"{i:03d}": np.asarray(x, order="C") for i, x in enumerate(leaves)}, host)
+        arrays = {f"{i:03d}": np.asarray(x, order="C") for i, x in enumerate(leaves)}
+        self.folder.write_checkpoint(arrays, host, f"step {progress.step}")
 
     def log(self, progress: MDProgress, observed: dict[str, Any]) -> None:
         """Append a line with the observed numbers, see `Motion.observe`, and the energies of the elements."""
@@ -205,11 +201,12 @@ class Output:
 
     def write(self, frame: ase.Atoms) -> None:
         """Append a frame to the trajectory."""
-        if self.settings.format == "xyz":
-            ase.io.write(self.trajectory, as_columns(frame), format="extxyz", append=True)
-        else:
-            with TrajectoryWriter(self.trajectory, "a") as file:
-                file.write(frame)
+        with naming(self.trajectory):
+            if self.settings.format == "xyz":
+                ase.io.write(self.trajectory, as_columns(frame), format="extxyz", append=True)
+            else:
+                with TrajectoryWriter(self.trajectory, "a") as file:
+                    file.write(frame)
 
     def finish(self, frame: ase.Atoms) -> None:
         """Write the last frame and the plot."""

@@ -64,7 +64,9 @@ def simulate(
         SimulationError: when energies are not finite, atoms fly apart, or atoms of a slab reach beyond the height
             of its cell; the last good frame is in the trajectory.
     """
-    with records.run_folder(out, settings).locked():
+    folder = records.run_folder(out, settings)
+    with folder.locked():
+        folder.check_files()
         return Simulation(potential, atoms, out, settings).run(quiet)
 
 
@@ -87,6 +89,8 @@ class Simulation:
     def __init__(self, potential: Potential, atoms: ase.Atoms, folder: str | os.PathLike, settings: Settings) -> None:
         self.potential, self.settings = potential, settings
         self.template = make_template(potential, atoms, None)
+        self.output = records.Output(folder, settings, self.template, potential, atoms)
+        self.output.check()
         check_structure(settings, potential, self.template, atoms)
         self.motion = Motion(settings, self.template, atoms)
         momenta = initial_momenta(
@@ -104,7 +108,6 @@ class Simulation:
         arrays = (positions, self.cell, jnp.asarray(atoms.get_masses(), dtype), jnp.asarray(momenta, dtype))
         self.state = self.motion.initialize(self.force_field, *arrays)
         self.progress = records.MDProgress()
-        self.output = records.Output(folder, settings, self.template, potential, atoms)
         restored = self.output.resume(self.state, self.neighbor_list)
         if restored is not None:
             self.state, self.neighbor_list, self.progress, planned_cell = restored
@@ -142,7 +145,7 @@ class Simulation:
                 intervals = (settings.log_every, settings.frame_every, settings.checkpoint_every)
                 target = min([settings.steps, *((progress.step // k + 1) * k for k in intervals)])
                 observed = self.advance(target)
-                if target % settings.log_every == 0 or target == settings.steps:
+                if target % settings.log_every == 0:
                     output.log(progress, observed)
                 if target % settings.frame_every == 0:
                     output.write(self.frame())
@@ -150,6 +153,8 @@ class Simulation:
                 if target % settings.checkpoint_every == 0 or target == settings.steps:
                     output.checkpoint(self.state, self.neighbor_list, progress, self.solver)
                 report(progress.step, (target - before) / (time.perf_counter() - started), observed)
+        if settings.steps % settings.log_every:  # after the checkpoint: a longer run has no such line
+            output.log(progress, self.run_block(0).observed)
         final = self.frame()
         output.finish(final)
         return final

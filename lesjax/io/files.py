@@ -25,7 +25,7 @@ from ase.io.formats import UnknownFileTypeError, filetype
 
 from lesjax.io.comment import parse_comment
 from lesjax.io.units import factor, stated_units
-from lesjax.runs import atomic_path
+from lesjax.files import atomic_path
 
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}

@@ -234,7 +234,7 @@ def load(path: str | pathlib.Path) -> Potential:
     description, parameters = (str(pathlib.Path(path) / name) for name in storage.FILES)
     try:
         like = jax.eval_shape(lambda: variables(Potential.create(config)))  # shapes only: nothing is compiled
-    except ValueError as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise ValueError(f"{description!r} does not describe a model: {error}") from error
     values = storage.unflatten(like, arrays, parameters)
     return Potential(values["params"], values.get("signs"), config)

@@ -10,17 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save as to_bytes
 
+from lesjax.files import atomic_path, naming, sync
 from lesjax.models.config import ModelConfig
-from lesjax.runs import atomic_path
 from lesjax.schema import build, to_plain
-from lesjax.validate import read_json
+from lesjax.validate import parse_json, read_json
 
 
 FORMAT = 2
 FILES = ("config.json", "params.safetensors")
+DTYPES = ("F32", "F64")
+# Bytes; those of all elements with their energies take a tenth.
+MAX_DESCRIPTION = 2**16
 
 
 def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike) -> None:
@@ -62,7 +65,9 @@ def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
         temporary.mkdir()
         for name, content in contents.items():
             (temporary / name).parent.mkdir(exist_ok=True)
-            (temporary / name).write_bytes(content)
+            with naming(temporary / name):
+                (temporary / name).write_bytes(content)
+            sync(temporary / name)
         if path.exists():
             os.replace(path, replaced)
         os.replace(temporary, path)
@@ -98,21 +103,88 @@ def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     if missing:
         hint = f" The model of this training is {str(path / 'model')!r}." if (path / "model").is_dir() else ""
         raise FileNotFoundError(f"{str(path)!r} is not a lesjax model: it has no {' and no '.join(missing)}.{hint}")
+    if description.stat().st_size > MAX_DESCRIPTION:
+        raise ValueError(
+            f"{str(description)!r} does not describe a model: it has {description.stat().st_size} bytes, more than "
+            f"{MAX_DESCRIPTION}."
+        )
     data = read_json(description, remedy="Take another copy of the model.")
     version = data.get("format") if isinstance(data, dict) else None
-    if version != FORMAT:
+    if type(version) is not int or version != FORMAT:
         raise ValueError(
             f"{str(description)!r} is of format {version!r}, but this version of lesjax reads format {FORMAT}: load it "
             "with the version that saved it, or train the model again."
         )
     try:
+        if unknown := sorted(data.keys() - {"format", "config"}):
+            raise ValueError(f"Unknown key `{unknown[0]}`.")
         config = build(ModelConfig, data["config"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{str(description)!r} does not describe a model: {error}") from error
+        if not config.short_range.elements:
+            raise ValueError("`config.short_range.elements` is empty.")
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+        reason = str(error) if len(str(error)) < 400 else f"{str(error)[:300]} …"
+        raise ValueError(f"{str(description)!r} does not describe a model: {reason}") from error
+    return config, _read_arrays(parameters, config)
+
+
+def _read_arrays(path: pathlib.Path, config: ModelConfig) -> dict[str, np.ndarray]:
+    """Read the parameters, once their sizes are known to be those of the configuration.
+
+    Raises:
+        ValueError: for a damaged file, arrays of another model, entries that are no finite floating-point numbers, or
+            one name twice.
+    """
     try:
-        return config, load_file(parameters)
+        with safe_open(path, framework="numpy"):  # checks lengths before anything is read by them
+            pass
+        with open(path, "rb") as file:
+            header = parse_json(file.read(int.from_bytes(file.read(8), "little")).decode())
+        shapes = {name: tuple(about["shape"]) for name, about in header.items() if name != "__metadata__"}
+        for name in shapes:
+            if header[name]["dtype"] not in DTYPES:
+                raise ValueError(f"{name} has numbers of type {header[name]['dtype']}, which parameters never have")
+        _refuse([name for name, shape in sizes(config).items() if shapes.get(name) != shape], str(path))
+        arrays = load_file(path)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} has numbers that are not finite")
+    except OtherModelError:
+        raise
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{str(parameters)!r} is damaged: {error}. Take another copy of the model.") from error
+        raise ValueError(f"{str(path)!r} is damaged: {error}. Take another copy of the model.") from error
+    return arrays
+
+
+def sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of some arrays of a model, in which each size of its configuration occurs, without tracing the model.
+
+    Those of the short-range model are there if its configuration has a method `shapes`.
+    """
+    short_range = getattr(config.short_range, "shapes", dict)()
+    shapes = {("params", "short_range", *name.split("/")): shape for name, shape in short_range.items()}
+    hidden = {"energy": config.hidden}
+    if config.long_range is not None:
+        charges = config.long_range.charges
+        shapes[("signs",)] = (charges.n_channels,)
+        hidden["charges"] = getattr(charges, "hidden", ())
+        if config.long_range.separate_features:
+            shapes |= {("params", "charges", *name[1:]): shape for name, shape in shapes.items() if name[0] == "params"}
+    for part, widths in hidden.items():
+        shapes |= {
+            ("params", part, "readout", "layer0", f"hidden{i}", "bias"): (width,) for i, width in enumerate(widths)
+        }
+    return {"".join(f"[{part!r}]" for part in name): shape for name, shape in shapes.items()}
+
+
+class OtherModelError(ValueError):
+    """Arrays are not those of the configuration."""
+
+
+def _refuse(names: list[str], source: str) -> None:
+    if names:
+        raise OtherModelError(
+            f"{source!r} does not fit the model in {names[:3]}: it belongs to another configuration."
+        )
 
 
 def flatten(tree: PyTree) -> dict[str, np.ndarray]:
@@ -131,7 +203,6 @@ def unflatten(like: PyTree, arrays: dict[str, np.ndarray], source: str) -> PyTre
     names = [jax.tree_util.keystr(p) for p, _ in leaves]
     wrong = sorted(set(names) ^ set(arrays))
     wrong += [n for n, (_, x) in zip(names, leaves, strict=True) if n in arrays and arrays[n].shape != x.shape]
-    if wrong:
-        raise ValueError(f"{source!r} does not fit the model in {wrong[:3]}: it belongs to another configuration.")
+    _refuse(wrong, source)
     values = [jnp.asarray(arrays[n], dtype=x.dtype) for n, (_, x) in zip(names, leaves, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(like), values)

@@ -77,6 +77,7 @@ def _train_members(
 ) -> Ensemble:
     """Train all members, then save the ensemble of them."""
     folder.remove_leftovers("model")
+    check_folder(config, folder)
     write_description(config, prepared, folder)
     members = [member_config(config, i) for i in range(config.training.ensemble or 0)]
     runs = [start(member, prepared) for member in members]

@@ -5,7 +5,6 @@ import os
 import platform
 
 import jax
-import jax.numpy as jnp
 
 from lesjax.runs import RunFolder
 from lesjax.schema import to_plain
@@ -13,9 +12,20 @@ from lesjax.training.config import RunConfig
 from lesjax.training.prepare import Prepared
 
 
+MODELS = ("model", "model-last")
+
+
 def run_folder(path: str | os.PathLike) -> RunFolder:
     """Return the folder of a training, or of a member of an ensemble."""
-    return RunFolder(path, description="config.json", log="log.jsonl")
+    others = (*MODELS, "params.safetensors", "members", "metrics.json", "learning_curve.png")
+    return RunFolder(
+        path,
+        description="config.json",
+        log="log.jsonl",
+        others=(*others, "parity_*.png", "calibration_*.png"),
+        # a folder may have been moved, data too, and `test` does not matter to the run
+        free={"output", "data.train", "data.valid", "data.test"},
+    )
 
 
 def has_begun(folder: RunFolder) -> bool:
@@ -25,38 +35,38 @@ def has_begun(folder: RunFolder) -> bool:
 
 
 def check_folder(config: RunConfig, folder: RunFolder) -> None:
-    """Raise ValueError if `folder` holds a run of another configuration, or a config.json of something else."""
+    """Refuse a folder of another run, of files that no run wrote, or of a run of which parts are gone.
+
+    Raises:
+        ValueError: see `RunFolder.check`; and where the models that belong to a checkpoint are gone.
+    """
     content = folder.read_description()
-    if content is None or not has_begun(folder):
-        return
-    # a folder may have been moved, and `test` does not matter to the run
-    free = {"output", "data.test"}
-    if content["fingerprint"] is not None:  # the same files may have another path
-        free |= {"data.train", "data.valid"}
-    folder.check(to_plain(config), free=free)
+    if content is None:
+        folder.check_files()
+    elif has_begun(folder):
+        # without a fingerprint nothing but its path tells the data
+        free = folder.free if content.get("fingerprint") is not None else folder.free - {"data.train", "data.valid"}
+        folder.check(to_plain(config), dtype=_dtype(), free=free)
+        for model in (folder.path / name for name in MODELS if folder.checkpoint.exists()):
+            if not model.is_dir():
+                raise folder.incomplete(model)
 
 
 def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) -> None:
     """Write the description of the run: settings, completed model, data, versions.
 
     Raises:
-        ValueError: if `folder` holds a run on other data, or in another floating-point type.
+        ValueError: if `folder` holds a run on other data.
     """
-    dtype = str(jnp.zeros(()).dtype)
     content = folder.read_description() if has_begun(folder) else None
-    if content is not None and content["dtype"] != dtype:
-        raise ValueError(
-            f"{str(folder.path)!r} holds a run in {content['dtype']}, and this one would be in {dtype}. Set the "
-            f"environment variable JAX_ENABLE_X64={int(dtype == 'float32')} to resume, or choose another `output`."
-        )
-    recorded = None if content is None else content["fingerprint"]
+    recorded = None if content is None else content.get("fingerprint")
     if None not in (recorded, prepared.fingerprint) and recorded != prepared.fingerprint:
         files = " and ".join(repr(name) for name in (config.data.train, config.data.valid) if name is not None)
         raise ValueError(
             f"{str(folder.path)!r} holds a run on other data: the content of {files} is not what it was when it began. "
             "Choose another `output`, or delete the folder."
         )
-    packages = ("lesjax", "jax", "flax", "optax", "numpy", "ase", "vesin")
+    packages = ("jax", "flax", "optax", "numpy", "ase", "vesin")
     folder.write_description(
         {
             "run": to_plain(config),
@@ -68,9 +78,13 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
             "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
             "device": jax.devices()[0].device_kind,
-            "dtype": dtype,
+            "dtype": _dtype(),
         }
     )
+
+
+def _dtype() -> str:
+    return str(jax.dtypes.canonicalize_dtype(float))
 
 
 def _version(package: str) -> str:

@@ -25,7 +25,7 @@ from lesjax.models.storage import flatten, unflatten
 from lesjax.runs import RunFolder, progress_bar
 from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
-from lesjax.training.folder import check_folder, run_folder, write_description
+from lesjax.training.folder import MODELS, check_folder, run_folder, write_description
 from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.losses import Sums, loss_of_sums
 from lesjax.training.prepare import Prepared, prepare
@@ -100,8 +100,8 @@ def start(config: RunConfig, prepared: Prepared) -> "Run":
         ValueError: for a folder that holds another run.
     """
     folder, section = run_folder(config.output), config.training
+    folder.remove_leftovers(*MODELS)
     check_folder(config, folder)
-    folder.remove_leftovers("model", "model-last")
     write_description(config, prepared, folder)
     potential = scaled_potential(prepared.model, section.seed, prepared.train, section.feature_scale)
     state = initial_state(section, potential)
@@ -282,7 +282,8 @@ class Run:
         """Write the models, then the checkpoint."""
         self.save_best()
         self.current().save(self.folder.path / "model-last")
-        self.folder.write_checkpoint(flatten(self.state), dataclasses.asdict(self.progress))
+        host, at = dataclasses.asdict(self.progress), f"epoch {self.progress.epoch}"
+        self.folder.write_checkpoint(flatten(self.state), host, at)
         self.saved_at = time.monotonic()
 
     def save_best(self) -> None:
@@ -297,7 +298,7 @@ class Run:
             return
         dataset = decisive(self.prepared.train, self.prepared.valid)
         arguments = (dataset, validated(phase_weights(self.section.phases[-1])), self.section.batch_size)
-        for name in ("model", "model-last"):
+        for name in MODELS:
             oriented = orient(load(self.folder.path / name), *arguments)
             if oriented is not None:
                 oriented.save(self.folder.path / name)

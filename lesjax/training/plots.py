@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lesjax.runs import atomic_path
+from lesjax.files import atomic_path
 from lesjax.training.evaluation import Calibration, Parity
 from lesjax.training.terms import TERMS, find
 

@@ -1,8 +1,10 @@
 """Models on disk: what goes in comes out, nothing is executed, damage and mistakes are noticed."""
 
+import dataclasses
 import json
 import os
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -11,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 import lesjax
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential, storage
+from lesjax.models.long_range import EquilibratedCharges, FixedCharges
+from lesjax.models.potential import variables
 from lesjax.system import System
 from toy import CELL, FRACTIONAL
 
@@ -147,6 +151,132 @@ def test_description_that_cannot_be_used(path, change, message):
     change_description(path, change)
     with pytest.raises(ValueError, match=rf"config\.json' .*{message}"):
         lesjax.load(path)
+
+
+def at(*names, value):
+    """A change of the entry with these names."""
+
+    def change(description):
+        for name in names[:-1]:
+            description = description[name]
+        description[names[-1]] = value
+
+    return change
+
+
+SHORT, LONG = ("config", "short_range"), ("config", "long_range")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        at("config", "hidden", value=[1] * 100_000),
+        at(*LONG, "charges", "hidden", value=[1] * 100_000),
+        at(*LONG, "charges", "n_channels", value=10**9),
+        at("config", "hidden", value=[1] * 200),
+        at(*SHORT, "max_l", value=200),
+        at(*SHORT, "max_l", value=10**30),
+        at(*SHORT, "max_l", value=[1] * 100_000),
+        at(*SHORT, "n_bessel", value=10**6),
+        at(*SHORT, "n_radial", value=10**6),
+        at(*SHORT, "n_embedding", value=10**4),
+        at(*SHORT, "messages", value=[["M"]] * 100_000),
+        at(*SHORT, "messages", value=[["Ar", "Bchi"]]),
+        at(*SHORT, "elements", value=[*range(1, 119)]),
+        at(*SHORT, "elements", value=[11, 17, 400]),
+        at(*SHORT, "cutoff", value=float("inf")),
+        at(*SHORT, "cutoff", value=float("nan")),
+        at(*LONG, "sigma", value=float("inf")),
+        at(*LONG, "sigma", value="wide"),
+        at(*LONG, "separate_features", value=True),
+        at("config", "reference_energies", value=[float("nan"), 0.0]),
+        at("config", "reference_energies", value=["-1", "-2"]),
+        at("config", "reference_energies", value=[True, False]),
+        at("config", "energy_scale", value=float("-inf")),
+        at("format", value=True),
+        at("format", value=2.0),
+        at("format", value="2"),
+        at("origin", value={"files": 3}),
+    ],
+)
+def test_hostile_descriptions_are_refused_at_once(path, change):
+    change_description(path, change)
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=r"model/(config\.json|params\.safetensors)'") as refused:
+        lesjax.load(path)
+    assert time.monotonic() - started < 3.0
+    assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"sigma"', '"sigma": 2.0, "sigma"', "it has the key 'sigma' twice"),
+        ('"format"', '"format": 2, "format"', "it has the key 'format' twice"),
+        ('"format": 2', '"format": 1e999', "which is not finite"),
+        ('"format": 2', f'"format": {"[" * 50_000}', "nested too deeply"),
+        ('"format"', "".join(f'"k{i}": 0, ' for i in range(5_000)) + '"k7": 1, "format"', "it has the key 'k7' twice"),
+    ],
+)
+def test_json_that_says_two_things_or_too_much(path, old, new, message):
+    text = (path / "config.json").read_text()
+    (path / "config.json").write_text(text.replace(old, new, 1))
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=rf"config\.json' is damaged: .*{message}"):
+        lesjax.load(path)
+    assert time.monotonic() - started < 3.0
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.float16])
+def test_parameters_of_another_type(path, dtype):
+    change_parameters(path, lambda arrays: arrays.update({NAME: arrays[NAME].astype(dtype)}))
+    with pytest.raises(ValueError, match=r"params\.safetensors' is damaged: .*kernel.* has numbers of type [BIF]"):
+        lesjax.load(path)
+
+
+def test_types_that_numpy_lacks_and_names_twice(path):
+    file = path / "params.safetensors"
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, rest = json.loads(data[8 : 8 + length]), data[8 + length :]
+    first = next(name for name in header if name != "__metadata__")
+    small = json.dumps({first: {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    file.write_bytes(len(small).to_bytes(8, "little") + small + bytes(4))
+    with pytest.raises(ValueError, match="has numbers of type F8_E4M3"):
+        lesjax.load(path)
+    entry = json.dumps({first: header[first]})[1:-1]
+    twice = ("{" + entry + ", " + json.dumps(header)[1:]).encode()
+    file.write_bytes(len(twice).to_bytes(8, "little") + twice + rest)
+    with pytest.raises(ValueError, match=r"params\.safetensors' is damaged"):
+        lesjax.load(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_parameters_that_are_not_finite(path, value):
+    change_parameters(path, lambda arrays: arrays[NAME].__setitem__(0, value))
+    with pytest.raises(ValueError, match=r"safetensors' is damaged: .*kernel.* has numbers that are not finite\. Take"):
+        lesjax.load(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        dataclasses.replace(CONFIG, short_range=dataclasses.replace(CONFIG.short_range, messages=(("M", "Ar", "Bchi"),))),
+        dataclasses.replace(CONFIG, long_range=dataclasses.replace(CONFIG.long_range, separate_features=True)),
+        dataclasses.replace(CONFIG, long_range=LongRangeConfig(FixedCharges(n_channels=2))),
+        dataclasses.replace(CONFIG, long_range=LongRangeConfig(EquilibratedCharges(hidden=(3, 2)))),
+        dataclasses.replace(CONFIG, long_range=None, hidden=()),
+    ],
+)
+def test_sizes_are_those_of_the_parameters(config):
+    """Told from the configuration, without the model."""
+    like = jax.eval_shape(lambda: variables(Potential.create(config)))
+    shapes = {jax.tree_util.keystr(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(like)}
+    told = storage.sizes(config)
+    assert told == {name: shapes[name] for name in told}
+    n_hidden = len(config.hidden) + len(getattr(getattr(config.long_range, "charges", None), "hidden", ()))
+    assert sum("hidden" in name for name in told) == n_hidden
+    assert len(told) >= 4 + n_hidden
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"text"'])

@@ -57,3 +57,22 @@ class CACEConfig:
             unknown = [m for m in layer if m not in MESSAGES]
             if unknown or not layer:
                 raise ValueError(f"Each layer of `messages` takes some of {MESSAGES}, got {layer}.")
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of parameters in which each size occurs, by their names in the module."""
+        per_order = (self.max_l + 1, self.n_radial, self.n_embedding, self.n_embedding)
+        shapes: dict[str, tuple[int, ...]] = {
+            "sender_embedding": (len(self.elements), self.n_embedding),
+            "receiver_embedding": (len(self.elements), self.n_embedding),
+            "bessel_frequencies": (self.n_bessel,),
+            "radial_mixing": (self.max_l + 1, self.n_bessel, *per_order[1:]),
+        }
+        n_filters = 1 if self.bchi_shared else (self.max_l + 1) * self.n_embedding**2
+        of_message = {
+            "M": {"memory": per_order},
+            "Ar": {"prefactor": per_order, "decay": per_order},
+            "Bchi": {"bchi/bias": (n_filters,)},
+        }
+        for i, layer in enumerate(self.messages):
+            shapes |= {f"layer{i}_{name}": shape for m in layer for name, shape in of_message[m].items()}
+        return shapes

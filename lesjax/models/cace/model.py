@@ -48,13 +48,13 @@ class CACE(nn.Module):
         dtype = system.positions.dtype
         species = jnp.asarray(species_index(c.elements))[system.atomic_numbers]
         embedding = nn.initializers.normal(c.embedding_scale)
-        senders = self.param("sender_embedding", embedding, (len(c.elements), c.n_embedding), dtype)
-        receivers = self.param("receiver_embedding", embedding, (len(c.elements), c.n_embedding), dtype)
+        shapes = c.shapes()
+        senders = self.param("sender_embedding", embedding, shapes["sender_embedding"], dtype)
+        receivers = self.param("receiver_embedding", embedding, shapes["receiver_embedding"], dtype)
         frequencies = self.param("bessel_frequencies", _harmonics, (c.n_bessel, c.cutoff), dtype)
         if not c.trainable_bessel:
             frequencies = jax.lax.stop_gradient(frequencies)
-        mixing_shape = (c.max_l + 1, c.n_bessel, c.n_radial, c.n_embedding, c.n_embedding)
-        mixing = self.param("radial_mixing", nn.initializers.normal(c.n_bessel**-0.5), mixing_shape, dtype)
+        mixing = self.param("radial_mixing", nn.initializers.normal(c.n_bessel**-0.5), shapes["radial_mixing"], dtype)
 
         neighbors = system.neighborhood()
         distances = safe_norm(neighbors.vectors, neighbors.mask)

@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all, and errors that name them."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+class atomic_path:
+    """Give a temporary path beside `path`, and move it there when the block ends without an error."""
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = pathlib.Path(path)
+        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> pathlib.Path:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return self.temporary
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        with naming(self.path):
+            try:
+                if error is not None:
+                    raise error
+                sync(self.temporary)
+                os.replace(self.temporary, self.path)
+            except BaseException:
+                self.temporary.unlink(missing_ok=True)
+                raise
+        with suppress(OSError):  # folders cannot be opened everywhere
+            sync(self.path.parent)
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Put the path into errors of the system that have none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def sync(path: pathlib.Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: str | os.PathLike, content: object) -> None:
+    """Write JSON; the file appears whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
