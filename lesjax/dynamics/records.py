@@ -30,7 +30,7 @@ from lesjax.runs import RunFolder, progress_bar, read_table, simulation_folder
 from lesjax.system import System, electronic_info, electronic_state
 
 
-# Bytes at the start of ase's binary format in which appending changes the number of frames and the place of their table.
+# Bytes at the start of ase's binary format in which appending changes the number of frames and where their table is.
 ULM_HEADER = 48
 
 

@@ -161,7 +161,9 @@ def sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     Those of the short-range model are there if its configuration has a method `shapes`.
     """
     short_range = getattr(config.short_range, "shapes", dict)()
-    shapes = {("params", "short_range", *name.split("/")): shape for name, shape in short_range.items()}
+    shapes: dict[tuple[str, ...], tuple[int, ...]] = {
+        ("params", "short_range", *name.split("/")): shape for name, shape in short_range.items()
+    }
     hidden = {"energy": config.hidden}
     if config.long_range is not None:
         charges = config.long_range.charges
