@@ -3,9 +3,11 @@
 import bz2
 import dataclasses
 import gzip
+import itertools
 import lzma
 import os
 import pathlib
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +25,7 @@ from ase.io.formats import filetype
 from jaxtyping import Array, Float
 
 from lesjax.runs import atomic_path
-from lesjax.validate import check, one_of, optional, parse_json
+from lesjax.validate import array, check, one_of, optional, parse_json
 
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -140,11 +142,13 @@ def read(path: str | os.PathLike) -> list[Atoms]:
         # frame by frame, so that the message can say which one is broken
         kind = filetype(str(path))
         source = _decompressed(path) if kind == "extxyz" else path
+        if kind == "extxyz":  # ase would count to the number of atoms in a header, whatever follows
+            _check_lines(path, source)
         frames.extend(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True))
+    except _LinesError:
+        raise
     except Exception as error:
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {error!r}") from error
-    if kind == "extxyz":
-        _check_blank_lines(path, source)
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
     return frames
@@ -162,20 +166,34 @@ def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
         return StringIO(file.read())
 
 
-def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
-    """Raise ValueError for a blank line before a frame of extended xyz, where ase ends reading without a word."""
-    if isinstance(source, StringIO):
-        source.seek(0)
-    with source if isinstance(source, StringIO) else open(path, encoding="utf-8", errors="replace") as file:
-        lines, blank = enumerate(file, start=1), None
+class _LinesError(ValueError):
+    """Lines of a file that are no frames, with their numbers."""
+
+
+def _check_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
+    """Raise ValueError where the lines of extended xyz are no frames.
+
+    A blank line before a frame, where ase ends reading without a word, or fewer lines than atoms.
+    """
+    in_memory = isinstance(source, StringIO)
+    opened = StringIO(source.getvalue()) if in_memory else open(source, encoding="utf-8", errors="replace")
+    with opened as file:
+        lines, blank, frames = enumerate(file, start=1), None, 0
         for number, line in lines:
             if not line.strip():
                 blank = number
-            elif blank is not None:
-                raise ValueError(f"Line {blank} of {str(path)!r} is blank, and more follows. Delete the line.")
+            # what is no frame at all is for ase to refuse
+            elif blank is not None and (frames or line.strip().isdigit()):
+                raise _LinesError(f"Line {blank} of {str(path)!r} is blank, and more follows. Delete the line.")
             elif line.strip().isdigit():
-                for _ in range(int(line) + 1):  # comment and atoms
-                    next(lines, None)
+                n, frames = int(line), frames + 1
+                read = sum(1 for _ in itertools.islice(lines, min(n, sys.maxsize - 1) + 1))  # comment and atoms
+                if read < n + 1:
+                    raise _LinesError(
+                        f"{str(path)!r} cannot be read at frame {frames - 1} (counted from 0): line {number} "
+                        f"announces {n} atoms, but {max(read - 1, 0)} lines of atoms follow. The file was cut, or the "
+                        "number is wrong."
+                    )
 
 
 def write(path: str | os.PathLike, frames: Sequence[Atoms]) -> None:
@@ -215,7 +233,7 @@ def labels(atoms: Atoms, keys: Keys | None = None) -> Labels:
     for name, shape in Labels.shapes(len(atoms)).items():
         if name not in values:
             values[name] = _find(atoms, getattr(keys, name), shape)
-    return Labels(**values)
+    return Labels(**{name: array(name, value, missing=True) for name, value in values.items()})
 
 
 def all_labels(frames: Sequence[Atoms], keys: Keys | None = None) -> list[Labels]:

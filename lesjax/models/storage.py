@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save as to_bytes
 from lesjax.models.config import ModelConfig
 from lesjax.runs import atomic_path
 from lesjax.schema import build, to_plain
-from lesjax.validate import read_json
+from lesjax.validate import array, parse_json, read_json
 
 
 FORMAT = 2
@@ -110,9 +110,26 @@ def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{str(description)!r} does not describe a model: {error}") from error
     try:
-        return config, load_file(parameters)
-    except (SafetensorError, ValueError) as error:
+        return config, _read_arrays(parameters)
+    # the last two: dtypes that numpy does not have
+    except (SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ValueError(f"{str(parameters)!r} is damaged: {error}. Take another copy of the model.") from error
+
+
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Arrays of a file of safetensors.
+
+    Raises:
+        ValueError: for numbers that are not finite, other kinds of numbers than float32 and float64, and a name twice.
+    """
+    arrays = load_file(path)
+    with open(path, "rb") as file:  # whose reader takes the last of two tensors of one name
+        parse_json(file.read(int.from_bytes(file.read(8), "little")).decode())
+    for name, values in arrays.items():
+        if values.dtype not in (np.float32, np.float64):
+            raise ValueError(f"{name} has the type {values.dtype}, which is neither float32 nor float64")
+        array(name, values)
+    return arrays
 
 
 def flatten(tree: PyTree) -> dict[str, np.ndarray]:

@@ -133,7 +133,7 @@ def make_dataset(
                 solver=None if solvers is None else ewald.stack_solvers(solvers),
                 labels=stack(padded_labels),
                 epsilon_infinity=np.full(len(own), epsilon_infinity, dtype),
-                origins=np.array([frames[i].get_center_of_mass() for i in own], dtype),
+                origins=np.array([frames[i].get_center_of_mass() - systems[i].origin for i in own], dtype),
                 system_mask=np.ones(len(own), bool),
             )
             buckets.append(jax.tree.map(jnp.asarray, batch))
