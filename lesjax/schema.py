@@ -155,7 +155,10 @@ def _convert(hint: Any, value: Any, name: str, alternative: str = "") -> Any:
             raise ValueError(f"`{name}` must be a table, got {value!r}.")
         return {str(k): _convert(arguments[1], v, f"{name}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"`{name}` must be finite, got a number with hundreds of digits.") from None
     if hint is float and isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"`{name}` must be finite, got {value}.")
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lesjax.neighbors.host import neighbor_arrays
+from lesjax.neighbors.host import bring_home, check_geometry, neighbor_arrays
 from lesjax.neighbors.types import Dense
 from lesjax.numerics import matmul
+from lesjax.validate import MAX_ELEMENT, MAX_LENGTH, array, directions
 
 
 if TYPE_CHECKING:
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
 Values = np.ndarray | Array | Sequence[Any]
 # names in the `info` of ASE's atoms; the first one present is used
 CHARGE_NAMES = ("total_charge", "charge")
+MAX_CHARGE = 1e6  # e
 SPIN_NAMES = ("spin_multiplicity", "multiplicity", "spin")
 
 
 def _not_given() -> np.ndarray:
     return np.full((), np.nan, jax.dtypes.canonicalize_dtype(float))
+
+
+def _zero() -> np.ndarray:
+    return np.zeros(3, jax.dtypes.canonicalize_dtype(float))
 
 
 @jax.tree_util.register_dataclass
@@ -34,7 +40,8 @@ class System:
     """Atoms, cell and padded neighbours. Leading axes ``*b`` appear when systems are stacked for `vmap`.
 
     Attributes:
-        positions: Cartesian coordinates, Å.
+        positions: Cartesian coordinates, Å, near to zero: without the `origin`, and with atoms far outside of the cell
+            brought back by whole lattice vectors, see `lesjax.neighbors.host.bring_home`.
         cell: lattice vectors as rows, Å; zeros for a cluster.
         atomic_numbers: 0 for padded atoms.
         atom_mask: True for real atoms.
@@ -44,6 +51,9 @@ class System:
         pbc: which directions are periodic; static.
         total_charge: e; NaN where it is not given, which matters only to models that need it.
         spin_multiplicity: 2S + 1, one for a closed shell; NaN where it is not given.
+        cutoff: range within which the neighbours are complete, Å; NaN where it is not known.
+        origin: the point that `positions` are about, Å; a multiple of 16 Å across the periodic directions, zero for
+            atoms near to it.
     """
 
     positions: Float[Array | np.ndarray, "*b n 3"]
@@ -56,6 +66,8 @@ class System:
     pbc: tuple[bool, bool, bool] = field(metadata={"static": True})
     total_charge: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
     spin_multiplicity: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
+    cutoff: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
+    origin: Float[Array | np.ndarray, "*b 3"] = field(default_factory=_zero)
 
     @classmethod
     def from_ase(cls, atoms: "ase.Atoms", *, cutoff: float, pbc: bool | tuple[bool, bool, bool] | None = None):
@@ -106,18 +118,30 @@ class System:
             spin_multiplicity: 2S + 1.
 
         Raises:
-            ValueError: for shapes that do not fit, and as `from_ase`.
+            ValueError: for shapes that do not fit, entries that are no real numbers or no atomic numbers from 1 to 118,
+                and as `from_ase`.
         """
-        positions, cell, atomic_numbers = np.asarray(positions), np.asarray(cell), np.asarray(atomic_numbers)
+        # geometry says which atom is not finite
+        positions, cell = (
+            array("positions", positions, largest=np.inf, missing=True),
+            array("cell", cell, largest=MAX_LENGTH),
+        )
+        atomic_numbers = array("atomic_numbers", atomic_numbers, largest=MAX_ELEMENT, integer=True)
         check_ghosts(atomic_numbers)
         n = len(atomic_numbers) if atomic_numbers.ndim == 1 else -1
-        if positions.shape != (n, 3) or cell.shape != (3, 3) or np.shape(pbc) not in ((), (3,)):
+        if positions.shape != (n, 3) or cell.shape != (3, 3):
             raise ValueError(
-                "`positions`, `cell`, `atomic_numbers` and `pbc` must have the shapes (n, 3), (3, 3), (n,) and (3,), "
-                f"got {positions.shape}, {cell.shape}, {atomic_numbers.shape} and {np.shape(pbc)}."
+                "`positions`, `cell` and `atomic_numbers` must have the shapes (n, 3), (3, 3) and (n,), got "
+                f"{positions.shape}, {cell.shape} and {atomic_numbers.shape}."
             )
-        x, y, z = (bool(p) for p in np.broadcast_to(pbc, 3))
-        pbc = (x, y, z)
+        if n and atomic_numbers.min() < 1:
+            atom = int(np.argmin(atomic_numbers))
+            raise ValueError(
+                f"`atomic_numbers` of atom {atom} must be at least 1, got {atomic_numbers[atom]}. Remove ghost atoms."
+            )
+        pbc = directions(pbc)
+        check_geometry(positions, cell, pbc)
+        positions, _, origin = bring_home(positions.astype(float), cell.astype(float), pbc)
         neighbors, cell_shifts, neighbor_mask = neighbor_arrays(positions, cell, pbc, cutoff)
         dtype = jax.dtypes.canonicalize_dtype(float)
         return cls(
@@ -129,8 +153,10 @@ class System:
             cell_shifts=cell_shifts,
             neighbor_mask=neighbor_mask,
             pbc=pbc,
-            total_charge=np.asarray(total_charge, dtype),
-            spin_multiplicity=np.asarray(spin_multiplicity, dtype),
+            total_charge=np.asarray(_state("total_charge", total_charge), dtype),
+            spin_multiplicity=np.asarray(_state("spin_multiplicity", spin_multiplicity), dtype),
+            cutoff=np.asarray(cutoff, dtype),
+            origin=origin.astype(dtype),
         )
 
     @property
@@ -168,6 +194,16 @@ class System:
             cell_shifts=np.pad(self.cell_shifts, np.concatenate([wider, [[0, 0]]])),
             neighbor_mask=np.pad(self.neighbor_mask, wider),
         )
+
+
+def _state(name: str, value: Any) -> float:
+    """A total charge or multiplicity, NaN where it is not given."""
+    number = np.asarray(value)
+    if number.shape == () and number.dtype.kind in "iuf" and (np.isnan(number) or abs(number) <= MAX_CHARGE):
+        return float(number)
+    raise ValueError(
+        f"`{name}` must be a number of at most {MAX_CHARGE:g}, or NaN where it is not given, got {value!r}."
+    )
 
 
 def check_ghosts(atomic_numbers: np.ndarray, mask: np.ndarray | None = None, *, where: str = "") -> None:

@@ -1,13 +1,15 @@
-"""Checks of input: fields of frozen configurations, and JSON files.
+"""Checks of input: fields of frozen configurations, arrays, JSON files, and what they would cost.
 
 A configuration calls `check` in its ``__post_init__`` with one rule for each field. A rule takes a value and returns
-the requirement that it breaks, or None.
+the requirement that it breaks, or None. The largest numbers that a field may have stand in one table, `BOUNDS`. What
+needs much memory asks `check_memory` before it begins.
 """
 
 import json
 import math
 import os
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,33 @@ import numpy as np
 
 
 Rule = Callable[[Any], str | None]
+
+# Smallest and largest value of fields of all configurations, by their names. Beyond them is a slip, or a computation
+# that never ends.
+BOUNDS: dict[str, tuple[float, float]] = {
+    # models
+    "cutoff": (0.1, 50.0), "cutoff_p": (1.0, 64.0), "n_bessel": (1, 64), "n_radial": (1, 128), "n_embedding": (1, 16),
+    "embedding_scale": (1e-6, 1e3), "max_l": (0, 5), "message_scale": (1e-6, 1e3), "energy_scale": (1e-9, 1e6),
+    "n_channels": (1, 32), "scale": (1e-6, 1e3), "self_energies_removed": (0, 64),
+    "sigma": (1e-2, 50.0), "k_cutoff": (1e-3, 100.0), "accuracy": (1e-12, 0.5),
+    # dynamics
+    "steps": (1, 10**9), "log_every": (1, 10**9), "frame_every": (1, 10**9), "checkpoint_every": (1, 10**9),
+    "timestep": (1e-6, 100.0), "temperature": (0.0, 1e7), "pressure": (-1e7, 1e7), "thermostat_time": (1e-3, 1e9),
+    "barostat_time": (1e-3, 1e9), "skin": (0.0, 20.0), "epsilon_infinity": (1e-6, 1e6), "seed": (0, 2**32 - 1),
+    # training
+    "epochs": (1, 10**7), "learning_rate": (1e-12, 1e3), "final_factor": (1e-12, 1e3), "factor": (1e-12, 1e3),
+    "step_epochs": (1, 10**7), "patience": (1, 10**7), "batch_size": (1, 10**6), "weight_decay": (0.0, 1e3),
+    "clip": (0.0, 1e12), "eval_every": (1, 10**7), "checkpoint_seconds": (0.0, 1e9), "early_stop": (0, 10**7),
+    "ensemble": (2, 256), "max_frames": (1, 10**9),
+}  # fmt: skip
+MAX_LAYERS, MAX_WIDTH = 16, 4096
+MAX_ELEMENT = 118
+# Å; of coordinates and lattice vectors
+MAX_LENGTH = 1e6
+# of labels and parameters, in any unit: their squares are numbers of float32
+MAX_NUMBER = 1e15
+# Bound of what one array or list may need, GB, and the environment variable that sets another one
+MAX_MEMORY, MEMORY_VARIABLE = 8.0, "LESJAX_MEMORY_GB"
 
 
 def check(config: object, **rules: Rule) -> None:
@@ -32,9 +61,24 @@ def check(config: object, **rules: Rule) -> None:
         if isinstance(value, np.generic):
             value = value.item()
             object.__setattr__(config, name, value)
-        requirement = rule(value)
+        requirement = rule(value) or _within_bounds(name, value)
         if requirement is not None:
-            raise ValueError(f"`{name}` must {requirement}, got {value!r}.")
+            raise ValueError(f"`{name}` must {requirement}, got {_shortened(value)}.")
+
+
+def _within_bounds(name: str, value: Any) -> str | None:
+    if name not in BOUNDS or not _is_number(value):
+        return None
+    low, high = BOUNDS[name]
+    return None if low <= value <= high else f"lie from {low:g} to {high:g}"
+
+
+def _shortened(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no numbers of more than 4300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 80 else f"{text[:60]}…"
 
 
 def positive(value: Any) -> str | None:
@@ -49,7 +93,7 @@ def not_negative(value: Any) -> str | None:
 
 def finite(value: Any) -> str | None:
     """A number that is neither infinite nor NaN."""
-    return None if _is_number(value) and math.isfinite(value) else "be finite"
+    return None if _is_number(value) and -math.inf < value < math.inf else "be finite"
 
 
 def fraction(value: Any) -> str | None:
@@ -83,7 +127,20 @@ def one_of(*values: Any) -> Rule:
 
 def widths(value: Any) -> str | None:
     """Widths of hidden layers; there may be none."""
-    return None if all(whole(1)(width) is None for width in value) else "have whole widths of at least 1"
+    if len(value) > MAX_LAYERS or any(whole(1, MAX_WIDTH)(width) is not None for width in value):
+        return f"have at most {MAX_LAYERS} whole widths from 1 to {MAX_WIDTH}"
+    return None
+
+
+def elements(value: Any) -> str | None:
+    """Different atomic numbers; there may be none."""
+    fit = all(isinstance(z, int) and not isinstance(z, bool) and 1 <= z <= MAX_ELEMENT for z in value)
+    return None if fit and len(set(value)) == len(value) else f"be different atomic numbers from 1 to {MAX_ELEMENT}"
+
+
+def energies(value: Any) -> str | None:
+    """Finite numbers, eV."""
+    return None if all(_is_number(e) and abs(e) <= 1e9 for e in value) else "be finite numbers, at most 1e9 eV"
 
 
 def optional(rule: Rule) -> Rule:
@@ -103,6 +160,98 @@ def not_both(**values: object) -> None:
     if all(value is not None for value in values.values()):
         names, texts = " or ".join(f"`{name}`" for name in values), " and ".join(map(str, values.values()))
         raise ValueError(f"Give {names}, not both; got {texts}.")
+
+
+def number(name: str, value: Any, rule: Rule) -> float:
+    """Take a number from outside, of Python or numpy, that keeps a rule.
+
+    Raises:
+        ValueError: for one that does not, with its name.
+    """
+    if isinstance(value, np.generic) or (hasattr(value, "item") and np.shape(value) == ()):  # arrays of jax, too
+        value = value.item()
+    requirement = rule(value) or ("be finite" if abs(value) > sys.float_info.max else None)
+    if requirement is not None:
+        raise ValueError(f"`{name}` must {requirement}, got {_shortened(value)}.")
+    return float(value)
+
+
+def array(
+    name: str, value: Any, *, largest: float | int = MAX_NUMBER, integer: bool = False, missing: bool = False
+) -> np.ndarray:
+    """Take an array from outside: real numbers, finite, and not larger than makes sense.
+
+    Args:
+        name: of the argument, for messages.
+        value: anything that numpy makes an array of.
+        largest: largest magnitude of an entry.
+        integer: ask for whole numbers, which may come as floats.
+        missing: let NaN pass, which stands for no value.
+
+    Returns:
+        The array with its dtype; int64 for whole numbers.
+
+    Raises:
+        ValueError: for another kind of entries, or one that is too large or not finite, with its place.
+    """
+    try:
+        values = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"`{name}` must be an array of numbers: {error}.") from error
+    if values.dtype.kind not in "iuf" and values.size:
+        kind = "complex numbers" if values.dtype.kind == "c" else f"entries of type {values.dtype}"
+        raise ValueError(f"`{name}` must be real numbers, got {kind}.")
+    with np.errstate(invalid="ignore"):
+        wrong = ~(np.abs(values.astype(float)) <= largest)
+        if integer:
+            wrong |= values != np.round(values)
+        if missing:
+            wrong &= ~np.isnan(values)
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        requirement = "whole numbers" if integer else "finite numbers"
+        where = f" at {list(place)}" if place else ""
+        raise ValueError(f"`{name}` must be {requirement} up to {largest:g}, got {values[place]}{where}.")
+    return values.astype(np.int64) if integer else values
+
+
+def directions(pbc: Any) -> tuple[bool, bool, bool]:
+    """Take periodic directions: True or False, or three of them.
+
+    Raises:
+        ValueError: for anything else: a text, None, NaN, or another number than 0 and 1.
+    """
+    entries = np.asarray(pbc, dtype=object)
+    known = all(isinstance(p, bool | np.bool_ | int | np.integer) and p in (0, 1) for p in entries.ravel())
+    if not known or entries.shape not in ((), (3,)):
+        raise ValueError(f"`pbc` must be True, False or three of them, got {pbc!r}.")
+    x, y, z = (bool(p) for p in np.broadcast_to(entries, 3))
+    return x, y, z
+
+
+def check_memory(what: str, needed: float | int, remedy: str) -> None:
+    """Refuse what would not fit into memory, before it begins.
+
+    Args:
+        what: it is, with its numbers: the start of the message.
+        needed: bytes, about.
+        remedy: what to do, the end of the message.
+
+    Raises:
+        ValueError: for more than the bound, 8 GB unless the environment variable ``LESJAX_MEMORY_GB`` has another one.
+    """
+    text = os.environ.get(MEMORY_VARIABLE, "")
+    try:
+        bound = float(text or MAX_MEMORY)
+    except ValueError:
+        bound = math.nan
+    if not bound > 0:
+        raise ValueError(f"The environment variable {MEMORY_VARIABLE} must be a positive number of GB, got {text!r}.")
+    if not needed <= 1e9 * bound:
+        raise ValueError(
+            f"{what} would take about {needed / 1e9:.3g} GB, more than the bound of {bound:g} GB. {remedy}, or set "
+            f"another bound with the environment variable {MEMORY_VARIABLE}."
+        )
 
 
 def _is_number(value: Any) -> bool:

@@ -119,7 +119,7 @@ def test_arrays_of_any_kind(crystal):
         assert (system.pbc, hash(system.pbc)) == (expected.pbc, hash(expected.pbc))
         for a, b in zip(jax.tree.leaves(system), jax.tree.leaves(expected), strict=True):
             np.testing.assert_array_equal(a, b)
-    with pytest.raises(ValueError, match=r"`atomic_numbers` .* must have the shapes .* \(3, 3\), \(1,\)"):
+    with pytest.raises(ValueError, match=r"`atomic_numbers` must have the shapes .* \(3, 3\) and \(1,\)"):
         System.from_arrays(crystal.positions, crystal.cell.array, [8], True, cutoff=4.0)
 
 

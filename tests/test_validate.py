@@ -45,7 +45,12 @@ NAN, INF = math.nan, math.inf
         (whole(1, 4), (1, 4), (0, 5), "`x` must lie from 1 to 4, got "),
         (whole(1), (1,), (1.0, True, "1", None, NAN), "`x` must be a whole number, got "),
         (one_of("a", "b", "c"), ("a", "c"), ("d", None), "`x` must be 'a', 'b' or 'c', got "),
-        (widths, ((), (1, 2)), ((4, 0), (2.5,)), r"`x` must have whole widths of at least 1, got \("),
+        (
+            widths,
+            ((), (1, 2)),
+            ((4, 0), (2.5,), (4097,), (1,) * 17),
+            r"`x` must have at most 16 whole widths from 1 to ",
+        ),
         (optional(positive), (None, 2.0), (0.0,), r"`x` must be positive, got 0\.0\."),
     ],
 )

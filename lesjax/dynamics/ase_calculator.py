@@ -6,7 +6,7 @@ from typing import Any
 import ase
 import jax
 import numpy as np
-from ase.calculators.calculator import Calculator, all_changes
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesjax import ewald
@@ -19,7 +19,8 @@ class LesCalculator(Calculator):
 
     ``dipole`` exists without periodic directions (with one it has no meaning of its own), ``stress`` with three.
     ``born_effective_charges`` [atom, polarization, displacement], in e, are computed when asked for, by
-    ``calculator.get_property("born_effective_charges", atoms)``.
+    ``calculator.get_property("born_effective_charges", atoms)``; ``results`` has them as nine columns, which ase can
+    write. So are ``energies`` (``atoms.get_potential_energies()``), see `Potential.atomic_energies`.
 
     The width of the neighbour arrays has some slack and only grows, so that a simulation compiles once; where the
     number of atoms changes, it is padded likewise. The plan of the long-range sum stays while it is valid for the
@@ -33,7 +34,7 @@ class LesCalculator(Calculator):
     """
 
     implemented_properties = [  # noqa: RUF012 (as ASE has it)
-        "energy", "free_energy", "forces", "stress", "charges", "dipole", "born_effective_charges",
+        "energy", "free_energy", "energies", "forces", "stress", "charges", "dipole", "born_effective_charges",
     ]  # fmt: skip
     slack = 1.05
     atom_slack = 1.1
@@ -60,7 +61,7 @@ class LesCalculator(Calculator):
         properties: Sequence[str] = ("energy",),
         system_changes: Sequence[str] = tuple(all_changes),
     ) -> None:
-        """Compute into `results` all but the Born effective charges, and these if asked for; called by ASE."""
+        """Compute into `results` all, Born effective charges and atomic energies if asked for; called by ASE."""
         super().calculate(atoms, properties, system_changes)
         atoms, self._computed = self.atoms, (self.potential, self.pbc, self.epsilon_infinity)
         if atoms is None:
@@ -86,7 +87,17 @@ class LesCalculator(Calculator):
                 self.results["dipole"] = dipole
         if "born_effective_charges" in properties:
             born = self.potential.born_effective_charges(padded, epsilon_infinity=self.epsilon_infinity)
-            self.results["born_effective_charges"] = np.asarray(born, float)[:n]
+            self.results["born_effective_charges"] = np.asarray(born, float)[:n].reshape(n, 9)
+        if "energies" in properties:
+            try:
+                self.results["energies"] = self.potential.atomic_energies(padded, solver)[:n]
+            except ValueError as error:
+                raise PropertyNotImplementedError(str(error)) from error
+
+    def get_property(self, name: str, atoms: ase.Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """A result, computed if need be; Born effective charges as [atom, polarization, displacement]."""
+        result = super().get_property(name, atoms, allow_calculation)
+        return result.reshape(-1, 3, 3) if name == "born_effective_charges" and result is not None else result
 
     def _padded_atoms(self, n: int) -> int:
         """Return as many rows as atoms at first, with room once their number has changed, until it falls by half."""

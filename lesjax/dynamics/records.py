@@ -24,7 +24,8 @@ from lesjax.dynamics.settings import Settings
 from lesjax.files import atomic_path, naming
 from lesjax.models.potential import Potential, Prediction, variables
 from lesjax.models.storage import to_files
-from lesjax.neighbors.plan import NeighborPlan, complete_cell
+from lesjax.neighbors.host import bring_home, complete_cell
+from lesjax.neighbors.plan import NeighborPlan
 from lesjax.neighbors.verlet import NeighborList
 from lesjax.runs import RunFolder, progress_bar, read_table, simulation_folder
 from lesjax.system import System, electronic_info, electronic_state
@@ -76,6 +77,8 @@ class Output:
     Attributes:
         folder: the folder.
         trajectory: path of the trajectory.
+        turns: lattice vectors that were taken from each atom at the start, [n, 3]; frames have them.
+        origin: what was taken from all, Å; likewise.
         reference_energy: sum of the energies of the elements, eV, which interaction energies lack.
     """
 
@@ -85,6 +88,7 @@ class Output:
         self.folder, self.settings, self.template = run_folder(folder, settings), settings, template
         self.trajectory = self.folder.path / f"trajectory.{settings.format}"
         self.masses, self.info = start.get_masses(), electronic_info(start)
+        _, self.turns, self.origin = bring_home(start.positions, start.cell.array, template.pbc)
         self.reference_energy = potential.config.reference_energy(start.numbers)
         self.dtype = str(template.positions.dtype)
         self.run = dataclasses.asdict(settings) | {
@@ -178,6 +182,7 @@ class Output:
         """Atoms with momenta, total charge and spin multiplicity of the start, and the potential's predictions."""
         pbc = self.template.pbc
         positions, cell_now, momenta = (np.asarray(x, float) for x in jax.device_get((position, cell, momentum)))
+        positions = positions + self.turns @ cell_now + self.origin
         atoms = ase.Atoms(np.asarray(self.template.atomic_numbers), positions, cell=cell_now, pbc=pbc)
         atoms.set_array("masses", self.masses)
         atoms.set_momenta(momenta)

@@ -1,7 +1,6 @@
 """Settings of a simulation, and whether a structure can be simulated with them."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,12 @@ from lesjax.neighbors.host import neighbor_arrays
 from lesjax.neighbors.plan import DEFAULT_SKIN
 from lesjax.system import System
 from lesjax.units import BAR, BOLTZMANN, FEMTOSECOND
-from lesjax.validate import check, finite, flag, not_negative, one_of, optional, positive, whole
+from lesjax.validate import array, check, finite, flag, not_negative, one_of, optional, positive, whole
 
 
 # closer pairs are an error in the structure, Å
 MIN_DISTANCE = 0.4
+MAX_FIELD = 1e3  # V/Å
 ANGULAR_MOMENTA = ("keep", "zero")
 FORMATS = ("xyz", "traj")
 
@@ -96,9 +96,10 @@ class Settings:
             skin=not_negative,
         )
         if self.electric_field is not None:
-            object.__setattr__(self, "electric_field", tuple(map(float, self.electric_field)))
-            if len(self.electric_field) != 3 or not all(map(math.isfinite, self.electric_field)):
+            field = array("electric_field", self.electric_field, largest=MAX_FIELD).astype(float)
+            if field.shape != (3,):
                 raise ValueError(f"`electric_field` must be three finite numbers, got {self.electric_field}.")
+            object.__setattr__(self, "electric_field", tuple(field.tolist()))
         if self.scheme().thermostat:
             if self.temperature is None:
                 raise ValueError(f"`temperature` is missing: ensemble {self.ensemble!r} needs one, in K.")

@@ -13,6 +13,7 @@ from lesjax.ewald.solvers import DirectSolver, MeshSolver, NufftSolver, OpenSolv
 from lesjax.ewald.solvers.mesh_plan import choose_mesh
 from lesjax.ewald.solvers.nufft import require_finufft
 from lesjax.ewald.solvers.periodic import make_kmask
+from lesjax.validate import MAX_LENGTH, array, directions, finite, number, positive, whole
 
 
 DEFAULT_ACCURACY = 1e-4
@@ -77,10 +78,8 @@ def make_solver(
     if method not in ("auto", *allowed):
         names = ", ".join(map(repr, allowed))
         raise ValueError(f"`method` must be 'auto' or one of {names} for pbc {periodic}, got {method!r}.")
-    if n_atoms < 1:
-        raise ValueError(f"`n_atoms` must be at least 1, got {n_atoms}.")
-    if not sigma > 0:
-        raise ValueError(f"`sigma` must be positive, got {sigma}.")
+    number("n_atoms", n_atoms, whole(1))
+    sigma = number("sigma", sigma, positive)
     if k_cutoff is not None and accuracy is not None:
         raise ValueError(f"Give `k_cutoff` or `accuracy`, not both; got {k_cutoff} and {accuracy}.")
     interaction = interaction.for_boundaries(periodic)
@@ -89,12 +88,16 @@ def make_solver(
         return OpenSolver(sigma=width, interaction=interaction)
     if method == "auto":
         method = _periodic_method(n_atoms)
-    target = DEFAULT_ACCURACY if accuracy is None else accuracy
+    target = DEFAULT_ACCURACY if accuracy is None else number("accuracy", accuracy, finite)
     # the part of the error that the cutoff leaves to interpolation
     share = 1.0 if k_cutoff is not None else math.sqrt(1.0 - TRUNCATION_SHARE**2)
-    if k_cutoff is None:
+    if k_cutoff is not None:
+        k_cutoff = number("k_cutoff", k_cutoff, positive)
+    else:
         k_cutoff = cutoff_for_accuracy(target if method == "direct" else target * TRUNCATION_SHARE, sigma, interaction)
-    planned_cell = np.asarray(cell, float)
+    planned_cell = array("cell", cell, largest=MAX_LENGTH).astype(float)
+    if planned_cell.shape != (3, 3):
+        raise ValueError(f"`cell` must have the shape (3, 3), got {planned_cell.shape}.")
     repeated_cell, period = interaction.plan_cell(planned_cell, sigma)
     plan = {
         "sigma": width, "kmask": make_kmask(repeated_cell, k_cutoff), "planned_cell": planned_cell.astype(width.dtype),
@@ -194,9 +197,7 @@ def _periodic_method(n_atoms: int) -> str:
 
 
 def _periodic_directions(pbc: bool | Sequence[bool] | np.ndarray) -> tuple[bool, bool, bool]:
-    if np.shape(pbc) not in ((), (3,)):
-        raise ValueError(f"`pbc` must be true, false or three of them, got {pbc}.")
-    a, b, c = (bool(p) for p in np.broadcast_to(pbc, 3))
+    a, b, c = directions(pbc)
     if a + b + c == 1:
         raise ValueError(
             f"`pbc` must be periodic in three, two or no directions for the long-range sum, got {(a, b, c)}: "

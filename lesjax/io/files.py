@@ -3,10 +3,12 @@
 import bz2
 import glob
 import gzip
+import itertools
 import lzma
 import os
 import pathlib
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -23,9 +25,9 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.io.formats import UnknownFileTypeError, filetype
 
+from lesjax.files import atomic_path
 from lesjax.io.comment import parse_comment
 from lesjax.io.units import factor, stated_units
-from lesjax.files import atomic_path
 
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -90,18 +92,19 @@ def _read(path: pathlib.Path) -> list[Atoms]:
         kind = filetype(str(path))
         if kind == "extxyz":
             source, options = _decompressed(path), {"properties_parser": parse_comment}
+            _check_lines(path, source)  # ase would count to the number of atoms in a header, whatever follows
         if kind in ("db", "json"):
             frames.extend(_rows(path))
         else:
             frames.extend(ase.io.iread(source, index=":", format=kind, do_not_split_by_at_sign=True, **options))
+    except _LinesError:
+        raise
     except Exception as error:
         symbol = error.args[0] if isinstance(error, KeyError) and kind in ("extxyz", "xyz") else None
         reason = repr(error) if symbol is None else f"unknown species {symbol!r}, which is no symbol of an element"
         if isinstance(error, UnknownFileTypeError):
             reason += ". ase does not know the format: convert it to extended xyz (.xyz)."
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {reason}") from error
-    if kind == "extxyz":
-        _check_blank_lines(path, source)
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
     for i, atoms in enumerate(frames):
@@ -149,20 +152,34 @@ def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
         return StringIO(file.read())
 
 
-def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
-    """Raise ValueError for a blank line before a frame of extended xyz, where ase silently stops reading."""
-    if isinstance(source, StringIO):
-        source.seek(0)
-    with source if isinstance(source, StringIO) else open(path, encoding="utf-8", errors="replace") as file:
-        lines, blank = enumerate(file, start=1), None
+class _LinesError(ValueError):
+    """Lines of a file that are no frames, with their numbers."""
+
+
+def _check_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
+    """Raise ValueError where the lines of extended xyz are no frames.
+
+    A blank line before a frame, where ase silently stops reading, or fewer lines than atoms.
+    """
+    in_memory = isinstance(source, StringIO)
+    opened = StringIO(source.getvalue()) if in_memory else open(source, encoding="utf-8", errors="replace")
+    with opened as file:
+        lines, blank, frames = enumerate(file, start=1), None, 0
         for number, line in lines:
             if not line.strip():
                 blank = number
-            elif blank is not None:
-                raise ValueError(f"Line {blank} of {str(path)!r} is blank, and more follows. Delete the line.")
+            # what is no frame at all is for ase to refuse
+            elif blank is not None and (frames or line.strip().isdigit()):
+                raise _LinesError(f"Line {blank} of {str(path)!r} is blank, and more follows. Delete the line.")
             elif line.strip().isdigit():
-                for _ in range(int(line) + 1):  # comment and atoms
-                    next(lines, None)
+                n, frames = int(line), frames + 1
+                read = sum(1 for _ in itertools.islice(lines, min(n, sys.maxsize - 1) + 1))  # comment and atoms
+                if read < n + 1:
+                    raise _LinesError(
+                        f"{str(path)!r} cannot be read at frame {frames - 1} (counted from 0): line {number} "
+                        f"announces {n} atoms, but {max(read - 1, 0)} lines of atoms follow. The file was cut, or the "
+                        "number is wrong."
+                    )
 
 
 def _check_cell(atoms: Atoms) -> None:

@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from lesjax.io.keys import BORN_ORDER_OF_NAME, Keys, Labels
 from lesjax.io.units import factor, stated_units
-from lesjax.validate import parse_json
+from lesjax.validate import array, parse_json
 
 
 MIXED = ("energy", "forces", "stress")
@@ -252,7 +252,7 @@ def _labels(
             if unusable is None or needed is None or kind in needed:
                 raise
             unusable.setdefault(kind, []).append(str(error))
-    return Labels(**values)
+    return Labels(**{name: array(name, value, missing=True) for name, value in values.items()})
 
 
 def _check_results(atoms: Atoms) -> None:

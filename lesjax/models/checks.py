@@ -39,6 +39,13 @@ def check_system(config: ModelConfig, system: System) -> None:
         if not isinstance(system.atom_mask, Tracer):
             check_ghosts(numbers, np.asarray(system.atom_mask))
         check_elements(config.short_range.elements, numbers)
+    if not isinstance(system.cutoff, Tracer):
+        cutoff, needed = np.asarray(system.cutoff, float), config.short_range.cutoff
+        if np.any(cutoff < needed * (1.0 - 1e-6)):  # False for NaN
+            raise ValueError(
+                f"`system` has neighbours within {np.min(cutoff):g} Å, but the model needs those within {needed:g} Å: "
+                "make it with `cutoff=potential.cutoff`."
+            )
     check_state(config, system.total_charge, system.spin_multiplicity)
 
 
@@ -58,6 +65,16 @@ def check_state(config: ModelConfig, total_charge: ArrayLike, spin_multiplicity:
                 f"`{name}` ({meaning}) is needed by this model, got {np.asarray(value).tolist()} (nan: not given). Set "
                 f"`atoms.info[{key!r}] = {example}`, for example, before `System.from_ase`, or give `{name}` to "
                 "`System.from_arrays`."
+            )
+
+
+def check_finite(energy: ArrayLike, forces: ArrayLike) -> None:
+    """Raise FloatingPointError for results that are not finite; the arrays are fetched from the device."""
+    for name, values in (("energy", energy), ("forces", forces)):
+        if not np.all(np.isfinite(np.asarray(values))):
+            raise FloatingPointError(
+                f"The {name} of this structure is not finite. Its atoms may be far from all that the model was trained "
+                "on, or the parameters of the model wrong: look at the distances, or train again."
             )
 
 

@@ -10,7 +10,7 @@ from lesjax.models.cace.config import CACEConfig
 from lesjax.models.long_range import FixedCharges, LongRangeConfig
 from lesjax.models.short_range import SHORT_RANGE_KINDS, ShortRangeConfig
 from lesjax.schema import choice
-from lesjax.validate import check, flag, optional, positive, widths
+from lesjax.validate import check, elements, energies, flag, optional, positive, widths
 
 
 STATE_INPUTS = ("total_charge", "spin_multiplicity")
@@ -44,21 +44,28 @@ class ModelConfig:
     state_by_element: bool | None = None
 
     def __post_init__(self) -> None:
-        check(self, energy_scale=optional(positive), hidden=widths, state_by_element=optional(flag))
+        check(
+            self,
+            energy_scale=optional(positive),
+            hidden=widths,
+            reference_energies=energies,
+            state_by_element=optional(flag),
+        )
+        check(self.short_range, elements=elements, cutoff=positive)
         try:
             hash(self.short_range)
         except TypeError as error:
             raise TypeError(f"`short_range` must be hashable: {error}. Take tuples for lists and arrays.") from error
         if not set(self.state_inputs) <= set(STATE_INPUTS) or len(set(self.state_inputs)) < len(self.state_inputs):
             raise ValueError(f"`state_inputs` takes some of {STATE_INPUTS}, got {self.state_inputs}.")
-        elements = self.short_range.elements
-        if self.reference_energies and len(self.reference_energies) != len(elements):
+        known = self.short_range.elements
+        if self.reference_energies and len(self.reference_energies) != len(known):
             raise ValueError(
-                f"`reference_energies` needs one value for each of the elements {elements}, "
+                f"`reference_energies` needs one value for each of the elements {known}, "
                 f"got {len(self.reference_energies)}."
             )
-        if elements and self.long_range is not None and isinstance(self.long_range.charges, FixedCharges):
-            _check_values(self.long_range.charges.values, elements)
+        if known and self.long_range is not None and isinstance(self.long_range.charges, FixedCharges):
+            _check_values(self.long_range.charges.values, known)
 
     @property
     def needs_total_charge(self) -> bool:

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lesjax import ewald, response
 from lesjax.models import storage
-from lesjax.models.checks import check_solution, check_system, warn_if_charged
+from lesjax.models.checks import check_finite, check_solution, check_system, warn_if_charged
 from lesjax.models.config import ModelConfig
 from lesjax.models.les import LesModel
 from lesjax.models.long_range.plan import make_solver
@@ -23,6 +23,7 @@ from lesjax.numerics import check_volume
 from lesjax.processes import check_process
 from lesjax.properties import born_effective_charges, dipole_moment, energy_forces_stress
 from lesjax.system import System
+from lesjax.validate import check_memory
 
 
 @jax.tree_util.register_dataclass
@@ -43,8 +44,8 @@ class Prediction:
             sets it, see `lesjax.training.sign`.
         dipoles: latent dipoles of each channel, e Å, induced ones included; None without latent and induced dipoles.
         quadrupoles: latent quadrupoles of each channel, e Å².
-        dipole_moment: dipole moment of all charges and dipoles, about the origin of the coordinates, e Å; only without
-            periodic directions, where it is well-defined.
+        dipole_moment: dipole moment of all charges and dipoles, about the origin of the coordinates as they were given,
+            e Å; only without periodic directions, where it is well-defined.
         induction: the induced part of charges and dipoles, with the flags of its solution.
         equilibration: the solution for equilibrated charges, with its flag.
     """
@@ -93,11 +94,14 @@ class Potential:
         elements = config.short_range.elements
         if not elements:
             raise ValueError("`config.short_range.elements` is empty: give the atomic numbers that the model knows.")
-        positions = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        positions, key = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]), jax.random.key(seed)
         system = System.from_arrays(
             positions, np.zeros((3, 3)), np.full(2, elements[0]), False, cutoff=config.short_range.cutoff
         )
-        variables = _initialize(config, jax.random.key(seed), jax.tree.map(jnp.asarray, system))
+        system = jax.tree.map(jnp.asarray, system)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(_initialize.eval_shape(config, key, system)))
+        check_memory("`config`: the parameters", 3 * size, "Take fewer channels and narrower layers")
+        variables = _initialize(config, key, system)
         signs = variables["signs"]["channels"] if config.long_range is not None else None
         return cls(variables["params"], signs, config)
 
@@ -186,6 +190,24 @@ class Potential:
         check_solution(*solved)
         return result
 
+    def atomic_energies(self, system: System, solver: ewald.Solver | None = None) -> Float[np.ndarray, " n"]:
+        r"""Energies of the atoms, eV, which add up to the total energy; on the host, in float64.
+
+        .. math:: E_i = E_i^{ref} + E_i^{short} + \frac{1}{2} \sum_c q_{ic} \varphi_{ic}
+
+        How the energy of charges is shared out among the atoms is this convention. Arguments and errors as for
+        `energy`, and a ValueError for multipoles and charges that respond, whose energy has no such form.
+        """
+        charges = None if self.config.long_range is None else self.config.long_range.charges
+        if charges is not None and not charges.is_sum_over_atoms:
+            raise ValueError(
+                f"`potential` has no energies of single atoms: that of its charges ({type(charges).__name__}) is no "
+                "sum over atoms. Ask for the energy of the whole system."
+            )
+        energies = np.asarray(_atomic_energies(self.core(), system, self.checked_solver(system, solver)), float)
+        numbers = np.asarray(system.atomic_numbers)[:, None]  # padded ones have no reference
+        return energies + [self.config.reference_energy(number) for number in numbers]
+
     def save(self, path: str | pathlib.Path) -> None:
         """Write the potential to a folder: JSON for the configuration, safetensors for the parameters."""
         storage.save(self.config, variables(self), path)
@@ -213,6 +235,7 @@ class Potential:
         """Return the prediction with its total energy if the elements and the energy have values."""
         if isinstance(prediction.energy, Tracer) or isinstance(system.atomic_numbers, Tracer):
             return prediction
+        check_finite(prediction.energy, prediction.forces)
         total = self.total_energy(prediction.energy, np.asarray(system.atomic_numbers))
         return dataclasses.replace(prediction, total_energy=total)
 
@@ -279,7 +302,10 @@ def predict(potential: Potential, system: System, solver: ewald.Solver | None, *
         return prediction
     moment = None
     if not any(system.pbc):
-        moment = jnp.asarray(dipole_moment(system.positions, long_range.charges, dipoles=long_range.dipoles))
+        charges = long_range.charges
+        moment = jnp.asarray(dipole_moment(system.positions, charges, dipoles=long_range.dipoles))
+        # apart: the positions have digits for a neutral molecule that is far away
+        moment += jnp.sum(charges) * jnp.asarray(system.origin)
     return dataclasses.replace(
         prediction,
         long_range_energy=long_range.energy,
@@ -295,6 +321,18 @@ def predict(potential: Potential, system: System, solver: ewald.Solver | None, *
 @jax.jit
 def _predict(potential: Potential, system: System, solver: ewald.Solver | None) -> Prediction:
     return predict(potential, system, solver, with_stress=all(system.pbc))
+
+
+@jax.jit
+def _atomic_energies(potential: Potential, system: System, solver: ewald.Solver | None) -> Float[Array, " n"]:
+    energies, sources = apply(potential, system)
+    if sources is None:
+        return energies
+    assert solver is not None
+    assert sources.charges is not None
+    positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
+    potentials = ewald.potential(solver, positions, cell, sources.charges, atom_mask=mask)
+    return energies + 0.5 * jnp.sum(sources.charges * potentials, axis=1)
 
 
 # solutions for induced and for equilibrated charges

@@ -5,11 +5,23 @@ neighbours is a matrix product and never a scatter. A pair's vector is r_j - r_i
 entry points to the atom itself with shift zero and is False in the mask.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lesjax.validate import BOUNDS, MAX_LENGTH, array, check_memory, number, positive
+
 
 MIN_DISTANCE = 1e-6  # Å; closer atoms have no direction, and NaN forces
+# Å; of a potential with its skin
+MAX_CUTOFF = BOUNDS["cutoff"][1] + BOUNDS["skin"][1]
+# More neighbours of one atom are a mistake in the lattice or its units: diamond has 6000 within 20 Å
+MAX_NEIGHBORS = 20_000
+# Memory of a pair while a list is made, bytes
+PAIR_BYTES = 85
+# Grid that origins lie on, Å: positions near zero stay as they are
+ORIGIN_STEP = 16.0
 
 
 def neighbor_arrays(
@@ -34,15 +46,17 @@ def neighbor_arrays(
 
     Raises:
         ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite or shared by two
-            atoms, or a capacity that is too small.
+            atoms, more pairs than there is memory for, or a capacity that is too small.
     """
     import vesin  # imports ase where that is installed, which `import lesjax` must not
 
     positions, cell = np.asarray(positions), np.asarray(cell)
     check_geometry(positions, cell, pbc)
-    if not cutoff > 0:
-        raise ValueError(f"`cutoff` must be positive, got {cutoff}.")
+    cutoff = number("cutoff", cutoff, positive)
+    if cutoff > MAX_CUTOFF:
+        raise ValueError(f"`cutoff` must be at most {MAX_CUTOFF:g} Å, got {cutoff}.")
     n = len(positions)
+    check_size(positions.astype(float), cell.astype(float), pbc, cutoff)
     n_threads = 1 if n < 4000 else 0  # for few atoms, starting threads costs more than it saves
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=n_threads)
     points, box = positions.astype(float), cell.astype(float)  # vesin needs one dtype
@@ -72,9 +86,10 @@ def check_geometry(
     """Raise ValueError for a geometry that no neighbour list or sum can use."""
     if len(positions) == 0:
         raise ValueError("`positions` is empty: a system needs at least one atom.")
-    if not np.all(np.isfinite(positions)):
-        bad = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
-        raise ValueError(f"`positions` of atom {bad} are not finite: {positions[bad].tolist()}.")
+    if not np.all(np.abs(positions) <= MAX_LENGTH):
+        bad = int(np.flatnonzero(~(np.abs(positions) <= MAX_LENGTH).all(axis=1))[0])
+        problem = "not finite" if not np.isfinite(positions[bad]).all() else f"beyond {MAX_LENGTH:g} Å"
+        raise ValueError(f"`positions` of atom {bad} are {problem}: {positions[bad].tolist()}.")
     periodic = cell[list(pbc)]
     if len(periodic):
         # singular values; the root of a Gram determinant would lose half of the digits
@@ -84,3 +99,77 @@ def check_geometry(
                 f"`cell` is singular in its periodic directions {tuple(bool(p) for p in pbc)}: {cell.tolist()}. "
                 "Give three independent lattice vectors, or set pbc to False for a cluster."
             )
+    array("cell", cell, largest=MAX_LENGTH)
+
+
+def heights(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> Float[np.ndarray, " d"]:
+    """Distances of the lattice planes along the periodic directions, Å: of the cell's opposite faces."""
+    return 1.0 / np.linalg.norm(np.linalg.pinv(cell[list(pbc)], rcond=1e-12), axis=0)
+
+
+def check_size(
+    positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool], cutoff: float
+) -> None:
+    """Raise ValueError where there would be more neighbours than memory or sense can hold.
+
+    The number is that of a cube around each atom, which it shares with the atoms of its bin, times π/6. It is too large
+    by the skew of the cell.
+    """
+    n, periodic = len(positions), heights(cell, pbc)
+    images = math.prod(2.0 * cutoff / h + 1.0 for h in periodic)
+    if n * images <= MAX_NEIGHBORS:
+        return
+    frame = complete_cell(cell, pbc)
+    fractional = positions @ np.linalg.inv(frame)
+    width, sizes = np.full(3, cutoff), np.ones(3)
+    sizes[list(pbc)] = np.maximum(np.floor(periodic / cutoff), 1.0)
+    width[list(pbc)] = periodic / sizes[list(pbc)]
+    bins = np.where(pbc, np.floor((fractional - np.floor(fractional)) * sizes), np.floor(fractional / cutoff))
+    counts = np.unique(bins, axis=0, return_counts=True)[1].astype(float)
+    neighbors = math.pi / 6.0 * counts * math.prod(2.0 * cutoff / width)
+    what = f"A list of neighbours within {cutoff:g} Å of {n} atoms, "
+    remedy = "Check the lattice and the units of the structure, lower the cutoff"
+    if neighbors.max() > MAX_NEIGHBORS:
+        raise ValueError(
+            f"{what}up to about {neighbors.max():.2g} of one, is not made: the most is {MAX_NEIGHBORS}. {remedy}."
+        )
+    pairs = float(np.sum(counts * neighbors))
+    check_memory(f"{what}about {pairs:.2g} pairs,", PAIR_BYTES * pairs, remedy)
+
+
+def complete_cell(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> Float[np.ndarray, "3 3"]:
+    """The cell with orthogonal unit vectors in the rows that are not periodic; host only."""
+    periodic = np.array(pbc)
+    if not periodic.any():
+        return np.eye(3)
+    frame = np.where(periodic[:, None], cell, 0.0)
+    # the right singular vectors beyond the rank span what is across the periodic vectors
+    frame[~periodic] = np.linalg.svd(frame)[2][periodic.sum() :]
+    return frame
+
+
+def bring_home(
+    positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]
+) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "n 3"], Float[np.ndarray, " 3"]]:
+    """Move atoms near to the coordinates' origin, where float32 has digits for them; in float64.
+
+    An atom that is further than one cell from the cell at the origin returns by whole lattice vectors. Across periodic
+    directions all atoms move together, by what brings their centre to within 8 Å. Others stay where they are.
+
+    Args:
+        positions: Cartesian coordinates, Å.
+        cell: lattice vectors as rows, Å.
+        pbc: which directions are periodic.
+
+    Returns:
+        The new positions; the turns [n, 3] and the origin [3], Å, with which the old ones are
+        ``new + turns @ cell + origin``.
+    """
+    frame, periodic = complete_cell(cell, pbc), np.array(pbc)
+    fractional = positions @ np.linalg.inv(frame)
+    turns = np.where(periodic & (np.abs(fractional - 0.5) > 1.5), np.floor(fractional), 0.0)
+    home = positions - turns @ np.where(periodic[:, None], cell, 0.0)
+    # along the open directions the frame has unit vectors, orthogonal to the others
+    center = 0.5 * (fractional.min(axis=0) + fractional.max(axis=0))
+    origin = np.where(periodic, 0.0, ORIGIN_STEP * np.round(center / ORIGIN_STEP)) @ frame
+    return home - origin, turns.astype(np.int64), origin

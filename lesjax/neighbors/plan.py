@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from lesjax.neighbors.host import neighbor_arrays
+from lesjax.neighbors.host import complete_cell, neighbor_arrays
 
 
 Pbc = tuple[bool, bool, bool]
@@ -102,17 +102,6 @@ def at_least_as_roomy(plan: NeighborPlan, other: NeighborPlan) -> NeighborPlan:
     """Return the plan with the capacities of another where those are larger."""
     names = ("capacity", "wide_capacity", "bin_capacity") if plan.bins == other.bins else ("capacity", "wide_capacity")
     return dataclasses.replace(plan, **{name: max(getattr(plan, name), getattr(other, name)) for name in names})
-
-
-def complete_cell(cell: Float[np.ndarray, "3 3"], pbc: Pbc) -> Float[np.ndarray, "3 3"]:
-    """Return the cell with orthogonal unit vectors in the rows that are not periodic; host only."""
-    periodic = np.array(pbc)
-    if not periodic.any():
-        return np.eye(3)
-    frame = np.where(periodic[:, None], cell, 0.0)
-    # the right singular vectors beyond the rank span the complement of the periodic vectors
-    frame[~periodic] = np.linalg.svd(frame)[2][periodic.sum() :]
-    return frame
 
 
 def bin_of(wrapped: Any, region: Any, bins: Triple, xp: ModuleType) -> tuple[Any, Any]:

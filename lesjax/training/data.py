@@ -187,7 +187,7 @@ def make_dataset(
                 solver=None if solvers is None else ewald.stack_solvers(solvers),
                 labels=stack(padded_labels),
                 epsilon_infinity=np.full(len(in_bucket), epsilon_infinity, dtype),
-                origins=np.array([frames[i].get_center_of_mass() for i in in_bucket], dtype),
+                origins=np.array([frames[i].get_center_of_mass() - systems[i].origin for i in in_bucket], dtype),
                 system_mask=np.ones(len(in_bucket), bool),
                 weights={name: np.array([weights[i][name] for i in in_bucket], dtype) for name in weighted}
                 if weights

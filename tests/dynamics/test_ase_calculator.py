@@ -48,7 +48,8 @@ def test_results(atoms, potential):
     assert atoms.get_forces().dtype == np.float64
     assert atoms.get_stress().shape == (6,)
     assert atoms.get_charges().shape == (4,)
-    assert set(atoms.calc.results) == set(LesCalculator.implemented_properties) - {"dipole", "born_effective_charges"}
+    on_request = {"dipole", "born_effective_charges", "energies"}
+    assert set(atoms.calc.results) == set(LesCalculator.implemented_properties) - on_request
 
 
 def test_born_effective_charges_on_request(atoms, potential):

@@ -58,7 +58,7 @@ def test_cace(settings, message):
         ),
         (LatentCharges, {"n_channels": 0}, r"`n_channels` must be at least 1, got 0"),
         (LatentCharges, {"scale": -0.1}, r"`scale` must be positive, got -0\.1"),
-        (LatentCharges, {"hidden": (4, 0)}, r"`hidden` must have whole widths of at least 1, got \(4, 0\)"),
+        (LatentCharges, {"hidden": (4, 0)}, r"`hidden` must have at most 16 whole widths from 1 to 4096, got \(4, 0\)"),
         (LatentCharges, {"constraint": "held"}, r"`constraint` must be 'free', 'neutral' or 'total', got 'held'"),
         (LatentCharges, {"dipoles": True, "self_energies_removed": 2.0}, r"`self_energies_removed` = 2\.0 is for publ"),
         (
@@ -69,7 +69,7 @@ def test_cace(settings, message):
         (FixedCharges, {"constraint": "held"}, r"`constraint` must be 'free', 'neutral' or 'total', got 'held'"),
         (FixedCharges, {"values": (("H", 1.0),), "n_channels": 2}, r"`values` are the charges of one channel, .* = 2"),
         (EquilibratedCharges, {"scale": 0.0}, r"`scale` must be positive, got 0\.0"),
-        (EquilibratedCharges, {"hidden": (0,)}, r"`hidden` must have whole widths of at least 1"),
+        (EquilibratedCharges, {"hidden": (0,)}, r"`hidden` must have at most 16 whole widths from 1"),
         (Induction, {"alpha": "none"}, r"`induction` needs `kappa` = true or an `alpha`"),
         (Induction, {"alpha": "cubic"}, r"`alpha` must be 'none', 'isotropic' or 'tensor', got 'cubic'"),
     ],
@@ -84,7 +84,7 @@ def test_long_range(cls, settings, message):
     [
         ({"reference_energies": (-13.6,)}, r"`reference_energies` needs one value for each .*\(1, 8\), got 1"),
         ({"energy_scale": 0.0}, r"`energy_scale` must be positive"),
-        ({"hidden": (0,)}, r"`hidden` must have whole widths of at least 1"),
+        ({"hidden": (0,)}, r"`hidden` must have at most 16 whole widths from 1"),
         ({"state_inputs": ("spin",)}, r"`state_inputs` takes some of .*'spin_multiplicity'.*, got \('spin',\)"),
         ({"state_inputs": ("total_charge",) * 2}, r"`state_inputs` takes some of"),
         (

@@ -19,9 +19,12 @@ import numpy as np
 from jaxtyping import Float
 
 from lesjax.ewald.interaction import Interaction
+from lesjax.validate import check_memory
 
 
 ORDERS = (4, 5, 6, 7, 8)
+# What a point takes with its transforms, bytes
+MESH_BYTES = 64
 
 # Time per atom of a spline's p³ points and per mesh point, ns, on CPU; only their ratio matters.
 _TIME_PER_WEIGHT = 2.0
@@ -103,6 +106,11 @@ def choose_mesh(
         if best is None or cost < best[0]:
             best = cost, (sizes[0], sizes[1], sizes[2]), order
     assert best is not None
+    n_points = math.prod(best[1])
+    check_memory(
+        f"A mesh of {n_points:.3g} points", MESH_BYTES * n_points,
+        "Take a smaller cell, a larger `sigma`, a lower `k_cutoff` or less `accuracy`",
+    )  # fmt: skip
     return best[1], best[2]
 
 

@@ -14,9 +14,12 @@ from jaxtyping import Array, Bool, Float
 
 from lesjax.ewald.interaction import Interaction, SlabCoulomb
 from lesjax.numerics import determinant, inverse
+from lesjax.validate import check_memory
 
 
 MAX_STRETCH, MIN_STRETCH = 1.03, 0.9
+# What a k-vector takes while a plan is made and used, bytes
+KVECTOR_BYTES = 200
 SIGNS = ((1, 1), (1, -1), (-1, 1), (-1, -1))
 
 
@@ -171,11 +174,25 @@ def make_kmask(cell: Float[np.ndarray, "3 3"], k_cutoff: float) -> Bool[np.ndarr
     if not np.all(np.isfinite(cell)) or abs(np.linalg.det(cell)) <= 1e-9 * np.prod(lengths):
         raise ValueError(f"`cell` is singular: {cell.tolist()}. For a system without periodic images set pbc to False.")
     # n_a = k·a/2π, so |n_a| <= k_c |a|/2π; the tolerance keeps vectors that lie on the sphere
-    sizes = [math.floor(k_cutoff * length / (2 * math.pi) * (1 + 1e-12)) + 1 for length in lengths]
-    n1, n2, n3 = np.meshgrid(*map(np.arange, sizes), indexing="ij")
-    integers = np.stack([np.stack([n1, s2 * n2, s3 * n3], -1) for s2, s3 in SIGNS])
-    kvectors = integers @ (2 * math.pi * np.linalg.inv(cell).T)
-    kmask = np.sum(kvectors**2, axis=-1) <= k_cutoff**2 * (1 + 1e-12)
+    extents = [k_cutoff * length / (2 * math.pi) * (1 + 1e-12) for length in lengths]
+    n_points = len(SIGNS) * math.prod(extent + 1.0 for extent in extents)
+    check_memory(
+        f"A sum over {n_points:.3g} k-vectors up to {k_cutoff:.3g} 1/Å for edges {lengths.round(3).tolist()} Å",
+        KVECTOR_BYTES * n_points,
+        "Take a smaller cell (pbc False for a molecule), a larger `sigma`, a lower `k_cutoff` or less `accuracy`",
+    )
+    a, b, c = (np.arange(math.floor(extent) + 1.0) for extent in extents)
+    reciprocal_cell = 2 * math.pi * np.linalg.inv(cell).T
+    metric = reciprocal_cell @ reciprocal_cell.T
+    kmask = np.empty((len(SIGNS), len(a), len(b), len(c)), bool)
+    # |k|² from products of pairs of indices: an array of all k-vectors would take most of the time and memory
+    for mask, (s2, s3) in zip(kmask, SIGNS, strict=True):
+        plane = metric[0, 0] * a[:, None] ** 2 + metric[1, 1] * b**2 + 2 * s2 * metric[0, 1] * a[:, None] * b
+        slope = 2 * s3 * (metric[0, 2] * a[:, None] + s2 * metric[1, 2] * b)
+        squared = slope[:, :, None] * c
+        squared += plane[:, :, None]
+        squared += metric[2, 2] * c**2
+        mask[:] = squared <= k_cutoff**2 * (1 + 1e-12)
     if np.sum(kmask) == len(SIGNS) and not _warn_of_empty_sum.cache_info().currsize:
         _warn_of_empty_sum(k_cutoff, str(lengths.round(3).tolist()))
     return kmask

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from lesjax.validate import check, one_of, positive, whole
+from lesjax.validate import check, elements, one_of, positive, whole
 
 
 MESSAGES = ("M", "Ar", "Bchi")
+MAX_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class CACEConfig:
 
     def __post_init__(self) -> None:
         check(
-            self, cutoff=positive, cutoff_function=one_of("polynomial", "cosine"), cutoff_p=positive,
-            n_bessel=whole(1), n_radial=whole(1), n_embedding=whole(1), embedding_scale=positive, max_l=whole(0),
-            max_nu=whole(1, 4),
+            self, elements=elements, cutoff=positive, cutoff_function=one_of("polynomial", "cosine"),
+            cutoff_p=positive, n_bessel=whole(1), n_radial=whole(1), n_embedding=whole(1), embedding_scale=positive,
+            max_l=whole(0), max_nu=whole(1, 4), message_scale=positive,
         )  # fmt: skip
-        if sorted(set(self.elements)) != sorted(self.elements) or min(self.elements, default=1) < 1:
-            raise ValueError(f"`elements` must be different atomic numbers, got {self.elements}.")
+        if len(self.messages) > MAX_LAYERS:
+            raise ValueError(f"`messages` must have at most {MAX_LAYERS} layers, got {len(self.messages)}.")
         for layer in self.messages:
             unknown = [m for m in layer if m not in MESSAGES]
             if unknown or not layer:

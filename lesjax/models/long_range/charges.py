@@ -22,7 +22,7 @@ from lesjax.models.readout import FeatureScale, Readout
 from lesjax.models.short_range import ShortRangeConfig, make_module, species_index
 from lesjax.schema import Kinds, kinds
 from lesjax.system import System
-from lesjax.validate import check, one_of, positive, whole, widths
+from lesjax.validate import MAX_ELEMENT, check, finite, one_of, positive, whole, widths
 
 
 class _Permanent:
@@ -91,7 +91,10 @@ class LatentCharges(_Permanent):
     self_energies_removed: float = 1.0
 
     def __post_init__(self) -> None:
-        check(self, n_channels=whole(1), constraint=one_of("free", "neutral", "total"), scale=positive, hidden=widths)
+        check(
+            self, n_channels=whole(1), constraint=one_of("free", "neutral", "total"), scale=positive, hidden=widths,
+            self_energies_removed=finite,
+        )  # fmt: skip
         self.check_constraint()
         if self.self_energies_removed != 1.0 and (self.dipoles or self.quadrupoles or self.induction):
             raise ValueError(
@@ -108,6 +111,11 @@ class LatentCharges(_Permanent):
     def holds_charge(self) -> bool:
         """True if displaced atoms do not change the sum of the charges."""
         return self.constraint != "free" and not (self.induction and self.induction.kappa)
+
+    @property
+    def is_sum_over_atoms(self) -> bool:
+        """Whether the energy is half of the sum of charges times potentials."""
+        return not self.has_heads and self.self_energies_removed == 1.0
 
     def sign_is_free(self, total_charges: np.ndarray) -> bool:
         """Return whether energies and forces of systems with these total charges leave the sign open."""
@@ -151,6 +159,8 @@ class FixedCharges(_Permanent):
     def __post_init__(self) -> None:
         check(self, n_channels=whole(1), constraint=one_of("free", "neutral", "total"), scale=positive)
         self.check_constraint()
+        if not all(abs(charge) <= MAX_ELEMENT for _, charge in self.values):
+            raise ValueError(f"`values` must be charges in e, at most that of a nucleus, got {self.values}.")
         if self.values and self.n_channels != 1:
             raise ValueError(f"`values` are the charges of one channel, got `n_channels` = {self.n_channels}.")
 
@@ -163,6 +173,11 @@ class FixedCharges(_Permanent):
     def holds_charge(self) -> bool:
         """True if displaced atoms do not change the sum of the charges."""
         return not (self.induction and self.induction.kappa)
+
+    @property
+    def is_sum_over_atoms(self) -> bool:
+        """Whether the energy is half of the sum of charges times potentials."""
+        return not self.has_heads
 
     def sign_is_free(self, total_charges: np.ndarray) -> bool:
         """Return whether energies and forces of systems with these total charges leave the sign open."""
@@ -200,7 +215,7 @@ class EquilibratedCharges:
     n_channels = 1
     n_outputs = 2
     needs_total_charge = responds = holds_charge = True
-    has_heads = False
+    has_heads = is_sum_over_atoms = False
 
     def __post_init__(self) -> None:
         check(self, scale=positive, hidden=widths)
