@@ -85,6 +85,6 @@ def _warn(net: float) -> None:
     warnings.warn(
         f"The latent charges of a periodic cell add up to {net:.3g} e without a background, so that its energy and "
         "stress depend on `sigma`. Train with `constraint` = 'neutral' or, where cells are meant to be charged, "
-        "with `background` = true. This is said once.",
+        "with `background` = true. This warning is shown once.",
         stacklevel=4,
     )
