@@ -85,8 +85,8 @@ class LesCalculator(Calculator):
                     dipole = dipole + np.asarray(values["dipoles"], float)[:n].sum(axis=(0, 1))
                 self.results["dipole"] = dipole
         if "born_effective_charges" in properties:
-            born = self.potential.born_effective_charges(padded, epsilon_infinity=self.epsilon_infinity)
-            self.results["born_effective_charges"] = np.asarray(born, float)[:n]
+            charges = self.potential.born_effective_charges(padded, epsilon_infinity=self.epsilon_infinity)
+            self.results["born_effective_charges"] = np.asarray(charges, float)[:n]
 
     def _padded_atoms(self, n: int) -> int:
         """Return as many rows as atoms at first, with room once their number has changed, until it falls by half."""
