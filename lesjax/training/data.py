@@ -1,4 +1,4 @@
-"""From structures to padded, stacked data sets that live on the device."""
+"""Data sets of padded, stacked structures on the device."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -159,7 +159,7 @@ def plan_solvers(config: ModelConfig, systems: Sequence[System], indices: Sequen
 
 
 def check_elements(config: ModelConfig, atoms: io.Atoms, index: int) -> None:
-    """Raise ValueError for elements that the model does not know, with their names and those of the model."""
+    """Raise ValueError for elements that the model does not know, with their names and the model's."""
     elements = config.short_range.elements
     unknown = set(atoms.numbers.tolist()) - set(elements)
     if unknown:
