@@ -211,7 +211,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     for assignment in arguments.key:
         label = assignment.partition("=")[0]
         if not any(term.name == label and term.short in result.parity for term in TERMS):
-            raise ValueError(f"`--key {assignment}`: no structure has such a label to hold the model against.")
+            raise ValueError(f"`--key {assignment}`: no structure has such a label to compare the model with.")
     if arguments.json:
         write_json(arguments.json, result.metrics)
     _print_metrics(arguments.data, result)

@@ -130,7 +130,7 @@ def read(path: str | os.PathLike) -> list[Atoms]:
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: for a file that cannot be parsed, with the number of the frame, or has none.
+        ValueError: for a file that cannot be parsed, with the number of the frame, or without frames.
     """
     path = pathlib.Path(path)
     if not path.is_file():

@@ -97,7 +97,7 @@ def test_description(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["run"].update(steps=11), r"d\.json' is damaged: its content does not have its hash\. Choose"),
+        (lambda d: d["run"].update(steps=11), r"d\.json' is damaged: its content does not match its hash\. Choose"),
         (lambda d: d.update(format=99), r"d\.json' is of format 99, but this version of lesjax reads format 1"),
         (lambda d: d.pop("format"), r"d\.json' is damaged: it does not describe a run"),
         (lambda d: d.pop("run"), r"d\.json' is damaged: it does not describe a run"),
