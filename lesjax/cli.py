@@ -237,7 +237,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if label in vars(io.Labels.missing(0)) and not any(
             term.name == label and term.short in result.parity for term in TERMS
         ):
-            raise ValueError(f"`--key {assignment}`: no structure has such a label to hold the model against.")
+            raise ValueError(f"`--key {assignment}`: no structure has such a label to compare the model with.")
     if arguments.json:
         write_json(arguments.json, result.metrics)
     _print_metrics(arguments.data, result)

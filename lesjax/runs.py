@@ -156,7 +156,7 @@ class RunFolder:
             raise ValueError(f"{str(self.description)!r} is damaged: it does not describe a run. {remedy}")
         self._check_format(self.description, content.pop("format"))
         if content.pop("hash") != _hash(content) or not isinstance(content["run"], dict):
-            raise ValueError(f"{str(self.description)!r} is damaged: its content does not have its hash. {remedy}")
+            raise ValueError(f"{str(self.description)!r} is damaged: its content does not match its hash. {remedy}")
         return content
 
     def check_files(self) -> None:
@@ -220,7 +220,7 @@ class RunFolder:
             )
         return None
 
-    # what grows ---------------------------------------------------------------------------------------------------
+    # growing files -------------------------------------------------------------------------------------------------
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a line to the log; the first one of a table is preceded by the names."""

@@ -271,7 +271,7 @@ def read_json(path: str | os.PathLike, *, remedy: str = "", nonfinite: bool = Fa
 
     Args:
         path: the file.
-        remedy: sentence that says what to do with a damaged file, the end of the message.
+        remedy: last sentence of the message: what to do with a damaged file.
         nonfinite: take NaN and infinite numbers, which JSON does not have but Python writes.
 
     Raises:

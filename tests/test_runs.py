@@ -160,11 +160,11 @@ def test_description(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d["run"].update(steps=11), r"d\.json' is damaged: its content does not have its hash\. Choose"),
+        (lambda d: d["run"].update(steps=11), r"d\.json' is damaged: its content does not match its hash\. Choose"),
         (lambda d: d.update(format=99), r"d\.json' is of format 99, but this version of lesjax reads format 2"),
         (lambda d: d.update(format=True), r"d\.json' is of format True, but"),
         (lambda d: d.update(format=2.0), r"d\.json' is of format 2\.0, but"),
-        (lambda d: d.update(run=None), r"d\.json' is damaged: its content does not have its hash\. Choose"),
+        (lambda d: d.update(run=None), r"d\.json' is damaged: its content does not match its hash\. Choose"),
         (lambda d: d.pop("format"), r"d\.json' is damaged: it does not describe a run"),
         (lambda d: d.pop("run"), r"d\.json' is damaged: it does not describe a run"),
     ],

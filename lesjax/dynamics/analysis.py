@@ -35,7 +35,7 @@ def radial_distribution(
     """
     edges = np.arange(0.0, cutoff + 0.5 * width, width)
     total = np.zeros(len(edges) - 1)
-    for atoms in _some(frames):
+    for atoms in _not_empty(frames):
         if not atoms.pbc.all():
             raise ValueError(f"`frames` must be periodic in three directions for a density, got pbc {atoms.pbc}.")
         at, around = _select(atoms, first), _select(atoms, second)
@@ -111,7 +111,7 @@ def density_profile(
     Returns:
         Middles of the bins, Å, from 0 to the height of the cell, and the density.
     """
-    height = _height(_some(frames)[0], axis)
+    height = _height(_not_empty(frames)[0], axis)
     n_bins = max(1, round(height / width))
     total = np.zeros(n_bins)
     for atoms in frames:
@@ -123,7 +123,7 @@ def density_profile(
 
 def pressure(frames: Sequence[ase.Atoms]) -> Float[np.ndarray, " t"]:
     """Pressure of each frame with its kinetic part, bar, from the stress and the velocities in it."""
-    stresses = np.array([atoms.get_stress(voigt=False, include_ideal_gas=True) for atoms in _some(frames)])
+    stresses = np.array([atoms.get_stress(voigt=False, include_ideal_gas=True) for atoms in _not_empty(frames)])
     return -np.trace(stresses, axis1=1, axis2=2) / 3.0 / BAR
 
 
@@ -134,11 +134,11 @@ def temperature(frames: Sequence[ase.Atoms], *, dof: int | None = None) -> Float
         frames: structures with velocities.
         dof: degrees of freedom; 3n - 3 by default, as in all ensembles except "langevin", which has 3n.
     """
-    dof = max(1, 3 * len(_some(frames)[0]) - 3) if dof is None else dof
+    dof = max(1, 3 * len(_not_empty(frames)[0]) - 3) if dof is None else dof
     return np.array([2.0 * atoms.get_kinetic_energy() / (dof * BOLTZMANN) for atoms in frames])
 
 
-def _some(frames: Sequence[ase.Atoms]) -> Sequence[ase.Atoms]:
+def _not_empty(frames: Sequence[ase.Atoms]) -> Sequence[ase.Atoms]:
     if len(frames) == 0:
         raise ValueError("`frames` is empty.")
     return frames

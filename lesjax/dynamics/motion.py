@@ -120,8 +120,8 @@ class Motion:
             with_virial=self.settings.constant_pressure,
         )
         if self.settings.electric_field is not None:
-            born = self.born_effective_charges(force_field, positions, cell)
-            forces += field_forces(born, jnp.asarray(self.settings.electric_field, forces.dtype))
+            born_effective_charges = self.born_effective_charges(force_field, positions, cell)
+            forces += field_forces(born_effective_charges, jnp.asarray(self.settings.electric_field, forces.dtype))
         return forces, virial
 
     @compiled

@@ -231,7 +231,8 @@ class Simulation:
             check_solution(prediction.induction, prediction.equilibration)
         except ValueError as error:
             raise SimulationError(f"Step {self.progress.step}: {error}") from error
-        born = None
+        born_effective_charges = None
         if self.settings.born_effective_charges:
-            born = self.motion.born_effective_charges(self.force_field, *configuration)
-        return self.output.frame(self.progress.step, *configuration, self.state.momentum, prediction, born)
+            born_effective_charges = self.motion.born_effective_charges(self.force_field, *configuration)
+        momenta = self.state.momentum
+        return self.output.frame(self.progress.step, *configuration, momenta, prediction, born_effective_charges)

@@ -81,7 +81,7 @@ def multipole_structure_factor(
     Args:
         structure_factor: linear in the charges, differentiable forwards in the positions.
         positions: Cartesian coordinates, Å.
-        multipoles: of one channel.
+        multipoles: multipoles of one channel.
     """
     charges, dipoles, quadrupoles = multipoles
     ones = jnp.ones_like(charges)

@@ -84,7 +84,7 @@ def relax(
             and pass the same function, as a new one (a lambda in a loop) is compiled again.
         params: parameters of the energy. If they are a `Potential`, neighbours and the plan of the long-range sum are
             renewed during the search; other energies keep theirs.
-        system: structure to start from; the dtype of its positions is that of the result. Without periodic directions,
+        system: structure to start from; the result has the dtype of its positions. Without periodic directions,
             or for a `Frame` with a cell of zeros, it is a molecule that is free to rotate.
         solver: plan of the long-range sum; made here for a `Potential` by default.
         strain: "none" for a fixed cell; "isotropic" for its volume; "full" for all six components of a symmetric strain

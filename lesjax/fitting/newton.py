@@ -1,7 +1,7 @@
 """Minimization by Newton steps within a trust region, without a matrix.
 
 Each step minimizes the quadratic model by conjugate gradients until its residual is small, a direction of negative
-curvature is met, or the step leaves the trust region (Steihaug). Close to the minimum the steps are those of Newton, so
+curvature is met, or the step leaves the trust region (Steihaug). Close to the minimum they are Newton steps, so
 that forces vanish to rounding after a few of them.
 
 The variables are the displacements of the atoms in the frame of the first cell h0 and the components of a symmetric

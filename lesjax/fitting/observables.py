@@ -56,7 +56,7 @@ class Observable:
                 a fluctuation.
         """
         if self.fixed:
-            raise ValueError("A fixed observable is no function of the parameters: it cannot be fitted in one frame.")
+            raise ValueError("A fixed observable is not a function of the parameters: one frame cannot fit it.")
         if self.reduce is not mean:
             raise ValueError(
                 "This observable is a property of many frames, such as a fluctuation, and has no value in one: put it "

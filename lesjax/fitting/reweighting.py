@@ -181,8 +181,8 @@ def boltzmann_weights(
     Args:
         energies: energies of the frames, eV.
         trajectory: the frames with the energies that they were drawn with.
-        temperature: K; that of the trajectory by default.
-        pressure: bar; that of the trajectory by default.
+        temperature: K; by default of the trajectory.
+        pressure: bar; by default of the trajectory.
 
     Raises:
         ValueError: if there is not one energy per frame, or for a pressure for frames of constant volume.
@@ -237,15 +237,15 @@ def ensemble_averages(
 ) -> tuple[dict[str, Float[Array, "..."]], Float[Array, " t"]]:
     """Observables under `params`, and the weights of the frames: a pure function to differentiate and compile.
 
-    Its gradient contains that of the weights and that of the observables.
+    Its gradient includes the weights and the observables.
 
     Args:
         energy_fn: as for `make_trajectory`.
         params: other parameters.
         trajectory: frames drawn with parameters that are not far away; look at `effective_fraction` of the weights.
         observables: observables by name; those that no parameter changes by their names in `make_trajectory`.
-        temperature: K; that of the trajectory by default.
-        pressure: bar; that of the trajectory by default.
+        temperature: K; by default of the trajectory.
+        pressure: bar; by default of the trajectory.
         batch_size: frames that are computed at once.
 
     Raises:

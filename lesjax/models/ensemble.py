@@ -117,7 +117,7 @@ class Ensemble:
         """
         path = pathlib.Path(path)
         if path.exists() and not _holds_members_alone(path):
-            raise ValueError(f"There is something else than an ensemble at {str(path)!r}. Choose another path.")
+            raise ValueError(f"There is something other than an ensemble at {str(path)!r}. Choose another path.")
         contents = {}
         for i in range(len(self)):
             files = storage.to_files(self.config, variables(self[i]))
@@ -142,7 +142,7 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
     """
     path = pathlib.Path(path)
     if (path / storage.FILES[0]).is_file():
-        raise ValueError(f"{str(path)!r} is a single potential, no ensemble: read it with `lesjax.load`.")
+        raise ValueError(f"{str(path)!r} is a single potential, not an ensemble: read it with `lesjax.load`.")
     if not storage.is_ensemble(path):
         raise FileNotFoundError(f"{str(path)!r} is not an ensemble: it has no potential in a folder '0'.")
     numbers = {int(folder.name) for folder in path.iterdir() if folder.name.isdecimal()}

@@ -34,7 +34,8 @@ class Prediction:
     Attributes:
         energy: energy of interaction, eV: without the reference energies of the elements. It keeps its digits in
             float32.
-        total_energy: with them, eV, in float64; on the host only, None where the elements are traced.
+        total_energy: energy with the reference energies, eV, in float64; on the host only, None where the elements are
+            traced.
         short_range_energy: short-range part of the interaction, eV.
         long_range_energy: Ewald part of it, eV; None for a short-range model.
         forces: eV/Å.
@@ -170,7 +171,7 @@ class Potential:
 
         Induced and equilibrated ones included, with their response to the displacement. They add up to zero over the
         atoms, except in ions without periodic directions whose total charge the model constrains. Arguments as in
-        `lesjax.properties.born_effective_charges`. Their sign is that of the latent charges, which energies and
+        `lesjax.properties.born_effective_charges`. Z* has the sign of the latent charges, which energies and
         forces leave open; training sets it (see `lesjax.training.sign`).
 
         Raises:

@@ -39,7 +39,7 @@ def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike) -> Non
     if path.exists():
         # names with a dot may be left from a killed process
         if not path.is_dir() or {f.name for f in path.iterdir() if not f.name.startswith(".")} - set(FILES):
-            raise ValueError(f"There is something else than a lesjax model at {str(path)!r}. Choose another path.")
+            raise ValueError(f"There is something other than a lesjax model at {str(path)!r}. Choose another path.")
         config_file = path / "config.json"
         if not config_file.exists() or config_file.read_bytes() == contents["config.json"]:
             # writing only the parameters is one move: the model exists at every moment

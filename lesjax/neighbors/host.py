@@ -59,8 +59,8 @@ def neighbor_arrays(
     check_size(positions.astype(float), cell.astype(float), pbc, cutoff)
     n_threads = 1 if n < 4000 else 0  # for few atoms, starting threads costs more than it saves
     calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=n_threads)
-    points, box = positions.astype(float), cell.astype(float)  # vesin needs one dtype
-    first, second, shift, distances = calculator.compute(points=points, box=box, periodic=pbc, quantities="ijSd")
+    positions, cell = positions.astype(float), cell.astype(float)  # vesin needs one dtype
+    first, second, shift, distances = calculator.compute(points=positions, box=cell, periodic=pbc, quantities="ijSd")
     if len(distances) and not distances.min() > MIN_DISTANCE:
         pair = int(np.argmin(distances))
         raise ValueError(f"`positions` of atoms {first[pair]} and {second[pair]} are the same: correct the structure.")

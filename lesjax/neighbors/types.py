@@ -15,7 +15,7 @@ class Dense(NamedTuple):
     Attributes:
         vectors: vectors from each atom i to its neighbours j, r_j - r_i, Å; zero for padded entries.
         mask: True for real neighbours.
-        senders: index j of each neighbour; that of the atom itself for padded entries.
+        senders: index j of each neighbour; the atom itself for padded entries.
     """
 
     vectors: Float[Array, "n m 3"]

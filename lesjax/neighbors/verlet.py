@@ -84,7 +84,7 @@ def allocate(
     """Plan and build a list; host only. Call it again, with the old plan as `at_least`, when a flag is set.
 
     Args:
-        positions: Cartesian coordinates, Å; need not lie inside the cell. Their dtype is that of the list.
+        positions: Cartesian coordinates, Å; need not lie inside the cell. The list has their dtype.
         cell: lattice vectors as rows, Å; rows of directions without periodicity are not used.
         pbc: which directions are periodic.
         cutoff: range of the potential, Å.
@@ -96,15 +96,15 @@ def allocate(
         ValueError: for a cutoff that is not positive, a negative skin, a singular cell, coordinates that are not
             finite, a cutoff that reaches over too many cells.
     """
-    points, box = np.asarray(positions, float), np.asarray(cell, float)
+    host_positions, host_cell = np.asarray(positions, float), np.asarray(cell, float)
     if not 0 <= skin < math.inf:
         raise ValueError(f"`skin` must be zero or positive, got {skin}.")
-    check_geometry(points, box, pbc)
-    plan, frame, region = make_plan(points, box, pbc, cutoff, skin, bins)
+    check_geometry(host_positions, host_cell, pbc)
+    plan, frame, region = make_plan(host_positions, host_cell, pbc, cutoff, skin, bins)
     if at_least is not None:
         plan = at_least_as_roomy(plan, at_least)
     dtype = positions.dtype if isinstance(positions, jax.Array) else jax.dtypes.canonicalize_dtype(float)
-    built = _build_compiled(plan, *(jnp.asarray(x, dtype) for x in (points, frame, region)))
+    built = _build_compiled(plan, *(jnp.asarray(x, dtype) for x in (host_positions, frame, region)))
     # counted in another precision; a pair on the cutoff may have come in
     if bool(built.overflow):
         return allocate(positions, cell, pbc, cutoff=cutoff, skin=skin, at_least=grown(plan), bins=bins)

@@ -146,6 +146,6 @@ def check_stable(matrix: Float[Array, "m m"]) -> None:
     if not values[0] > SOFT * np.sqrt(np.finfo(values.dtype).eps) * values[-1]:
         raise ValueError(
             f"The Hessian is singular or not positive definite: its eigenvalues reach from {values[0]:.3g} to "
-            f"{values[-1]:.3g} eV/Å² without rigid motions. The structure is no minimum or has a soft mode: relax it "
-            "from displaced positions (`lesjax.fitting.relax`)."
+            f"{values[-1]:.3g} eV/Å² without rigid motions. The structure is not a minimum or has a soft mode: relax "
+            "it from displaced positions (`lesjax.fitting.relax`)."
         )

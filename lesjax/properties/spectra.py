@@ -125,8 +125,8 @@ def vibrational_density_of_states(
     """Power spectrum of the velocities weighted by mass, in states per cm⁻¹: its integral is 3n.
 
     Args:
-        velocities: at equal steps of time, in any unit.
-        masses: in any unit; zero leaves an atom's motion out, and all are counted among the n.
+        velocities: velocities at equal steps of time, in any unit.
+        masses: masses in any unit; zero leaves an atom's motion out, and all are counted among the n.
         time_step: time between the samples, fs.
         resolution: full width at half maximum that a sharp line gets, cm⁻¹.
         n_blocks: number of blocks for the average and its errors.

@@ -28,7 +28,7 @@ class Solved(NamedTuple):
     Attributes:
         x: the last approximation.
         image: A x - A x_0 for a start x_0, A x without one.
-        converged: whether the residual is as small as asked for.
+        converged: whether the residual is as small as requested.
         positive: whether A and the preconditioner were positive in all directions met.
         lowest: smallest curvature d·Ad / d·M⁻¹d of the directions.
         highest: the largest.

@@ -203,7 +203,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r} is no TOML file: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a TOML file: {error}") from error
     for override in overrides:
         _apply(data, override)
     config = build(RunConfig, data)
@@ -241,7 +241,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
     for table in tables:
         node = node[_index(node, table, override)] if isinstance(node, list) else node.setdefault(table, {})
         if not isinstance(node, (dict, list)):
-            raise ValueError(f"`--set {override}`: {table!r} is no table.")
+            raise ValueError(f"`--set {override}`: {table!r} is not a table.")
     if isinstance(node, list):
         node[_index(node, last, override)] = value
     else:

@@ -1,4 +1,4 @@
-"""From structures to padded, stacked data sets that live on the device."""
+"""Data sets of padded, stacked structures on the device."""
 
 import dataclasses
 import re

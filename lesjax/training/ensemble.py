@@ -2,7 +2,7 @@
 
 Member i is the run of a single model with seed `seed` + i on the training and validation sets of `seed`: it has its own
 parameters at the start and its own order of the batches, and a folder of its own, ``members/i``, with all that a single
-run keeps there. All share what is compiled.
+run keeps there. All share the compiled functions.
 
 On CPUs each core trains one member at a time: the arrays of one model fit into its cache, those of all do not. On
 accelerators all members take a step together, by `vmap` over their states and batches; there, where the structures are
@@ -48,7 +48,7 @@ def train_ensemble(
     """Train `config.training.ensemble` models, or resume the run in `config.output`.
 
     The folder gets ``config.json``, the runs of the single models in ``members``, and at the end the ensemble ``model``
-    of the members' best models. The latent charges of all members have the signs that fit those of the first.
+    of the members' best models. The latent charges of all members have the signs that fit the first member's.
 
     Args:
         config: the run, see `load_config`.

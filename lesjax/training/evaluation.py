@@ -214,7 +214,7 @@ def fitted_epsilon(pair: Parity, sign: float) -> float:
     if not overlap > 0:
         raise ValueError(
             "`epsilon_infinity` = 'fit' finds no positive factor between the Born effective charges of the model and "
-            "the references: give a number, and look for an order or labels that are wrong."
+            "the references: give a number, and check the order and the labels."
         )
     return (overlap / size) ** 2
 
@@ -222,7 +222,7 @@ def fitted_epsilon(pair: Parity, sign: float) -> float:
 def _values(
     potential: Potential | Ensemble, dataset: Dataset, batch_size: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """For each term and its parts: flattened references in the order of the structures, and predictions [m, values]."""
+    """Return, by term and part, flattened references in the order of the structures and predictions [m, values]."""
     potentials = [member.core() for member in (potential if isinstance(potential, Ensemble) else [potential])]
     labelled = [labelled_rows(bucket) for bucket in dataset.buckets]
     values: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}

@@ -63,7 +63,7 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
     if None not in (recorded, prepared.fingerprint) and recorded != prepared.fingerprint:
         files = " and ".join(repr(name) for name in (config.data.train, config.data.valid) if name is not None)
         raise ValueError(
-            f"{str(folder.path)!r} holds a run on other data: the content of {files} is not what it was when it began. "
+            f"{str(folder.path)!r} holds a run on other data: the content of {files} has changed since it began. "
             "Choose another `output`, or delete the folder."
         )
     packages = ("jax", "flax", "optax", "numpy", "ase", "vesin")

@@ -65,7 +65,7 @@ def _electronegativity_charges(config: ModelConfig, dataset: Dataset, table: Arr
 def _root_mean_squares(config: ShortRangeConfig, params: PyTree, dataset: Dataset) -> list[np.ndarray]:
     """Root mean square of each feature of each layer over real atoms; 1 for features that vanish.
 
-    Symmetry makes some vanish in ideal crystals: what is left of them is rounding, which must not be scaled up.
+    Symmetry makes some vanish in ideal crystals: their values are rounding errors, which must not be scaled up.
     """
     layers = []
     for bucket in dataset.buckets:

@@ -321,7 +321,7 @@ def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
         if phase.lbfgs and n_batches > 1:
             raise ValueError(
                 f"`training.phases[{i}].lbfgs` needs the training set in one batch, but it has {n_batches}: "
-                "raise `training.batch_size`, or leave L-BFGS to sets whose structures have about one size."
+                "raise `training.batch_size`, or use L-BFGS only for sets whose structures have about one size."
             )
 
 

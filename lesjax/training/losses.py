@@ -102,7 +102,7 @@ def batch_sums(potential: Potential, batch: Batch, names: Collection[str]) -> di
 
 
 def batch_loss(potential: Potential, batch: Batch, weights: Weights, params: PyTree) -> Float[Array, ""]:
-    """Loss of one batch as a function of the parameters, which replace those of the potential.
+    """Loss of one batch as a function of the parameters, which replace the potential's.
 
     It is zero where no label has a weight.
     """

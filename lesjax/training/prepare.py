@@ -1,4 +1,4 @@
-"""From a configuration to structures, labels, model and data sets."""
+"""Preparation of a run: structures, labels, model and data sets from a configuration."""
 
 import dataclasses
 import hashlib
@@ -279,7 +279,7 @@ def _references_from_table(elements: tuple[int, ...], table: dict[str, float]) -
         raise ValueError(
             f"`data.reference_energies` needs one energy for each of {', '.join(symbols)}"
             + (f"; {', '.join(missing)} missing" if missing else "")
-            + (f"; {', '.join(unknown)} are no elements" if unknown else "")
+            + (f"; {', '.join(unknown)} are not elements" if unknown else "")
             + "."
         )
     return tuple(table[symbol] for symbol in symbols)

@@ -361,11 +361,11 @@ def test_anything_else_is_not_overwritten(tmp_path, potential, path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("In the beginning")
     for place in (tmp_path / "thesis", tmp_path, tmp_path / "thesis" / "chapter1.tex"):
-        with pytest.raises(ValueError, match=r"something else than a lesjax model at .*Choose another path"):
+        with pytest.raises(ValueError, match=r"something other than a lesjax model at .*Choose another path"):
             potential.save(place)
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "In the beginning"
     (path / "notes.txt").touch()
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="something other"):
         potential.save(path)
     shutil.rmtree(tmp_path / "thesis")
     (tmp_path / "thesis").mkdir()  # an empty folder will do

@@ -166,7 +166,7 @@ def test_set(path, override, name, value):
         ("training.optimizer=sgd", r"`optimizer` must be 'adam' or 'adamw', got 'sgd'"),
         ("training", r"`--set` needs key=value, got 'training'"),
         ("=3", r"`--set` needs key=value, got '=3'"),
-        ("output.x=3", r"`--set output\.x=3`: 'output' is no table"),
+        ("output.x=3", r"`--set output\.x=3`: 'output' is not a table"),
         ("training.phases.7.epochs=3", r"`--set training\.phases\.7\.epochs=3`: '7' must be a number from 0 to 1"),
         ("training.phases.first.epochs=3", r"'first' must be a number from 0 to 1"),
         ("training.phases.epochs=3", r"'epochs' must be a number from 0 to 1"),
@@ -212,7 +212,7 @@ def test_data_are_looked_up_beside_the_file_and_here(path, tmp_path, monkeypatch
 @pytest.mark.parametrize("content", [b"output = \n", b"\xff\xfe\x00"])
 def test_file_that_is_no_toml(path, content):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"run\.toml' is no TOML file"):
+    with pytest.raises(ValueError, match=r"run\.toml' is not a TOML file"):
         load_config(path)
 
 

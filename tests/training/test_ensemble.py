@@ -230,7 +230,7 @@ def test_folders_that_are_no_ensemble(potentials, tmp_path):
         load_ensemble(tmp_path / "model" / "0")
     with pytest.raises(FileNotFoundError, match="is not an ensemble"):
         load_ensemble(tmp_path)
-    with pytest.raises(ValueError, match="something else than an ensemble"):
+    with pytest.raises(ValueError, match="something other than an ensemble"):
         Ensemble.of(potentials).save(tmp_path)
     (tmp_path / "members" / "0").mkdir(parents=True)
     (tmp_path / "members" / "0" / "config.json").write_text("{}")  # as in the folder of a run
@@ -238,7 +238,7 @@ def test_folders_that_are_no_ensemble(potentials, tmp_path):
         load(tmp_path / "members")
     notes = tmp_path / "model" / "0" / "notes.txt"
     notes.write_text("mine")
-    with pytest.raises(ValueError, match="something else than an ensemble"):
+    with pytest.raises(ValueError, match="something other than an ensemble"):
         Ensemble.of(potentials).save(tmp_path / "model")
     notes.unlink()
     Ensemble.of(potentials[:2]).save(tmp_path / "model")

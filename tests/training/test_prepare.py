@@ -92,7 +92,7 @@ def test_reference_energies_from_a_table(tmp_path):
 
     assert references({"Cl": -2.0, "Na": -1.0, "H": 0.0}) == (-1.0, -2.0)
     assert references("none") == (0.0, 0.0)
-    with pytest.raises(ValueError, match=r"needs one energy for each of Na, Cl; Cl missing; Xy are no elements\."):
+    with pytest.raises(ValueError, match=r"needs one energy for each of Na, Cl; Cl missing; Xy are not elements\."):
         references({"Na": -1.0, "Xy": 1.0})
 
 

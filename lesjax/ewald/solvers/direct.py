@@ -71,8 +71,8 @@ def structure_factor(
 
     Args:
         positions: Cartesian coordinates, Å.
-        multipoles: of one channel; zero for padded atoms. With dipoles the sum takes about twice the time, with
-            symmetric quadrupoles three times.
+        multipoles: multipoles of one channel; zero for padded atoms. With dipoles the sum takes about twice the time,
+            with symmetric quadrupoles three times.
         inverse_cell: inverse of the lattice vectors as rows, 1/Å.
         shape: numbers of k-grid points along each reciprocal vector, zero included.
     """

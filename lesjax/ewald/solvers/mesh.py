@@ -95,7 +95,7 @@ def _convolve(
 ) -> Float[Array, "n1 n2 n3"]:
     """Derivative of ½ Σ_k w |F|² with respect to the mesh."""
     # the half spectrum holds k and -k as one, except for n3 = 0, which has both; the inverse transform counts
-    # them by itself. w is zero at half the sampling frequency.
+    # both. w is zero at half the sampling frequency.
     multiplicity = np.full(weights.shape[2], 0.5)
     multiplicity[0] = 1.0
     factors = jnp.asarray(math.prod(shape) * multiplicity, weights.dtype)[None, None, :] * weights

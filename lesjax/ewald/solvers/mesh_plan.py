@@ -40,7 +40,7 @@ def mesh_error(
     density: float,
     interaction: Interaction,
 ) -> float:
-    """Relative error of the forces from the mesh alone, without the k-vectors left out.
+    """Relative error of the forces only from the mesh, without the k-vectors left out.
 
     Args:
         spacings: distances of the mesh points along the lattice vectors, Å.

@@ -47,7 +47,7 @@ class OpenSolver:
 
         Args:
             positions: Cartesian coordinates, Å.
-            multipoles: with an axis of channels.
+            multipoles: multipoles with an axis of channels.
             pair_mask: symmetric and without diagonal; each pair is in it twice.
         """
         vectors = _vectors(positions, positions)

@@ -46,7 +46,7 @@ class Periodic:
         sigma: smearing width σ of the Gaussians, Å. A leaf: it can be differentiated and learned, by
             `dataclasses.replace`. The plan holds for the σ it was made with and loses accuracy for smaller ones,
             which `still_valid` does not see: plan with the smallest σ that you expect.
-        kmask: which of the k-vectors (n1, ±n2, ±n3) take part, for the four signs; k = 0 always does, with the value
+        kmask: mask of the k-vectors (n1, ±n2, ±n3) in the sum, for the four signs; k = 0 always does, with the value
             that the interaction has there. It stays fixed while the cell strains, so that energy and stress are smooth.
         planned_cell: the cell that it was made for, lattice vectors as rows, Å.
         period: length along the surface normal after which a slab repeats, Å; None otherwise.

@@ -123,7 +123,7 @@ def _flat(scaled: Array, terms: Terms, shape: tuple[int, int, int], order: int) 
 
 
 def _fold(extended: Array, shape: tuple[int, int, int], order: int) -> Array:
-    """Add what was spread beyond the end of each axis to its beginning; in place except for the final cut."""
+    """Add values spread beyond the end of each axis to its beginning; in place except for the final cut."""
     for axis, n in enumerate(shape, 1):
         first = lax.slice_in_dim(extended, 0, order - 1, axis=axis)
         beyond = lax.slice_in_dim(extended, n, n + order - 1, axis=axis)

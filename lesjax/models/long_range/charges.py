@@ -63,8 +63,8 @@ class LatentCharges(_Permanent):
 
     Attributes:
         n_channels: number of independent kinds of charge.
-        constraint: "free"; "neutral": the same number is taken from all atoms of a channel, so that they add up to
-            zero; "total": so that those of each of the c channels add up to one c-th of the total charge of the
+        constraint: "free"; "neutral": the same number is subtracted from all atoms of a channel, so that they add up to
+            zero; "total": likewise, so that each of the c channels adds up to one c-th of the total charge of the
             system, and all channels together to the total charge.
         element_charges: add a learned number for each element. Training starts it from the electronegativities: charges
             near zero, where the energy is stationary, may stay there for long if the short-range model can explain most
@@ -266,7 +266,7 @@ class AtomicCharges(nn.Module):
             self.element_charges = self.param("element_charges", nn.initializers.normal(c.scale), shape, dtype)
 
     def __call__(self, outputs: Float[Array, "n c"] | None, system: System, signs: Float[Array, " c"]) -> Sources:
-        """Charges of the atoms from what was read out of them; zero for padded atoms."""
+        """Charges of the atoms from the readout; zero for padded atoms."""
         c, mask = self.config, jnp.asarray(system.atom_mask)
         charges = 0.0 if outputs is None else c.scale * outputs
         if isinstance(c, FixedCharges) or c.element_charges:

@@ -59,7 +59,7 @@ class LongRange(NamedTuple):
 
     Attributes:
         energy: eV.
-        charges: of each atom and channel, e, induced ones included.
+        charges: charges of each atom and channel, e, induced ones included.
         dipoles: e Å, induced ones included; None without latent and induced dipoles.
         quadrupoles: e Å²; None without.
         induction: the induced part, with the flags of its solution.
