@@ -27,6 +27,8 @@ from lesjax.validate import check, one_of, optional, parse_json
 
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# Bytes of a compressed file, which is read into memory, and how many times its size that may be.
+MAX_DECOMPRESSED, MAX_RATIO = 2**32, 100
 BORN_ORDERS = ("polarization-first", "displacement-first")
 # The first two are ours; "BEC" and "bec" are the columns of the published sets of superionic water (Zhong et al., 2025)
 # and of dipeptides (King et al., 2025).
@@ -158,8 +160,12 @@ def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
     opener = OPENERS.get(path.suffix)
     if opener is None:
         return path
-    with opener(path, "rt", encoding="utf-8") as file:
-        return StringIO(file.read())
+    limit = min(MAX_DECOMPRESSED, MAX_RATIO * path.stat().st_size + 2**20)
+    with opener(path, "rb") as file:
+        text = file.read(limit + 1)
+    if len(text) > limit:
+        raise ValueError(f"it has more than {limit} bytes when decompressed: decompress it first, if that is right")
+    return StringIO(text.decode(), newline=None)
 
 
 def _check_blank_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
