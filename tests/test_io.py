@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import json
+import lzma
 
 import ase
 import ase.io
@@ -307,3 +308,17 @@ def test_results_of_a_calculator_that_went_on_are_refused():
         atoms.get_potential_energy()
         kept.append(io.frozen(atoms))
     assert [float(label.energy) for label in io.all_labels(kept)] == energies
+
+
+@pytest.mark.parametrize(("module", "ending"), [(gzip, "gz"), (bz2, "bz2"), (lzma, "xz")])
+def test_compressed_file_that_explodes(module, ending, tmp_path):
+    """A few kilobytes that would fill the memory are refused at once; what compresses well is read."""
+    path = tmp_path / f"frames.xyz.{ending}"
+    frames = [water(REF_energy=-1.0) for _ in range(200)]
+    ase.io.write(tmp_path / "frames.xyz", frames, format="extxyz")
+    text = (tmp_path / "frames.xyz").read_bytes()
+    path.write_bytes(module.compress(text.replace(b"\n", b"\r\n")))
+    assert len(io.read(path)) == 200
+    path.write_bytes(module.compress(text + bytes(50_000_000)))
+    with pytest.raises(ValueError, match=r"frames\.xyz.*has more than \d+ bytes when decompressed: decompress it first"):
+        io.read(path)

@@ -31,6 +31,8 @@ from lesjax.io.units import factor, stated_units
 
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+# Bytes of a compressed file, which is read into memory, and how many times its size that may be.
+MAX_DECOMPRESSED, MAX_RATIO = 2**32, 100
 # formats of other programs that ase does not read, and how to convert them
 WRITE = 'and write them with `ase.io.write("data.xyz", frames, format="extxyz")`'
 FOREIGN = {
@@ -148,8 +150,12 @@ def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
     opener = OPENERS.get(path.suffix)
     if opener is None:
         return path
-    with opener(path, "rt", encoding="utf-8") as file:
-        return StringIO(file.read())
+    limit = min(MAX_DECOMPRESSED, MAX_RATIO * path.stat().st_size + 2**20)
+    with opener(path, "rb") as file:
+        text = file.read(limit + 1)
+    if len(text) > limit:
+        raise ValueError(f"it has more than {limit} bytes when decompressed: decompress it first, if that is right")
+    return StringIO(text.decode(), newline=None)
 
 
 class _LinesError(ValueError):

@@ -4,6 +4,8 @@ import dataclasses
 import itertools
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lesjax import io
-from lesjax.training import loop, train
+from lesjax.training import ensemble, loop, train, train_ensemble
 from lesjax.training.config import Phase
 from toy import Killed, killing, log_of, make_config, make_frames, phases
 
@@ -101,50 +103,126 @@ class TestResume:
         assert_same_run(config.output, broken.output)
 
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from toy import make_config
-from lesjax.training import train
-from lesjax.training.config import Phase
-folder, output, epochs = sys.argv[1:]
-phases = (Phase(epochs=int(epochs)),)
-train(make_config(Path(folder), output=output, phases=phases, batch_size=3, checkpoint_seconds=0.0))
+CONFIG = """
+output = "unused"
+[data]
+train = "train.xyz"
+[model]
+hidden = [4]
+[model.short_range]
+cutoff = 3.6
+n_bessel = 3
+n_radial = 2
+n_embedding = 1
+max_l = 1
+max_nu = 2
+[model.long_range]
+k_cutoff = 2.0
+[model.long_range.charges]
+hidden = [4]
+[training]
+batch_size = 3
+checkpoint_seconds = 0.0
+[[training.phases]]
+epochs = 60
 """
 
 
-def start(folder, output, epochs):
-    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+def start(folder, output):
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     # the compiled functions, so that the second process does not compile again
     cache = jax.config.jax_compilation_cache_dir
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-c", SCRIPT, str(folder), output, str(epochs)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "lesjax", "train", "config.toml", "--quiet", "--set", f"output={output}"]
+    return subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-@pytest.mark.skipif(not X64, reason="one dtype is enough for three processes")
-def test_kill_minus_nine_at_any_moment(tmp_path):
-    """The process is killed twice, wherever it happens to be, and started again."""
-    epochs = 60
+@pytest.mark.skipif(not X64, reason="one dtype is enough for so many processes")
+def test_stopped_by_any_signal_at_any_moment(tmp_path):
+    """By each signal, wherever the process happens to be, and started again; it says what it has kept."""
     io.write(tmp_path / "train.xyz", make_frames(8))
-    whole = start(tmp_path, "whole", epochs)
+    (tmp_path / "config.toml").write_text(CONFIG)
+    whole = start(tmp_path, "whole")
     _, error = whole.communicate(timeout=300)
     assert whole.returncode == 0, error
     assert error == ""
     log = tmp_path / "broken" / "log.jsonl"
-    for n_lines in (5, 15):
-        process = start(tmp_path, "broken", epochs)
+    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number, n_lines in zip(signals, (5, 15, 25, 35), strict=True):
+        process = start(tmp_path, "broken")
         deadline = time.monotonic() + 300
         while not (log.exists() and log.read_text().count("\n") >= n_lines):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.001)
         time.sleep(random.uniform(0.0, 0.05))
-        process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-    final = start(tmp_path, "broken", epochs)
+        process.send_signal(number)
+        _, error = process.communicate()
+        if number == signal.SIGKILL:
+            assert (process.returncode, error) == (-number, "")
+            continue
+        assert process.returncode == 128 + number
+        how = "interrupted" if number == signal.SIGINT else f"stopped by {number.name}"
+        kept = re.fullmatch(f"{how}; kept in 'broken': all up to epoch (\\d+); the same command .*\n", error)
+        assert kept is not None, error
+        assert int(kept[1]) >= n_lines - 1
+    for name in (".model.7.tmp", ".model.7.old"):
+        shutil.copytree(tmp_path / "broken" / "model", tmp_path / "broken" / name)
+    (tmp_path / "broken" / ".log.jsonl.7.tmp").touch()
+    final = start(tmp_path, "broken")
     _, error = final.communicate(timeout=300)
     assert final.returncode == 0, error
-    assert len(log_of(tmp_path / "broken")) == epochs
+    assert len(log_of(tmp_path / "broken")) == 60
     assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert not list((tmp_path / "broken").rglob(".*"))
+
+
+# --- folders
+
+
+@pytest.mark.parametrize("run", [train, train_ensemble])
+@pytest.mark.parametrize("name", ["model/", "model-last/", "metrics.json", "checkpoint.safetensors", "thesis.tex"])
+def test_files_of_others_are_refused_first(run, name, tmp_path, monkeypatch):
+    """Before any data are read; nothing is touched."""
+    config = make_config(tmp_path, ensemble=2 if run is train_ensemble else None)
+    path = Path(config.output) / name
+    path.parent.mkdir(parents=True)
+    path.mkdir() if name.endswith("/") else path.write_text("theirs")
+    for module in (loop, ensemble):
+        monkeypatch.setattr(module, "prepare", None)
+    with pytest.raises(ValueError, match=rf"run' (holds what this run did not write \({name.strip('/')}\)|has no config)"):
+        run(config)
+    assert [p.name for p in Path(config.output).iterdir()] == [name.strip("/")]
+
+
+@pytest.mark.usefixtures("cheap_model")
+def test_parts_of_a_run_that_are_gone(tmp_path, monkeypatch):
+    """Each is named with what to do; nothing is computed."""
+    config = make_config(tmp_path)
+    train(config)
+    other = make_config(tmp_path, seed=1, output="other")
+    train(other)
+    folder, foreign = Path(config.output), Path(other.output)
+    for name, message in (
+        ("log.jsonl", r"log\.jsonl' lacks what was written before the last checkpoint\. Put it back, or delete '.*run'"),
+        ("model", r"run/model' lacks what was written before the last checkpoint\. Put it back"),
+        ("model-last", r"run/model-last' lacks what"),
+        ("config.json", r"run' has no config\.json beside checkpoint\.safetensors: nothing says which run"),
+    ):
+        (folder / name).rename(tmp_path / "away")
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Run, "run", None)
+            with pytest.raises(ValueError, match=message):
+                train(config)
+        (tmp_path / "away").rename(folder / name)
+    shutil.copy(foreign / "config.json", folder)
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is of other settings than config\.json beside it"):
+        train(dataclasses.replace(other, output=config.output))
+    assert (folder / "config.json").read_bytes() == before
+    for damaged in ("", "[]", "null", '{"run": null}'):
+        (folder / "config.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"config\.json' is damaged: .*Choose another folder, or delete it"):
+            train(config)

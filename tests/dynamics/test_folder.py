@@ -1,0 +1,177 @@
+"""Folders of simulations: what is not ours is refused before anything is computed, and what is ours is whole."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import jax
+import pytest
+
+from lesjax import cli
+from lesjax.dynamics import Settings, records, simulate
+from lesjax.dynamics.simulation import Simulation
+
+
+X64 = jax.config.jax_enable_x64
+SHORT = Settings("nve", steps=10, temperature=100.0, log_every=5, frame_every=5, checkpoint_every=5)
+
+
+def run(potential, atoms, folder, **changes):
+    return simulate(potential, atoms, folder, dataclasses.replace(SHORT, **changes), quiet=True)
+
+
+@pytest.mark.parametrize("name", ["trajectory.xyz", "log.csv", "md.png", "final.xyz", "start.xyz"])
+def test_files_of_others_are_refused_first(name, ions, small_potential, tmp_path, capsys, monkeypatch):
+    """By the command, before it looks for the model, and by `simulate`, before anything is planned."""
+    folder = tmp_path / "d"
+    folder.mkdir()
+    ase.io.write(folder / name, ions, format="extxyz")
+    before = (folder / name).read_bytes()
+    start = str(folder / name)
+    assert cli.main(["md", str(tmp_path / "no-model"), start, "--out", str(folder)]) == 1
+    assert capsys.readouterr().err.startswith(f"lesjax md: {str(folder)!r} holds what this run did not write ({name}).")
+    monkeypatch.setattr("lesjax.dynamics.simulation.make_template", None)
+    with pytest.raises(ValueError, match=rf"did not write \({name}\)"):
+        run(small_potential, ions, folder)
+    assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [(name, before)]
+
+
+def test_checkpoint_without_its_settings(ions, small_potential, tmp_path, monkeypatch):
+    """Of a partial `rm -rf`, or beside those of another run; nothing is computed, nothing is written."""
+    run(small_potential, ions, tmp_path / "cold")
+    run(small_potential, ions, tmp_path / "warm", temperature=300.0, steps=5)
+    settings = tmp_path / "cold" / "settings.json"
+    text = settings.read_bytes()
+    monkeypatch.setattr("lesjax.dynamics.simulation.Motion", None)
+    settings.unlink()
+    with pytest.raises(ValueError, match=r"has no settings\.json beside checkpoint\.safetensors: nothing says which run"):
+        run(small_potential, ions, tmp_path / "cold")
+    settings.write_bytes((tmp_path / "warm" / "settings.json").read_bytes())
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is of other settings than settings\.json beside it"):
+        run(small_potential, ions, tmp_path / "cold", temperature=300.0)
+    for damaged in ("", "[]", '{"settings": null}'):
+        settings.write_text(damaged)
+        with pytest.raises(ValueError, match=r"settings\.json' is damaged: .*Choose another folder, or delete it"):
+            run(small_potential, ions, tmp_path / "cold")
+    # another dtype is called that, although model and start differ by it as well
+    content = json.loads(text)
+    other = {"float32": "float64", "float64": "float32"}[content["dtype"]]
+    content = {key: value for key, value in content.items() if key not in ("format", "hash")} | {"dtype": other}
+    settings.unlink()
+    folder = records.run_folder(tmp_path / "cold", SHORT)
+    checkpoint = folder.checkpoint.rename(tmp_path / "away")
+    folder.write_description(content)
+    checkpoint.rename(folder.checkpoint)
+    with pytest.raises(ValueError, match=rf"holds a run in {other}, and this one would be in float"):
+        run(small_potential, ions, tmp_path / "cold")
+
+
+def test_binary_trajectory_is_cut_by_bytes(ions, small_potential, tmp_path, monkeypatch):
+    """The file is that of an unbroken run, whatever had been appended; one that was cut is refused."""
+    changes = {"format": "traj", "steps": 20, "frame_every": 1, "checkpoint_every": 10}
+    run(small_potential, ions, tmp_path / "whole", **changes)
+    replan = Simulation.replan_if_drifted
+
+    def die(self):
+        if self.progress.step == 17:
+            raise KeyboardInterrupt
+        replan(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Simulation, "replan_if_drifted", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(small_potential, ions, tmp_path / "broken", **changes)
+    trajectory = tmp_path / "broken" / "trajectory.traj"
+    assert len(ase.io.read(trajectory, ":")) == 18
+    with open(trajectory, "ab") as file:
+        file.write(b"half a frame")
+    run(small_potential, ions, tmp_path / "broken", **changes)
+    assert trajectory.read_bytes() == (tmp_path / "whole" / "trajectory.traj").read_bytes()
+    assert [frame.info["step"] for frame in ase.io.read(trajectory, ":")] == [*range(21)]
+    os.truncate(trajectory, trajectory.stat().st_size - 500)
+    with pytest.raises(ValueError, match=r"trajectory\.traj' lacks what was written before the last checkpoint"):
+        run(small_potential, ions, tmp_path / "broken", **{**changes, "steps": 30})
+
+
+def test_longer_run_has_the_log_of_an_unbroken_one(ions, small_potential, tmp_path):
+    """No line of the step at which a shorter one ended, which had one."""
+    run(small_potential, ions, tmp_path / "whole")
+    run(small_potential, ions, tmp_path / "parts", steps=1)
+    log = (tmp_path / "parts" / "log.csv").read_bytes()
+    assert [line.split(b",")[0] for line in log.splitlines()] == [b"step", b"0", b"1"]
+    run(small_potential, ions, tmp_path / "parts", steps=1)  # finished already: as it was
+    assert (tmp_path / "parts" / "log.csv").read_bytes() == log
+    run(small_potential, ions, tmp_path / "parts")
+    steps = [line.split(b",")[0] for line in (tmp_path / "parts" / "log.csv").read_bytes().splitlines()]
+    assert steps == [b"step", b"0", b"5", b"10"]
+
+
+def test_leftovers_and_full_disks(ions, small_potential, tmp_path, monkeypatch):
+    """Files of a run that was killed are removed by the next one, and an error of the disk names the file."""
+    run(small_potential, ions, tmp_path, steps=5)
+    left = [".final.xyz.7.tmp", ".md.png.7.tmp", ".checkpoint.safetensors.7.tmp", ".settings.json.7.tmp"]
+    for name in left:
+        (tmp_path / name).touch()
+    (tmp_path / ".notes.7.tmp").touch()
+    run(small_potential, ions, tmp_path, steps=5)
+    assert [path.name for path in tmp_path.glob(".*")] == [".notes.7.tmp"]
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ase.io, "write", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*trajectory\.xyz'"):
+        run(small_potential, ions, tmp_path)
+    monkeypatch.undo()
+    run(small_potential, ions, tmp_path)
+    assert len(ase.io.read(tmp_path / "trajectory.xyz", ":")) == 3
+
+
+def start(*words):
+    environment = {**os.environ, "JAX_ENABLE_X64": str(int(X64)), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment |= {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
+    command = [sys.executable, "-m", "lesjax", "md", *map(str, words)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.skipif(not X64 or not Path("/proc/self/maps").exists(), reason="one dtype is enough for processes")
+def test_signals_say_what_was_kept(ions, small_potential, tmp_path):
+    """Ctrl-C during the imports, SIGTERM in the run; one line each, and the end is that of an unbroken run."""
+    small_potential.save(tmp_path / "model")
+    ase.io.write(tmp_path / "ions.xyz", ions)
+    settings = Settings("csvr", temperature=300.0, steps=400, log_every=5, frame_every=10, checkpoint_every=10)
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    words = [tmp_path / "model", tmp_path / "ions.xyz", "--out", broken, "--ensemble", "csvr", "--temperature", 300]
+    words += ["--steps", 400, "--log-every", 5, "--frame-every", 10, "--checkpoint-every", 10]
+    process = start(*words)
+    while "numpy" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert (out, process.returncode) == ("", 130)
+    assert error.startswith("interrupted; ")
+    assert error.count("\n") == 1
+    process = start(*words)
+    while not (broken / "checkpoint.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert error.startswith(f"stopped by SIGTERM; kept in {str(broken)!r}: all up to step ")
+    assert error.endswith("; the same command resumes from there\n")
+    assert error.count("\n") == 1
+    atoms = ase.io.read(tmp_path / "ions.xyz")
+    for folder in (whole, broken):
+        simulate(small_potential, atoms, folder, settings, quiet=True)
+    for name in ("log.csv", "trajectory.xyz", "final.xyz"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(broken.glob(".*"))
