@@ -82,7 +82,7 @@ class LesModel(nn.Module):
         if self.config.state_by_element:
             elements = self.config.short_range.elements
             species = jnp.asarray(species_index(elements))[jnp.asarray(system.atomic_numbers)]
-            own = species[:, None] == jnp.arange(len(elements))[None, :]
+            own = species[:, None] == jnp.arange(len(elements), dtype=species.dtype)[None, :]
             columns = jnp.where(own[:, :, None], columns[:, None, :], 0.0).reshape(len(columns), -1)
         return [jnp.concatenate([layer, columns], axis=1) for layer in layers]
 
