@@ -123,8 +123,8 @@ class System:
         """
         # geometry says which atom is not finite
         positions, cell = (
-            array("positions", positions, largest=np.inf, missing=True),
-            array("cell", cell, largest=MAX_LENGTH),
+            array("positions", positions, largest=np.inf, missing=True).astype(float),
+            array("cell", cell, largest=MAX_LENGTH).astype(float),
         )
         atomic_numbers = array("atomic_numbers", atomic_numbers, largest=MAX_ELEMENT, integer=True)
         check_ghosts(atomic_numbers)
@@ -141,7 +141,7 @@ class System:
             )
         pbc = directions(pbc)
         check_geometry(positions, cell, pbc)
-        positions, _, origin = bring_home(positions.astype(float), cell.astype(float), pbc)
+        positions, _, origin = bring_home(positions, cell, pbc)
         neighbors, cell_shifts, neighbor_mask = neighbor_arrays(positions, cell, pbc, cutoff)
         dtype = jax.dtypes.canonicalize_dtype(float)
         return cls(

@@ -473,6 +473,7 @@ def fuzz(seed: int, count: int, *, verbose: bool = False) -> tuple[collections.C
         if worker.poll() is None and current is not None:
             worker.send_signal(signal.SIGKILL)
         status = worker.wait()
+        worker.stdout.close()
         if current is None and status == 0:
             break
         if current is None:

@@ -1,0 +1,339 @@
+"""Numbers that no one meant are refused before anything is computed; digits are kept wherever atoms lie."""
+
+import dataclasses
+import json
+import math
+
+import ase
+import ase.build
+import ase.io
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lesjax import ewald, io, load
+from lesjax.dynamics import LesCalculator, Settings, simulate
+from lesjax.models import (
+    CACEConfig,
+    Ensemble,
+    LatentCharges,
+    LongRangeConfig,
+    ModelConfig,
+    Potential,
+    ensemble as ensemble_module,
+    potential as potential_module,
+)
+from lesjax.neighbors.host import bring_home, neighbor_arrays
+from lesjax.system import System
+from lesjax.validate import BOUNDS, check_memory
+from toy import CELL, MODEL, make_frame, moved_potential
+
+
+X64 = jax.config.jax_enable_x64
+CONFIG = dataclasses.replace(
+    MODEL,
+    short_range=dataclasses.replace(MODEL.short_range, elements=(11, 17)),
+    reference_energies=(-4.4e6, -1.25e7),
+)
+
+
+@pytest.fixture(scope="module")
+def potential():
+    return moved_potential(CONFIG)
+
+
+@pytest.fixture
+def frame():
+    return make_frame(np.random.default_rng(3))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CACEConfig(elements=(11, 119)), "`elements` must be different atomic numbers from 1 to 118"),
+        (lambda: CACEConfig(elements=(11, 11)), "`elements` must be different atomic numbers"),
+        (lambda: CACEConfig(elements=(10**12,)), "`elements`"),
+        (lambda: CACEConfig(max_l=200), "`max_l` must lie from 0 to 5, got 200"),
+        (lambda: CACEConfig(cutoff=1e3), r"`cutoff` must lie from 0\.1 to 50, got 1000\.0"),
+        (lambda: CACEConfig(cutoff_p=1e9), "`cutoff_p` must lie from 1 to 64"),
+        (lambda: CACEConfig(n_radial=10**30), "`n_radial` must lie from 1 to 128"),
+        (lambda: CACEConfig(n_bessel=10**9), "`n_bessel`"),
+        (lambda: CACEConfig(message_scale=0.0), "`message_scale` must be positive"),
+        (lambda: CACEConfig(messages=(("M",),) * 1000), "`messages` must have at most 4 layers, got 1000"),
+        (lambda: LatentCharges(n_channels=10**6), "`n_channels` must lie from 1 to 32"),
+        (lambda: LatentCharges(hidden=(1,) * 100_000), r"`hidden` must have at most 16 whole widths.*…\."),
+        (lambda: LatentCharges(self_energies_removed=math.nan), "`self_energies_removed` must be finite"),
+        (lambda: LongRangeConfig(sigma=math.inf), "`sigma` must be positive"),
+        (lambda: LongRangeConfig(k_cutoff=1e4), "`k_cutoff` must lie from"),
+        (lambda: ModelConfig(reference_energies=(math.nan,)), "`reference_energies` must be finite numbers"),
+        (lambda: Settings(steps=10**30), "`steps` must lie from 1 to 1e"),
+        (lambda: Settings(pressure=1e9), "`pressure` must lie from -1e"),
+        (lambda: Settings(seed=10**5000), "`seed` must lie from 0 to .*, got a number of thousands of digits"),
+        (lambda: Settings(electric_field=(0.0, 0.0, math.nan)), "`electric_field` must be finite numbers"),
+    ],
+)  # fmt: skip
+def test_bounds_of_configurations(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_shipped_defaults_lie_within_the_bounds():
+    for config in (CACEConfig(), LongRangeConfig(), LatentCharges(), Settings()):
+        for name, value in vars(config).items():
+            if name in BOUNDS and isinstance(value, int | float):
+                assert BOUNDS[name][0] <= value <= BOUNDS[name][1]
+
+
+def test_memory_has_a_bound_that_can_be_set(monkeypatch):
+    check_memory("A list", 7e9, "Less")
+    with pytest.raises(ValueError, match=r"A list would take about 9 GB, more than the bound of 8 GB\. Less, or set"):
+        check_memory("A list", 9e9, "Less")
+    monkeypatch.setenv("LESJAX_MEMORY_GB", "10")
+    check_memory("A list", 9e9, "Less")
+    monkeypatch.setenv("LESJAX_MEMORY_GB", "much")
+    with pytest.raises(ValueError, match="LESJAX_MEMORY_GB must be a positive number of GB, got 'much'"):
+        check_memory("A list", 1.0, "Less")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (CELL * 1e-3, r"neighbours within 3\.6 Å of 4 atoms, up to about .* of one, is not made: the most is 20000"),
+        (np.array([CELL[0], CELL[0] + [0, 1e-6, 0], CELL[2]]), "up to about .* of one"),
+        (CELL * 1e-12, "up to about .* of one"),
+    ],
+)
+def test_lattices_with_more_neighbors_than_sense(cell, message):
+    with pytest.raises(ValueError, match=message):
+        System.from_arrays(np.arange(12.0).reshape(4, 3), cell, [11] * 4, True, cutoff=3.6)
+
+
+def test_pairs_are_estimated(monkeypatch):
+    """The bound lies between half and twice of what a list has."""
+    atoms = ase.build.bulk("NaCl", "rocksalt", a=5.64, cubic=True).repeat(6)
+    pairs = int(neighbor_arrays(atoms.positions, atoms.cell.array, (True,) * 3, 6.0)[2].sum())
+    for factor, fits in ((2.0, True), (0.5, False)):
+        monkeypatch.setenv("LESJAX_MEMORY_GB", str(85e-9 * factor * pairs))
+        if fits:
+            neighbor_arrays(atoms.positions, atoms.cell.array, (True,) * 3, 6.0)
+        else:
+            with pytest.raises(ValueError, match=r"neighbours within 6 Å of 1728 atoms, about .* pairs, would take"):
+                neighbor_arrays(atoms.positions, atoms.cell.array, (True,) * 3, 6.0)
+
+
+def test_k_vectors_are_counted_first():
+    with pytest.raises(ValueError, match=r"A sum over .* k-vectors up to .* 1/Å for edges \[3000.0.* would take about"):
+        ewald.make_solver(np.eye(3) * 3e3, True, n_atoms=8)
+    with pytest.raises(ValueError, match="k-vectors up to 1e"):
+        ewald.make_solver(np.eye(3) * 10.0, True, n_atoms=8, k_cutoff=1e4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"positions": np.ones((2, 3)) * 1j}, "`positions` must be real numbers, got complex numbers"),
+        ({"positions": [[0, 0, 0], [1e308, 0, 0]]}, r"`positions` of atom 1 are beyond 1e\+06 Å"),
+        ({"positions": [["a", 0, 0], [1, 0, 0]]}, "`positions` must be real numbers, got entries of type"),
+        ({"positions": [[0, 0], [1, 0, 0]]}, "`positions` must be an array of numbers"),
+        ({"cell": np.full((3, 3), np.nan)}, "`cell` must be finite numbers"),
+        ({"atomic_numbers": [1.5, 1]}, r"`atomic_numbers` must be whole numbers up to 118, got 1\.5 at \[0\]"),
+        ({"atomic_numbers": [1, 119]}, r"`atomic_numbers` must be whole numbers up to 118, got 119 at \[1\]"),
+        ({"atomic_numbers": [1, 0]}, r"`atomic_numbers` of atom 1 must be at least 1, got 0"),
+        ({"atomic_numbers": [np.nan, 1]}, "`atomic_numbers` must be whole numbers"),
+        ({"pbc": "false"}, "`pbc` must be True, False or three of them, got 'false'"),
+        ({"pbc": None}, "`pbc` must be True"),
+        ({"pbc": math.nan}, "`pbc` must be True"),
+        ({"pbc": (True, False)}, "`pbc` must be True"),
+        ({"cutoff": "4"}, "`cutoff` must be positive, got '4'"),
+        ({"cutoff": 1e3}, r"`cutoff` must be at most 70 Å, got 1000\.0"),
+        ({"total_charge": 1j}, "`total_charge` must be a number of at most"),
+        ({"spin_multiplicity": math.inf}, "`spin_multiplicity` must be a number"),
+    ],
+)
+def test_arrays_of_a_system(changes, message):
+    good = {"positions": [[0, 0, 0], [1, 0, 0]], "cell": np.eye(3) * 9, "atomic_numbers": [1.0, 1], "pbc": (1, 0, True)}
+    assert System.from_arrays(**good, cutoff=4.0).pbc == (True, False, True)
+    with pytest.raises(ValueError, match=message):
+        System.from_arrays(**{**good, "cutoff": 4.0, **changes})
+
+
+def test_cutoff_shorter_than_that_of_the_model(potential, frame):
+    with pytest.raises(
+        ValueError, match=r"`system` has neighbours within 3 Å, but the model needs those within 3\.6 Å"
+    ):
+        potential(System.from_ase(frame, cutoff=3.0))
+    longer = potential(System.from_ase(frame, cutoff=4.5)).energy
+    exact = potential(System.from_ase(frame, cutoff=potential.cutoff)).energy
+    np.testing.assert_allclose(longer, exact, rtol=1e-9 if X64 else 1e-4)
+
+
+def test_labels_that_are_infinite(frame):
+    frame.info["REF_energy"] = math.inf
+    with pytest.raises(ValueError, match="`energy` must be finite numbers"):
+        io.labels(frame)
+
+
+def test_saved_numbers(potential, tmp_path):
+    path = tmp_path / "model"
+    potential.save(path)
+    file, good = path / "params.safetensors", load_file(path / "params.safetensors")
+    name = max(good, key=lambda n: good[n].size)
+    for change, message in (
+        (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 0, np.nan, x), "must be finite numbers up to"),
+        (lambda x: np.full_like(x, np.inf), "must be finite numbers up to"),
+        (lambda x: x > 0, "has the type bool"),
+        (lambda x: x.astype(np.int8), "has the type int8"),
+    ):
+        save_file(good | {name: np.ascontiguousarray(change(good[name]))}, file)
+        with pytest.raises(ValueError, match=rf"params\.safetensors' is damaged: .*{message}"):
+            load(path)
+    save_file(good, file)
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    first = next(iter(json.loads(data[8 : 8 + length])))
+    entry = json.dumps({first: json.loads(data[8 : 8 + length])[first]})[1:-1]
+    header = data[8 : 8 + length].rstrip()[:-1] + b"," + entry.encode() + b"}"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + length :])
+    with pytest.raises(ValueError, match="is damaged"):
+        load(path)
+
+
+def test_results_that_are_not_finite(potential, frame):
+    huge = jax.tree.map(lambda p: jnp.full_like(p, jnp.nan), potential.params)
+    with pytest.raises(FloatingPointError, match=r"The energy of this structure is not finite"):
+        dataclasses.replace(potential, params=huge)(System.from_ase(frame, cutoff=potential.cutoff))
+
+
+def test_counts_of_atoms_in_headers(tmp_path, frame):
+    path = tmp_path / "a.xyz"
+    io.write(path, [frame, frame])
+    lines = path.read_text().splitlines()
+    lines[6] = "1000000000"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(
+        ValueError, match=r"at frame 1 .*line 7 announces 1000000000 atoms, but 4 lines of atoms follow"
+    ):
+        io.read(path)
+
+
+# digits -------------------------------------------------------------------------------------------------------------
+
+
+def test_total_energies_keep_their_digits(potential, frame, tmp_path):
+    """All-electron energies of 3e7 eV: float32 would have steps of 2 eV."""
+    ensemble = Ensemble.of([potential, Potential.create(CONFIG, seed=9)])
+    reference = 2 * (-4.4e6 - 1.25e7)
+    system = System.from_ase(frame, cutoff=potential.cutoff)
+    single, several = potential(system), ensemble(system)
+    for prediction in (single, several.mean):
+        assert prediction.total_energy.dtype == np.float64
+        np.testing.assert_allclose(prediction.total_energy - reference, float(prediction.energy), rtol=0, atol=1e-8)
+    frame.calc = LesCalculator(potential)
+    np.testing.assert_allclose(frame.get_potential_energy() - reference, float(single.energy), rtol=0, atol=1e-5)
+    final = simulate(potential, frame, tmp_path / "md", Settings(steps=1, temperature=1.0, log_every=1), quiet=True)
+    assert abs(final.get_potential_energy() - reference - float(single.energy)) < 0.1
+
+
+def test_other_reference_energies_compile_nothing(potential, frame):
+    other = dataclasses.replace(potential, config=dataclasses.replace(CONFIG, reference_energies=(-1.0, -2.0)))
+    system = System.from_ase(frame, cutoff=potential.cutoff)
+    Ensemble.of([potential, potential])(system)
+    calculators = [LesCalculator(p) for p in (potential, other)]
+    calculators[0].get_potential_energy(frame)
+    calculators[0].get_property("energies", frame)
+    functions = (potential_module._predict, potential_module._atomic_energies, ensemble_module._predict)
+    before = [function._cache_size() for function in functions]
+    Ensemble.of([other, other])(system)
+    calculators[1].get_potential_energy(frame)
+    calculators[1].get_property("energies", frame)
+    assert [function._cache_size() for function in functions] == before
+
+
+@pytest.mark.parametrize("pbc", [True, (True, True, False), False])
+def test_far_from_the_origin(potential, frame, pbc):
+    frame.pbc = pbc
+    if pbc == (True, True, False):
+        frame.cell[2] = [0.0, 0.0, 12.0]
+    moved = frame.copy()
+    moved.positions += np.array([317, -211, 45]) @ CELL if pbc is True else [0.0, 0.0, 1000.0]
+    moved.positions[1] += 200 * frame.cell[0] if pbc is not False else 0.0
+    results = []
+    for atoms in (frame, moved):
+        atoms.calc = LesCalculator(potential)
+        results.append((atoms.get_forces(), atoms.get_potential_energy(), atoms.get_charges()))
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-8 if X64 else 2e-5)
+    if pbc is False:  # about the origin of the coordinates, as ever
+        expected = moved.get_charges() @ moved.positions
+        np.testing.assert_allclose(moved.get_dipole_moment(), expected, rtol=1e-12)
+        prediction = potential(System.from_ase(moved, cutoff=potential.cutoff))
+        np.testing.assert_allclose(prediction.dipole_moment, expected, rtol=1e-9 if X64 else 1e-5)
+
+
+def test_home_is_where_the_atoms_are(frame):
+    inside = bring_home(frame.positions, CELL, (True,) * 3)
+    np.testing.assert_array_equal(inside[0], frame.positions)
+    far = frame.positions + np.array([[0, 0, 0], [7, 0, 0], [0, -9, 2], [1000, 1000, 1000]]) @ CELL
+    for pbc in ((True, True, True), (True, True, False), (False, True, False), (False, False, False)):
+        home, turns, origin = bring_home(far, CELL, pbc)
+        np.testing.assert_allclose(home + turns @ CELL + origin, far, rtol=0, atol=1e-8)
+        assert not turns[:, ~np.array(pbc)].any()
+
+
+@pytest.mark.parametrize("pbc", [True, False])
+def test_trajectories_stay_where_they_are(potential, frame, tmp_path, pbc):
+    frame.pbc = pbc
+    frame.positions += [2000.0, 0.0, -1000.0]
+    frame.positions[0] += 3 * CELL[0] if pbc else 0.0
+    settings = Settings(steps=1, timestep=0.01, temperature=1.0, polarization=not pbc)
+    final = simulate(potential, frame, tmp_path / "md", settings, quiet=True)
+    np.testing.assert_allclose(final.positions, frame.positions, rtol=0, atol=1e-3)
+    if not pbc:
+        np.testing.assert_allclose(final.info["dipole"], final.get_charges() @ final.positions, rtol=1e-6)
+
+
+def test_plans_of_other_cells_change_energies_little():
+    """Charges of one e in NaCl at the default accuracy: at most 0.01 meV per atom by the history of a calculator."""
+    atoms = ase.build.bulk("NaCl", "rocksalt", a=5.64, cubic=True).repeat(2)
+    atoms.rattle(0.1, seed=1)
+    charges, fractional = jnp.asarray(np.where(atoms.symbols == "Na", 1.0, -1.0)), atoms.get_scaled_positions()
+    kept = ewald.make_solver(atoms.cell.array, True, n_atoms=len(atoms))
+    for strain in (-0.05, 0.029):
+        cell = (1.0 + strain) * atoms.cell.array
+        assert kept.still_valid(cell)
+        solvers = kept, ewald.make_solver(cell, True, n_atoms=len(atoms))
+        energies = [float(ewald.energy(s, jnp.asarray(fractional @ cell), jnp.asarray(cell), charges)) for s in solvers]
+        assert abs(energies[0] - energies[1]) / len(atoms) < (1e-5 if X64 else 5e-5)
+
+
+def test_born_charges_can_be_written(potential, frame, tmp_path):
+    frame.calc = LesCalculator(potential)
+    born = frame.calc.get_property("born_effective_charges", frame)
+    assert born.shape == (4, 3, 3)
+    ase.io.write(tmp_path / "ase.xyz", frame)
+    io.write(tmp_path / "ours.xyz", [frame])
+    for name in ("ase.xyz", "ours.xyz"):
+        again = io.read(tmp_path / name)[0]
+        np.testing.assert_allclose(io.labels(again).born_effective_charges, born, rtol=0, atol=1e-7)
+
+
+def test_energies_of_atoms(potential, frame):
+    frame.calc = LesCalculator(potential)
+    energies = frame.get_potential_energies()
+    assert energies.shape == (4,)
+    scale = abs(frame.get_potential_energy())
+    np.testing.assert_allclose(energies.sum(), frame.get_potential_energy(), rtol=0, atol=1e-8 * scale / 1e3)
+    supercell = frame.repeat((2, 1, 1))
+    supercell.calc = LesCalculator(potential)
+    expected = np.tile(energies, 2)
+    np.testing.assert_allclose(supercell.get_potential_energies(), expected, rtol=0, atol=1e-6 if X64 else 1e-3)
+
+
+def test_energies_of_atoms_that_are_none(potential, frame):
+    charges = dataclasses.replace(CONFIG.long_range.charges, dipoles=True)
+    config = dataclasses.replace(CONFIG, long_range=dataclasses.replace(CONFIG.long_range, charges=charges))
+    frame.calc = LesCalculator(Potential.create(config))
+    with pytest.raises(NotImplementedError, match="no energies of single atoms"):
+        frame.get_potential_energies()
