@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
+from lesjax.files import atomic_path
 from lesjax.models import Potential
 from lesjax.models.cace.convert import convert_weights
-from lesjax.files import atomic_path
 from lesjax.runs import read_log
 
 

@@ -13,8 +13,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from lesjax.datasets import FOLDER, SUFFIX
-from lesjax.io import read as read
 from lesjax.files import atomic_path, write_json
+from lesjax.io import read as read
 
 
 # Decimals that are kept. Positions are rounded before the labels are computed, so that these belong to

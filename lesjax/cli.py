@@ -212,9 +212,9 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    from lesjax.files import write_json
     from lesjax.models import load, load_ensemble
     from lesjax.models.storage import is_ensemble
-    from lesjax.files import write_json
     from lesjax.training import evaluate_file, plots
     from lesjax.training.terms import TERMS
 

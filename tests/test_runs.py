@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lesjax.files import atomic_path
 from lesjax import runs
+from lesjax.files import atomic_path
 from lesjax.runs import RunFolder, read_log, read_table
 
 

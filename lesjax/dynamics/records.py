@@ -21,16 +21,16 @@ from jaxtyping import Array, Float
 
 from lesjax import ewald, io
 from lesjax.dynamics.settings import Settings
+from lesjax.files import atomic_path, naming
 from lesjax.models.potential import Potential, Prediction, variables
 from lesjax.models.storage import to_files
 from lesjax.neighbors.plan import NeighborPlan, complete_cell
 from lesjax.neighbors.verlet import NeighborList
-from lesjax.files import atomic_path, naming
 from lesjax.runs import RunFolder, progress_bar, read_table, simulation_folder
 from lesjax.system import System, electronic_info, electronic_state
 
 
-# Bytes at the start of ase's binary format in which appending changes the number of frames and the place of their table.
+# Bytes at the start of ase's binary format in which appending changes the number of frames and where their table is.
 ULM_HEADER = 48
 
 

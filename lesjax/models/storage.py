@@ -13,8 +13,8 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save as to_bytes
 
-from lesjax.models.config import ModelConfig
 from lesjax.files import atomic_path, naming, sync
+from lesjax.models.config import ModelConfig
 from lesjax.schema import build, to_plain
 from lesjax.validate import parse_json, read_json
 
@@ -161,7 +161,9 @@ def sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     Those of the short-range model are there if its configuration has a method `shapes`.
     """
     short_range = getattr(config.short_range, "shapes", dict)()
-    shapes = {("params", "short_range", *name.split("/")): shape for name, shape in short_range.items()}
+    shapes: dict[tuple[str, ...], tuple[int, ...]] = {
+        ("params", "short_range", *name.split("/")): shape for name, shape in short_range.items()
+    }
     hidden = {"energy": config.hidden}
     if config.long_range is not None:
         charges = config.long_range.charges
@@ -182,9 +184,7 @@ class OtherModelError(ValueError):
 
 def _refuse(names: list[str], source: str) -> None:
     if names:
-        raise OtherModelError(
-            f"{source!r} does not fit the model in {names[:3]}: it belongs to another configuration."
-        )
+        raise OtherModelError(f"{source!r} does not fit the model in {names[:3]}: it belongs to another configuration.")
 
 
 def flatten(tree: PyTree) -> dict[str, np.ndarray]:

@@ -34,10 +34,10 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from lesjax.ewald import Solver
+from lesjax.files import atomic_path
 from lesjax.numerics import check_volume, determinant, einsum
 from lesjax.properties.forces import Energy
 from lesjax.properties.hessian import energy_gradient
-from lesjax.files import atomic_path
 from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 
 
