@@ -16,7 +16,7 @@ from lesjax import io
 from lesjax.datasets import point_charges
 from lesjax.files import write_json
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig
-from lesjax.runs import read_log
+from lesjax.runs import RunFolder, read_log
 from lesjax.training import plots
 from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
 from lesjax.training.evaluation import Evaluation, evaluate
@@ -56,10 +56,16 @@ def run(folder: pathlib.Path, training: TrainingSection = TRAINING, quiet: bool 
 
     Returns:
         The metrics of both models on the test configurations.
+
+    Raises:
+        ValueError: for a folder that holds other files.
     """
     console = Console()
     started = time.monotonic()
     sizes = {"train": N_TRAIN, "valid": N_VALID, "test": N_TEST}
+    files = RunFolder(folder, description="demo.json", log="results.json")
+    files.check(sizes)
+    files.write_description({"run": sizes})
     console.print(f"Generating {sum(sizes.values())} configurations of 64 Na+ and 64 Cl- …")
     frames = point_charges.generate(sum(sizes.values()), seed=0)
     parts = dict(zip(sizes, np.split(np.arange(len(frames)), np.cumsum(list(sizes.values()))[:-1]), strict=True))

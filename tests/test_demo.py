@@ -41,6 +41,10 @@ def test_demo_writes_table_results_and_figure(tmp_path, capsys, tiny):
     assert captured.err == ""
     for expected in ("Training the short range model", "Training the LES model", "mean absolute error", "charges (e)"):
         assert expected in captured.out
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "train.xyz").write_text("theirs")
+    with pytest.raises(ValueError, match=r"other' holds what this run did not write \(train\.xyz\)"):
+        demo.run(tmp_path / "other", tiny)
     # no charge has been learned from: the set has them for the comparison alone
     phases = [phase for run in demo.configurations(folder).values() for phase in run.training.phases]
     assert not any("charges" in phase.weights for phase in phases)

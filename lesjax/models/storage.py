@@ -184,9 +184,7 @@ class OtherModelError(ValueError):
 
 def _refuse(names: list[str], source: str) -> None:
     if names:
-        raise OtherModelError(
-            f"{source!r} does not fit the model in {names[:3]}: it belongs to another configuration."
-        )
+        raise OtherModelError(f"{source!r} does not fit the model in {names[:3]}: it belongs to another configuration.")
 
 
 def flatten(tree: PyTree) -> dict[str, np.ndarray]:

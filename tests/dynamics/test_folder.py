@@ -51,10 +51,10 @@ def test_checkpoint_without_its_settings(ions, small_potential, tmp_path, monkey
     text = settings.read_bytes()
     monkeypatch.setattr("lesjax.dynamics.simulation.Motion", None)
     settings.unlink()
-    with pytest.raises(ValueError, match=r"has no settings\.json beside checkpoint\.safetensors: nothing says which run"):
+    with pytest.raises(ValueError, match=r"has no settings\.json beside checkpoint\.safetensors: nothing says which"):
         run(small_potential, ions, tmp_path / "cold")
     settings.write_bytes((tmp_path / "warm" / "settings.json").read_bytes())
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is of other settings than settings\.json beside it"):
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is of other settings than settings\.json beside"):
         run(small_potential, ions, tmp_path / "cold", temperature=300.0)
     for damaged in ("", "[]", '{"settings": null}'):
         settings.write_text(damaged)

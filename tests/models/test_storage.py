@@ -261,9 +261,7 @@ def test_parameters_that_are_not_finite(path, value):
 @pytest.mark.parametrize(
     "config",
     [
-        dataclasses.replace(
-            CONFIG, short_range=dataclasses.replace(CONFIG.short_range, messages=(("M", "Ar", "Bchi"),))
-        ),
+        dataclasses.replace(CONFIG, short_range=CACEConfig((1, 8), max_l=1, messages=(("M", "Ar", "Bchi"), ("M",)))),
         dataclasses.replace(CONFIG, long_range=dataclasses.replace(CONFIG.long_range, separate_features=True)),
         dataclasses.replace(CONFIG, long_range=LongRangeConfig(FixedCharges(n_channels=2))),
         dataclasses.replace(CONFIG, long_range=LongRangeConfig(EquilibratedCharges(hidden=(3, 2)))),

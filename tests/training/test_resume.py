@@ -192,7 +192,7 @@ def test_files_of_others_are_refused_first(run, name, tmp_path, monkeypatch):
     path.mkdir() if name.endswith("/") else path.write_text("theirs")
     for module in (loop, ensemble):
         monkeypatch.setattr(module, "prepare", None)
-    with pytest.raises(ValueError, match=rf"run' (holds what this run did not write \({name.strip('/')}\)|has no config)"):
+    with pytest.raises(ValueError, match=rf"run' (holds .* did not write \({name.strip('/')}\)|has no config)"):
         run(config)
     assert [p.name for p in Path(config.output).iterdir()] == [name.strip("/")]
 
@@ -206,7 +206,7 @@ def test_parts_of_a_run_that_are_gone(tmp_path, monkeypatch):
     train(other)
     folder, foreign = Path(config.output), Path(other.output)
     for name, message in (
-        ("log.jsonl", r"log\.jsonl' lacks what was written before the last checkpoint\. Put it back, or delete '.*run'"),
+        ("log.jsonl", r"log\.jsonl' lacks what was written before .*\. Put it back, or delete '.*run'"),
         ("model", r"run/model' lacks what was written before the last checkpoint\. Put it back"),
         ("model-last", r"run/model-last' lacks what"),
         ("config.json", r"run' has no config\.json beside checkpoint\.safetensors: nothing says which run"),
