@@ -140,7 +140,7 @@ def test_k_vectors_are_counted_first():
         ({"cell": np.full((3, 3), np.nan)}, "`cell` must be finite numbers"),
         ({"atomic_numbers": [1.5, 1]}, r"`atomic_numbers` must be whole numbers up to 118, got 1\.5 at \[0\]"),
         ({"atomic_numbers": [1, 119]}, r"`atomic_numbers` must be whole numbers up to 118, got 119 at \[1\]"),
-        ({"atomic_numbers": [1, 0]}, r"`atomic_numbers` of atom 1 must be at least 1, got 0"),
+        ({"atomic_numbers": [1, 0]}, "[aA]tom 1 .*ghost atom"),
         ({"atomic_numbers": [np.nan, 1]}, "`atomic_numbers` must be whole numbers"),
         ({"pbc": "false"}, "`pbc` must be True, False or three of them, got 'false'"),
         ({"pbc": (True, False)}, "`pbc` must be True"),
@@ -188,14 +188,14 @@ def test_saved_numbers(potential, tmp_path):
     potential.save(path)
     file, good = path / "params.safetensors", load_file(path / "params.safetensors")
     name = max(good, key=lambda n: good[n].size)
-    for change, message in (
-        (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 0, np.nan, x), "must be finite numbers up to"),
-        (lambda x: np.full_like(x, np.inf), "must be finite numbers up to"),
-        (lambda x: x > 0, "has the type bool"),
-        (lambda x: x.astype(np.int8), "has the type int8"),
+    for change in (
+        lambda x: np.where(np.arange(x.size).reshape(x.shape) == 0, np.nan, x),
+        lambda x: np.full_like(x, np.inf),
+        lambda x: x > 0,
+        lambda x: x.astype(np.int8),
     ):
         save_file(good | {name: np.ascontiguousarray(change(good[name]))}, file)
-        with pytest.raises(ValueError, match=rf"params\.safetensors' is damaged: .*{message}"):
+        with pytest.raises(ValueError, match=r"params\.safetensors' is damaged: .* Take another"):
             load(path)
     save_file(good, file)
     data = file.read_bytes()
