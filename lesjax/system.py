@@ -67,7 +67,7 @@ class System:
     total_charge: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
     spin_multiplicity: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
     cutoff: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
-    origin: Float[Array | np.ndarray, "*b 3"] = field(default_factory=_zero)
+    origin: Float[Array | np.ndarray, "..."] = field(default_factory=_zero)
 
     @classmethod
     def from_ase(cls, atoms: "ase.Atoms", *, cutoff: float, pbc: bool | tuple[bool, bool, bool] | None = None):

@@ -27,7 +27,7 @@ from lesjax.models import (
 )
 from lesjax.neighbors.host import bring_home, neighbor_arrays
 from lesjax.system import System
-from lesjax.validate import BOUNDS, check_memory
+from lesjax.validate import BOUNDS, check_memory, directions, number, positive
 from toy import CELL, MODEL, make_frame, moved_potential
 
 
@@ -140,15 +140,11 @@ def test_k_vectors_are_counted_first():
         ({"cell": np.full((3, 3), np.nan)}, "`cell` must be finite numbers"),
         ({"atomic_numbers": [1.5, 1]}, r"`atomic_numbers` must be whole numbers up to 118, got 1\.5 at \[0\]"),
         ({"atomic_numbers": [1, 119]}, r"`atomic_numbers` must be whole numbers up to 118, got 119 at \[1\]"),
-        ({"atomic_numbers": [1, 0]}, r"`atomic_numbers` of atom 1 must be at least 1, got 0"),
+        ({"atomic_numbers": [1, 0]}, "[aA]tom 1 .*ghost atom"),
         ({"atomic_numbers": [np.nan, 1]}, "`atomic_numbers` must be whole numbers"),
         ({"pbc": "false"}, "`pbc` must be True, False or three of them, got 'false'"),
-        ({"pbc": None}, "`pbc` must be True"),
-        ({"pbc": math.nan}, "`pbc` must be True"),
         ({"pbc": (True, False)}, "`pbc` must be True"),
-        ({"cutoff": "4"}, "`cutoff` must be positive, got '4'"),
         ({"cutoff": 1e3}, r"`cutoff` must be at most 70 Å, got 1000\.0"),
-        ({"total_charge": 1j}, "`total_charge` must be a number of at most"),
         ({"spin_multiplicity": math.inf}, "`spin_multiplicity` must be a number"),
     ],
 )
@@ -157,6 +153,18 @@ def test_arrays_of_a_system(changes, message):
     assert System.from_arrays(**good, cutoff=4.0).pbc == (True, False, True)
     with pytest.raises(ValueError, match=message):
         System.from_arrays(**{**good, "cutoff": 4.0, **changes})
+
+
+def test_kinds_that_annotations_exclude():
+    """They are not checked where users run."""
+    for pbc in (None, math.nan, "true", 2, [None] * 3, np.array("x")):
+        with pytest.raises(ValueError, match="`pbc` must be True, False or three of them"):
+            directions(pbc)
+    assert directions(np.array([True, False, True])) == (True, False, True)
+    for value in ("4", None, [4.0], 1j, True, 10**400, math.nan):
+        with pytest.raises(ValueError, match=r"`cutoff` must be .*, got "):
+            number("cutoff", value, positive)
+    assert number("cutoff", jnp.asarray(4.0), positive) == 4.0
 
 
 def test_cutoff_shorter_than_that_of_the_model(potential, frame):
@@ -180,14 +188,14 @@ def test_saved_numbers(potential, tmp_path):
     potential.save(path)
     file, good = path / "params.safetensors", load_file(path / "params.safetensors")
     name = max(good, key=lambda n: good[n].size)
-    for change, message in (
-        (lambda x: np.where(np.arange(x.size).reshape(x.shape) == 0, np.nan, x), "must be finite numbers up to"),
-        (lambda x: np.full_like(x, np.inf), "must be finite numbers up to"),
-        (lambda x: x > 0, "has the type bool"),
-        (lambda x: x.astype(np.int8), "has the type int8"),
+    for change in (
+        lambda x: np.where(np.arange(x.size).reshape(x.shape) == 0, np.nan, x),
+        lambda x: np.full_like(x, np.inf),
+        lambda x: x > 0,
+        lambda x: x.astype(np.int8),
     ):
         save_file(good | {name: np.ascontiguousarray(change(good[name]))}, file)
-        with pytest.raises(ValueError, match=rf"params\.safetensors' is damaged: .*{message}"):
+        with pytest.raises(ValueError, match=r"params\.safetensors' is damaged: .* Take another"):
             load(path)
     save_file(good, file)
     data = file.read_bytes()

@@ -117,7 +117,7 @@ def check_size(
     """
     n, periodic = len(positions), heights(cell, pbc)
     images = math.prod(2.0 * cutoff / h + 1.0 for h in periodic)
-    if n * images <= MAX_NEIGHBORS:
+    if n * images <= MAX_NEIGHBORS and PAIR_BYTES * n * n * images <= 1e8:
         return
     frame = complete_cell(cell, pbc)
     fractional = positions @ np.linalg.inv(frame)
