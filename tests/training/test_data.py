@@ -180,3 +180,10 @@ def test_take_masks_the_rows_that_fill_up(dataset):
     np.testing.assert_array_equal(batch.system_mask, [True, False, True])
     np.testing.assert_array_equal(batch.system.positions[0], dataset.buckets[0].system.positions[4])
     np.testing.assert_array_equal(batch.labels.forces[2], dataset.buckets[0].labels.forces[0])
+
+
+def test_ghost_atom_is_named():
+    frames = make_frames(2)
+    frames[1].symbols[2] = "X"
+    with pytest.raises(ValueError, match=r"Structure 1: Atom 2 is a ghost atom \(symbol X, atomic number 0\)"):
+        make_dataset(SALT, frames, io.all_labels(frames))
