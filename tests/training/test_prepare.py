@@ -149,7 +149,7 @@ def test_validation_without_labels(tmp_path):
 
 
 def test_hidden_layer_without_width(tmp_path):
-    with pytest.raises(ValueError, match=r"`hidden` must have whole widths of at least 1, got \(0,\)"):
+    with pytest.raises(ValueError, match=r"`hidden` must have at most 16 whole widths from 1 to 4096, got \(0,\)"):
         prepare(make_config(tmp_path, model=dataclasses.replace(MODEL, hidden=(0,))))
 
 
