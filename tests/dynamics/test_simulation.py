@@ -21,7 +21,7 @@ from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.dynamics.barostat import _exponentials
 from lesjax.dynamics.records import run_folder
 from lesjax.dynamics.simulation import Simulation
-from lesjax.models import Potential
+from lesjax.models import EquilibratedCharges, LatentCharges, Potential
 from lesjax.runs import read_table
 from lesjax.system import System, electronic_state
 
@@ -244,10 +244,12 @@ def test_momenta_of_the_structure_lose_their_drift(ions, small_potential, tmp_pa
     np.testing.assert_allclose(momenta / ions.get_masses()[:, None], velocities, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"charges": "equilibration"}, {"dipoles": True}], ids=["equilibration", "dipoles"])
-def test_charges_that_respond_and_dipoles(changes, ions, small_potential, tmp_path):
+@pytest.mark.parametrize(
+    "charges", [EquilibratedCharges(), LatentCharges(dipoles=True)], ids=["equilibration", "dipoles"]
+)
+def test_charges_that_respond_and_dipoles(charges, ions, small_potential, tmp_path):
     config = small_potential.config
-    long_range = dataclasses.replace(config.long_range, **changes)
+    long_range = dataclasses.replace(config.long_range, charges=charges)
     potential = Potential.create(dataclasses.replace(config, long_range=long_range), seed=4)
     cluster = ions[:4]
     cluster.pbc = False
