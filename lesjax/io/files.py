@@ -50,7 +50,7 @@ NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def find_files(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
-    """Files of a path, of a pattern with *, ? or [...] in the order of their names, or of a list of both.
+    """Files of a path, of a pattern (``*``, ``?``, ``[...]``) in the order of their names, or of a list of both.
 
     Raises:
         FileNotFoundError: for a missing file, or a pattern that none has.

@@ -24,7 +24,7 @@ class DataConfig:
     """Files with the structures.
 
     Attributes:
-        train: file that ase reads, usually extended xyz, a pattern such as "data/*.xyz", or a list of both; relative
+        train: file that ase reads, usually extended xyz, a pattern such as ``data/*.xyz``, or a list; relative
             to the folder of the configuration.
         valid: files for validation; without one a fraction of `train` is taken.
         valid_fraction: fraction of `train` for validation.

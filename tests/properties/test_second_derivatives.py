@@ -87,7 +87,7 @@ def test_derivative_of_elastic_constants():
 def test_an_unstable_hessian_is_refused():
     check_stable(jnp.diag(jnp.asarray([1.0, 20.0])))
     for lowest in (0.0, -0.5):
-        with pytest.raises(ValueError, match=r"eigenvalues reach from .* to 20 eV/Å².*no minimum or has a soft mode"):
+        with pytest.raises(ValueError, match=r"eigenvalues reach from .* to 20 eV/Å².*not a minimum or has a soft"):
             check_stable(jnp.diag(jnp.asarray([lowest, 20.0])))
 
 
