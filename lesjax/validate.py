@@ -31,7 +31,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "timestep": (1e-6, 100.0), "temperature": (0.0, 1e7), "pressure": (-1e7, 1e7), "thermostat_time": (1e-3, 1e9),
     "barostat_time": (1e-3, 1e9), "skin": (0.0, 20.0), "epsilon_infinity": (1e-6, 1e6), "seed": (0, 2**32 - 1),
     # training
-    "epochs": (1, 10**7), "learning_rate": (1e-12, 1e3), "final_factor": (1e-12, 1e3), "factor": (1e-12, 1e3),
+    "epochs": (1, 10**7), "learning_rate": (1e-12, 1e300), "final_factor": (1e-12, 1e3), "factor": (1e-12, 1e3),
     "step_epochs": (1, 10**7), "patience": (1, 10**7), "batch_size": (1, 10**6), "weight_decay": (0.0, 1e3),
     "clip": (0.0, 1e12), "eval_every": (1, 10**7), "checkpoint_seconds": (0.0, 1e9), "early_stop": (0, 10**7),
     "ensemble": (2, 256), "max_frames": (1, 10**9),
