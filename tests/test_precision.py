@@ -50,7 +50,7 @@ def assert_all_digits(function: Any, *arguments: Any) -> None:
 def make_potential(atoms, charges=LATENT, messages=(("M", "Ar", "Bchi"),)) -> Potential:
     cace = dataclasses.replace(MODEL.short_range, max_l=2, messages=messages, bchi_shared=False)
     model = dataclasses.replace(MODEL, short_range=cace, long_range=LongRangeConfig(charges))
-    return Potential.create(model_config(model, DataConfig(train=""), [atoms], io.all_labels([atoms])))
+    return Potential.create(model_config(model, DataConfig(train="none.xyz"), [atoms], io.all_labels([atoms])))
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -155,6 +155,7 @@ def active_learning(
             "give a function as `sample`, or take them out of the file."
         )
     pbc = None if isinstance(config.data.pbc, str) else config.data.pbc
+    names = io.select(frames, config.data.keys, mixed=config.data.labels, needed=()).names
     result: list[Round] = []
     for number in range(rounds + 1):
         folder = pathlib.Path(config.output) / f"round-{number}"
@@ -181,8 +182,23 @@ def active_learning(
         result.append(Round(ensemble, n_train, largest, labelled))
         if not selected:
             break
-        frames = frames + labelled
+        frames = frames + [_renamed(atoms, names, config.data.keys) for atoms in labelled]
     return result
+
+
+def _renamed(atoms: io.Atoms, names: Mapping[str, str], keys: io.Keys) -> io.Atoms:
+    """Return the structure with its labels under the names of the training file, which has one for each label."""
+    copy = atoms.copy()
+    for label, value in vars(io.labels(atoms, keys)).items():
+        if not np.all(np.isfinite(value)):
+            continue
+        name = names.get(label, f"REF_{label}")
+        if label == "born_effective_charges":
+            order = keys.born_effective_charges_order or io.BORN_ORDER_OF_NAME.get(name)
+            value = (value.swapaxes(1, 2) if order == "displacement-first" else value).reshape(len(atoms), 9)
+        per_atom = io.Labels.shapes(0)[label][:1] == (0,)
+        (copy.arrays if per_atom else copy.info)[name] = value
+    return copy
 
 
 def sample_trajectory(

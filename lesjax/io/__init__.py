@@ -10,7 +10,12 @@ from lesjax.io.files import (
     read as read,
     write as write,
 )
-from lesjax.io.keys import BORN_ORDERS as BORN_ORDERS, Keys as Keys, Labels as Labels
+from lesjax.io.keys import (
+    BORN_ORDER_OF_NAME as BORN_ORDER_OF_NAME,
+    BORN_ORDERS as BORN_ORDERS,
+    Keys as Keys,
+    Labels as Labels,
+)
 from lesjax.io.references import (
     Selection as Selection,
     all_labels as all_labels,

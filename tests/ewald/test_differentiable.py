@@ -26,8 +26,11 @@ SOLVERS = {
     "open": {"pbc": False},
 }
 
-HOST = {"check_equilibration", "check_induction", "force_error", "make_solver", "plan_bucket", "stack_solvers"}
-# in tests/response/test_polarizability.py
+HOST = {
+    "check_equilibration", "check_induction", "cutoff_for_accuracy", "force_error", "make_solver", "plan_bucket",
+    "stack_solvers",
+}  # fmt: skip
+# in tests/response/test_electronic.py
 APART = {"epsilon_infinity", "induced_polarizability", "polarizability"}
 OPTIONS = {"solver", "atom_mask", "self_interaction", "tolerance", "max_iterations"}
 OPTIONAL = {"dipoles", "quadrupoles"}

@@ -197,7 +197,7 @@ def test_default_accuracy():
         (np.array([[5.0, 0, 0], [0, 5.0, 0], [3.0, 2.0, 0]]), r"`cell` has no height"),
         (np.array([[5.0, 0, 0], [5.0, 0, 0], [3.0, 2.0, 9.0]]), r"`cell` is singular in its periodic plane"),
         (np.diag([5.0, 0.0, 9.0]), r"`cell` is singular in its periodic plane, without lattice vector 2"),
-        (np.diag([5.0, np.nan, 9.0]), r"`cell` is singular in its periodic plane"),
+        (np.diag([5.0, np.nan, 9.0]), r"`cell` must be finite numbers"),
     ],
 )
 def test_cells_that_are_refused(cell, message):

@@ -303,7 +303,7 @@ def test_other_data_are_refused(tmp_path):
     before = (folder / "config.json").read_bytes()
     frames[5].positions[0, 0] += 0.01
     make_config(tmp_path, frames)
-    with pytest.raises(ValueError, match=r"run' holds a run on other data: the content of '.*train\.xyz' is not what"):
+    with pytest.raises(ValueError, match=r"run' holds a run on other data: the content of '.*train\.xyz' has changed"):
         train(config)
     assert (folder / "config.json").read_bytes() == before
 
