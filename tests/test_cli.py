@@ -18,31 +18,9 @@ from lesjax import cli, demo, io
 from lesjax.dynamics import Settings
 from lesjax.runs import read_log
 from lesjax.training.folder import run_folder
-from toy import make_frames
+from toy import CONFIG, make_frames
 
 
-CONFIG = """
-output = "unused"
-[data]
-train = "train.xyz"
-[model]
-hidden = [4]
-[model.short_range]
-cutoff = 3.6
-n_bessel = 3
-n_radial = 2
-n_embedding = 1
-max_l = 1
-max_nu = 1
-[model.long_range]
-k_cutoff = 2.0
-[model.long_range.charges]
-hidden = [4]
-[training]
-batch_size = 3
-[[training.phases]]
-epochs = 50
-"""
 LABELS = ("energy", "forces", "stress", "charges")
 SCORES = {"charges_r2", "charges_corr2"}
 METRICS = {"n_structures", *SCORES, *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae"))}

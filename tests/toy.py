@@ -26,6 +26,30 @@ MODEL = ModelConfig(
     hidden=(4,),
 )
 
+# a configuration of the command for `train.xyz` beside it
+CONFIG = """
+output = "unused"
+[data]
+train = "train.xyz"
+[model]
+hidden = [4]
+[model.short_range]
+cutoff = 3.6
+n_bessel = 3
+n_radial = 2
+n_embedding = 1
+max_l = 1
+max_nu = 1
+[model.long_range]
+k_cutoff = 2.0
+[model.long_range.charges]
+hidden = [4]
+[training]
+batch_size = 3
+[[training.phases]]
+epochs = 50
+"""
+
 
 def make_frame(rng: np.random.Generator, repeats: int = 1, *, pbc: bool = True) -> ase.Atoms:
     """Two Na and two Cl in a triclinic cell, displaced at random, with energy, forces, stress and charges."""

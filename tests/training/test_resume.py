@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from lesjax import io
 from lesjax.training import ensemble, loop, train, train_ensemble
 from lesjax.training.config import Phase
-from toy import Killed, killing, log_of, make_config, make_frames, phases
+from toy import CONFIG, Killed, killing, log_of, make_config, make_frames, phases
 
 
 X64 = jax.config.jax_enable_x64
@@ -103,29 +103,8 @@ class TestResume:
         assert_same_run(config.output, broken.output)
 
 
-CONFIG = """
-output = "unused"
-[data]
-train = "train.xyz"
-[model]
-hidden = [4]
-[model.short_range]
-cutoff = 3.6
-n_bessel = 3
-n_radial = 2
-n_embedding = 1
-max_l = 1
-max_nu = 2
-[model.long_range]
-k_cutoff = 2.0
-[model.long_range.charges]
-hidden = [4]
-[training]
-batch_size = 3
-checkpoint_seconds = 0.0
-[[training.phases]]
-epochs = 60
-"""
+# epochs enough for the four signals, each with its checkpoint
+SETTINGS = ("training.phases.0.epochs=60", "training.checkpoint_seconds=0.0", "model.short_range.max_nu=2")
 
 
 def start(folder, output):
@@ -133,7 +112,9 @@ def start(folder, output):
     # the compiled functions, so that the second process does not compile again
     cache = jax.config.jax_compilation_cache_dir
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "lesjax", "train", "config.toml", "--quiet", "--set", f"output={output}"]
+    command = [sys.executable, "-m", "lesjax", "train", "config.toml", "--quiet"]
+    for setting in (f"output={output}", *SETTINGS):
+        command += ["--set", setting]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
