@@ -21,8 +21,8 @@ from ase import Atoms
 from ase.build import molecule
 from ase.optimize import BFGS
 
-from data_generation import storage
-from data_generation.xtb import GFN2, NotConverged, label
+from data_generation import smoothness, storage
+from data_generation.xtb import XTB, NotConverged, label, singlepoint
 
 
 # Opposite ions are such that no charge moves between them: the highest level of the anion stays below the lowest
@@ -35,6 +35,7 @@ PAIRS = {
     "PA": (("H2O", "CH4"), ("CH3OH", "CO2"), ("CH3CN", "C6H6")),
     "AA": (("CH4", "C2H6"), ("CO2", "C2H4"), ("C6H6", "CH4")),
 }
+METHOD = "GFN2-xTB"
 ORIENTATIONS = 3  # number of curves of each pair
 DISTANCES = {"train": np.arange(3.0, 9.01, 0.5), "test": np.arange(9.5, 15.01, 0.5)}  # Å
 CONTACT = 2.0  # Å, smallest distance between atoms of the two molecules; nearer pairs are left out
@@ -77,7 +78,7 @@ def relax(name: str) -> Atoms:
         RuntimeError: if it is not reached.
     """
     atoms = monomer(name)
-    atoms.calc = GFN2(charge_of(name), 0)
+    atoms.calc = XTB(charge_of(name), 0, METHOD)
     if not BFGS(atoms, logfile=None).run(fmax=MAX_FORCE, steps=300):
         raise RuntimeError(f"{name} is not relaxed after 300 steps.")
     return atoms
@@ -116,7 +117,7 @@ def generate(seed: int = 0) -> tuple[dict[str, list[Atoms]], int]:
                             continue
                         atoms.info |= {"class": kind, "pair": f"{a} {b}", "orientation": orientation}
                         try:
-                            frame = label(atoms, charge_of(a) + charge_of(b), 0)
+                            frame = label(atoms, charge_of(a) + charge_of(b), 0, METHOD)
                         except NotConverged:
                             dropped += 1
                             continue
@@ -134,10 +135,18 @@ def generate(seed: int = 0) -> tuple[dict[str, list[Atoms]], int]:
     return parts, dropped
 
 
+def forces(atoms: Atoms) -> np.ndarray:
+    """Forces of one frame, eV/Å."""
+    return singlepoint(atoms, atoms.info["charge"], 0, METHOD)["forces"]
+
+
 def main() -> None:
     """Write the set; see ``--help``."""
     arguments = storage.parser(__doc__).parse_args()
     parts, dropped = generate(arguments.seed)
+    rough = {
+        kind: smoothness.check(kind, smoothness.roughness(parts[f"{kind}_train"], forces, n_lines=20)) for kind in PAIRS
+    }
     provenance = {
         "description": "rigid pairs of molecules, open boundaries; classes " + ", ".join(PAIRS),
         "command": "python -m data_generation.dimers",
@@ -148,6 +157,7 @@ def main() -> None:
         f"a contact below {CONTACT} Å are left out",
         "split": "train: 3 to 9 Å, test: 9.5 to 15 Å",
         "dropped": dropped,
+        "smoothness": {"unit": "meV/Å", "what": smoothness.WHAT, **rough},
     }
     storage.write_set(arguments.out, "dimers", parts, provenance)
 

@@ -1,7 +1,8 @@
-"""GFN2-xTB labels from tblite, which is not a dependency of lesjax: ``pip install 'lesjax[datasets]'``.
+"""GFN-xTB labels from tblite, which is not a dependency of lesjax: ``pip install 'lesjax[datasets]'``.
 
 References:
-    Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019), doi:10.1021/acs.jctc.8b01176.
+    GFN1-xTB: Grimme, Bannwarth, Shushkov, J. Chem. Theory Comput. 13, 1989 (2017), doi:10.1021/acs.jctc.7b00118.
+    GFN2-xTB: Bannwarth, Ehlert, Grimme, J. Chem. Theory Comput. 15, 1652 (2019), doi:10.1021/acs.jctc.8b01176.
 """
 
 import numpy as np
@@ -13,14 +14,16 @@ from data_generation.storage import attach, round_positions
 
 # Of tblite's convergence thresholds, relative to its defaults (1e-6 hartree for the energy).
 ACCURACY = 0.1
+# damping of the mixer and largest number of cycles: of tblite, and where that does not converge, slower ones
+MIXING = ((0.4, 250), (0.1, 1000), (0.02, 4000))
 
 
 class NotConverged(RuntimeError):
-    """The self-consistent field of GFN2-xTB did not converge."""
+    """The self-consistent field of xTB did not converge."""
 
 
-class GFN2(Calculator):
-    """GFN2-xTB for ASE.
+class XTB(Calculator):
+    """GFN1-xTB or GFN2-xTB for ASE.
 
     Each call starts from the same guess, unlike tblite's own calculator, so that energy and forces are
     functions only of the geometry, also where two electronic states are close.
@@ -28,22 +31,23 @@ class GFN2(Calculator):
     Args:
         charge: total charge, e.
         unpaired: number of unpaired electrons.
+        method: "GFN1-xTB" or "GFN2-xTB".
     """
 
     implemented_properties = ["energy", "forces", "charges"]  # noqa: RUF012, as ase declares it
 
-    def __init__(self, charge: int, unpaired: int) -> None:
+    def __init__(self, charge: int, unpaired: int, method: str) -> None:
         super().__init__()
-        self.charge, self.unpaired = charge, unpaired
+        self.charge, self.unpaired, self.method = charge, unpaired, method
 
     def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes) -> None:
         """Compute all three; raises `NotConverged`."""
         super().calculate(atoms, properties, system_changes)
         assert self.atoms is not None
-        self.results = singlepoint(self.atoms, self.charge, self.unpaired)
+        self.results = singlepoint(self.atoms, self.charge, self.unpaired, self.method)
 
 
-def singlepoint(atoms: Atoms, charge: int, unpaired: int) -> dict:
+def singlepoint(atoms: Atoms, charge: int, unpaired: int, method: str) -> dict:
     """Energy, eV, forces, eV/Å, and Mulliken charges, e.
 
     Raises:
@@ -53,15 +57,23 @@ def singlepoint(atoms: Atoms, charge: int, unpaired: int) -> dict:
     try:
         from tblite import interface  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError("GFN2-xTB needs tblite: pip install 'lesjax[datasets]'.") from error
+        raise ImportError("xTB needs tblite: pip install 'lesjax[datasets]'.") from error
     positions = atoms.positions / units.Bohr
-    method = interface.Calculator("GFN2-xTB", atoms.numbers, positions, charge=charge, uhf=unpaired)
-    method.set("verbosity", 0)
-    method.set("accuracy", ACCURACY)
-    try:
-        result = method.singlepoint()
-    except interface.TBLiteRuntimeError as error:
-        raise NotConverged(str(error)) from error
+    result = None
+    for damping, cycles in MIXING:
+        calculator = interface.Calculator(method, atoms.numbers, positions, charge=charge, uhf=unpaired)
+        calculator.set("verbosity", 0)
+        calculator.set("accuracy", ACCURACY)
+        calculator.set("mixer-damping", damping)
+        calculator.set("max-iter", cycles)
+        try:
+            result = calculator.singlepoint()
+        except interface.TBLiteRuntimeError as error:
+            if (damping, cycles) == MIXING[-1]:
+                raise NotConverged(str(error)) from error
+        else:
+            break
+    assert result is not None
     labels = {
         "energy": result.get("energy") * units.Hartree,
         "forces": -result.get("gradient") * (units.Hartree / units.Bohr),
@@ -72,7 +84,7 @@ def singlepoint(atoms: Atoms, charge: int, unpaired: int) -> dict:
     return labels
 
 
-def label(atoms: Atoms, charge: int, unpaired: int) -> Atoms:
+def label(atoms: Atoms, charge: int, unpaired: int, method: str) -> Atoms:
     """Return a labelled copy: energy, forces, Mulliken charges, total charge and unpaired electrons in ``info``.
 
     Raises:
@@ -81,4 +93,4 @@ def label(atoms: Atoms, charge: int, unpaired: int) -> Atoms:
     """
     result = round_positions(atoms)
     result.info |= {"charge": charge, "unpaired_electrons": unpaired}
-    return attach(result, **singlepoint(result, charge, unpaired))
+    return attach(result, **singlepoint(result, charge, unpaired, method))

@@ -16,6 +16,9 @@ from lesjax.training.terms import check_weights
 from lesjax.validate import check, fraction, not_negative, one_of, optional, positive, whole
 
 
+# top names of the parameters, see `LesModel`
+GROUPS = ("short_range", "energy", "charges", "heads")
+MAX_FACTOR = 1e3
 SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
 
 
@@ -82,6 +85,8 @@ class Phase:
         factor: factor of the learning rate for step and plateau.
         step_epochs: length of a step.
         patience: evaluations that the plateau waits.
+        rates: factors of the learning rate for groups of parameters: "short_range", "energy" (its readout), "charges",
+            "heads"; one for those that are not named, and zero for a group that is held. L-BFGS has none.
         weights: factors of the mean squared errors in the loss, by the names of the labels, in the inverse square of
             their units; other labels are not used.
 
@@ -97,6 +102,7 @@ class Phase:
     factor: float = 0.5
     step_epochs: int = 100
     patience: int = 20
+    rates: dict[str, float] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=lambda: {"energy": 1.0, "forces": 1.0})
 
     def __post_init__(self) -> None:
@@ -110,7 +116,20 @@ class Phase:
             step_epochs=whole(1),
             patience=whole(1),
         )
+        check_rates(self.rates)
+        if self.lbfgs and self.rates:
+            raise ValueError(f"`rates` = {self.rates} has no effect with `lbfgs`: leave it out.")
         check_weights(self.weights)
+
+
+def check_rates(rates: dict[str, float]) -> None:
+    """Raise ValueError for groups of parameters that do not exist, and factors that are negative or not finite."""
+    unknown = [name for name in rates if name not in GROUPS]
+    if unknown:
+        raise ValueError(f"`rates` has no group {unknown[0]!r}; give some of {', '.join(GROUPS)}.")
+    wrong = {name: factor for name, factor in rates.items() if not 0.0 <= factor <= MAX_FACTOR}
+    if wrong:
+        raise ValueError(f"`rates` must be factors from 0 to {MAX_FACTOR:g}, got {wrong}.")
 
 
 @dataclass(frozen=True)

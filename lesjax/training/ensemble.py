@@ -168,7 +168,8 @@ def _epoch(step: Callable, state: Any, runs: list[Run], phase: Phase, rng: np.ra
     losses = []
     for i, bucket in enumerate(sequence):
         _, rows, masks = zip(*by_bucket[bucket].pop(0), strict=True)
-        rates = jnp.asarray([run.learning_rate(phase, i / len(sequence)) for run in runs])
+        of_runs = [run.learning_rates(phase, i / len(sequence)) for run in runs]
+        rates = {name: jnp.asarray([rates[name] for rates in of_runs]) for name in of_runs[0]}
         state, loss = step(state, buckets[bucket], np.stack(rows), np.stack(masks), rates, phase_weights(phase))
         losses.append(loss)
     return state, losses

@@ -208,9 +208,10 @@ class Run:
         rng = np.random.default_rng([self.section.seed, self.progress.epoch])
         return epoch_batches(self.prepared.train, self.section.batch_size, rng)
 
-    def learning_rate(self, phase: Phase, fraction: float) -> float:
-        """Learning rate after a fraction of the next epoch."""
-        return learning_rate(phase, self.progress.epoch_in_phase + fraction, self.progress.plateau_factor)
+    def learning_rates(self, phase: Phase, fraction: float) -> dict[str, float]:
+        """Learning rate of each group of parameters after a fraction of the next epoch."""
+        rate = learning_rate(phase, self.progress.epoch_in_phase + fraction, self.progress.plateau_factor)
+        return {name: rate * phase.rates.get(name, 1.0) for name in self.state["potential"].params}
 
     def epoch_done(self) -> None:
         """Count a finished epoch."""
@@ -223,8 +224,8 @@ class Run:
         step = partial(lbfgs_step if phase.lbfgs else adam_step, update_rule(self.section))
         losses = []
         for i, (bucket, rows, mask) in enumerate(batches):
-            rate = jnp.asarray(self.learning_rate(phase, i / len(batches)))
-            self.state, loss = step(self.state, self.prepared.train.buckets[bucket], rows, mask, rate, weights)
+            rates = jax.tree.map(jnp.asarray, self.learning_rates(phase, i / len(batches)))
+            self.state, loss = step(self.state, self.prepared.train.buckets[bucket], rows, mask, rates, weights)
             losses.append(loss)
         self.epoch_done()
         return losses

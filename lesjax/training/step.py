@@ -69,12 +69,13 @@ def adam_step(
     bucket: Batch,
     rows: Array,
     mask: Array,
-    learning_rate: Array,
+    rates: dict[str, Array],
     weights: Weights,
 ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
     """Take one step on some rows of a bucket; returns state and loss. Compiled once per model, rule and shape.
 
-    The state is a dictionary of potential, ema and optimizer, see `initial_state`.
+    The state is a dictionary of potential, ema and optimizer, see `initial_state`; `rates` has a learning rate for each
+    group of parameters.
     """
     potential = state["potential"]
     loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
@@ -82,7 +83,10 @@ def adam_step(
     with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
         optimizer = make_optimizer(rule, potential.config)
         direction, optimizer_state = optimizer.update(gradient, state["optimizer"], potential.params)
-    params = jax.tree.map(lambda p, d: p + learning_rate.astype(p.dtype) * d, potential.params, direction)
+    params = {
+        name: jax.tree.map(lambda p, d, rate=rates[name]: p + rate.astype(p.dtype) * d, group, direction[name])
+        for name, group in potential.params.items()
+    }
     decay = average_decay(rule, optax.tree.get(optimizer_state, "count").astype(value.dtype))
     ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state["ema"], params)
     potential = dataclasses.replace(potential, params=params)
@@ -96,7 +100,7 @@ def lbfgs_step(
     bucket: Batch,
     rows: Array,
     mask: Array,
-    learning_rate: Array,
+    rates: dict[str, Array],
     weights: Weights,
 ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
     """Like `adam_step`, with L-BFGS on one batch that is the whole training set; it has no learning rate.
