@@ -18,7 +18,6 @@ from xml.etree import ElementTree
 
 import ase.db
 import ase.io
-import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
@@ -28,6 +27,7 @@ from ase.io.formats import UnknownFileTypeError, filetype
 from lesjax.files import atomic_path
 from lesjax.io.comment import parse_comment
 from lesjax.io.units import factor, stated_units
+from lesjax.system import check_cell_entries
 
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -45,8 +45,6 @@ FOREIGN = {
     f".to(\"ase/structure\")`, {WRITE}",
 }  # fmt: skip
 SUFFIXES = {".npz": "npz", ".npy": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".raw": "deepmd"}
-CELL_WORDS = {"cell", "box", "lattice", "unitcell", "supercell", "simulationcell", "boxsize", "boxlength", "celldm"}
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def find_files(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
@@ -102,20 +100,42 @@ def _read(path: pathlib.Path) -> list[Atoms]:
     except _LinesError:
         raise
     except Exception as error:
-        symbol = error.args[0] if isinstance(error, KeyError) and kind in ("extxyz", "xyz") else None
-        reason = repr(error) if symbol is None else f"unknown species {symbol!r}, which is no symbol of an element"
+        reason = str(error) if type(error) is ValueError else repr(error)
+        if isinstance(error, KeyError) and kind in ("extxyz", "xyz"):
+            symbol, atom = error.args[0], _atom_of(source, len(frames), error.args[0])
+            reason = f"unknown species {symbol!r}{atom}, which is no symbol of an element"
         if isinstance(error, UnknownFileTypeError):
             reason += ". ase does not know the format: convert it to extended xyz (.xyz)."
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {reason}") from error
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
+    is_stated = ["length" in stated_units(atoms.info) for atoms in frames]
     for i, atoms in enumerate(frames):
         try:
-            _check_cell(atoms)
+            check_cell_entries(atoms)
             _convert_length(atoms)
+            if any(is_stated) and not is_stated[i]:
+                raise ValueError(
+                    f"states no unit of length, and structure {is_stated.index(True)} does: state it in all."
+                )
         except ValueError as error:
             raise ValueError(f"{str(path)!r}: Structure {i}: {error}") from error
     return _converged(path, kind, frames)
+
+
+def _atom_of(source: pathlib.Path | StringIO, frame: int, symbol: str) -> str:
+    """Say which atom of a frame has this symbol, which ase spells with one capital letter."""
+    lines = iter(
+        (source.getvalue() if isinstance(source, StringIO) else source.read_text(errors="replace")).splitlines()
+    )
+    atoms: list[str] = []
+    for _ in range(frame + 1):
+        number = next(lines, "")
+        if not number.strip().isdigit():
+            return ""
+        _, *atoms = itertools.islice(lines, int(number) + 1)
+    places = [i for i, line in enumerate(atoms) if str(symbol).lower() in line.lower().split()]
+    return f" of atom {places[0]}" if places else ""
 
 
 def _check_foreign(path: pathlib.Path) -> None:
@@ -186,24 +206,6 @@ def _check_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
                         f"announces {n} atoms, but {max(read - 1, 0)} lines of atoms follow. The file was cut, or the "
                         "number is wrong."
                     )
-
-
-def _check_cell(atoms: Atoms) -> None:
-    """Raise ValueError for a frame without a cell that has one under a name that is not read."""
-    if atoms.cell.array.any():
-        return
-    for key, value in atoms.info.items():
-        words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", str(key)).lower())
-        if not CELL_WORDS & {*words, "".join(words)}:
-            continue
-        if isinstance(value, bool):
-            continue
-        numbers = len(NUMBER.findall(value)) if isinstance(value, str) else np.size(value)
-        if numbers in (3, 6, 9) or (numbers and "".join(words) in CELL_WORDS):
-            raise ValueError(
-                f"it has no cell, but an entry `{key}` = {str(value)[:60]!r}. Write the lattice vectors as "
-                '`Lattice="ax ay az bx by bz cx cy cz"`, or rename the entry if it is something else.'
-            )
 
 
 def _convert_length(atoms: Atoms) -> None:

@@ -56,6 +56,15 @@ def test_keys_of_any_case(tmp_path, comment):
         ('Box="5 6 7"', "no cell, but an entry `Box`"),
         ('cellVectors="[[5, 0, 0], [0, 6, 0], [0, 0, 7]]"', "no cell, but an entry `cellVectors`"),
         ("box=60", "no cell, but an entry `box`"),
+        ('cellpar="5 6 7 90 90 90"', "no cell, but an entry `cellpar`"),
+        (f'boxvectors="{LATTICE}"', "no cell, but an entry `boxvectors`"),
+        (f'h="{LATTICE}"', "no cell, but an entry `h`"),
+        ('Tv_1="5 0 0" Tv_2="0 6 0" Tv_3="0 0 7"', "no cell, but an entry `Tv_1`"),
+        ("box_x=5 box_y=6 box_z=7", "no cell, but an entry `box_x`"),
+        ("Lx=5 Ly=6 Lz=7", "no cell, but an entry `Lx`"),
+        ("a=5 b=6 c=7 alpha=90 beta=90 gamma=90", "no cell, but an entry `a`"),
+        ("CELL(abcABC): 5 6 7 90 90 90 Step: 0", r"no cell, but an entry `CELL\(abcABC\):`"),
+        ('lattice="5 6 7"', "`Lattice` must be the nine numbers of three lattice vectors"),
     ],
 )
 def test_cell_that_would_be_lost(tmp_path, comment, message):
@@ -65,7 +74,10 @@ def test_cell_that_would_be_lost(tmp_path, comment, message):
 
 def test_words_that_are_no_cell(tmp_path):
     """Free text, a name, and the cell of a frame that has one."""
-    for comment in ("a plain comment with lattice and pbc", "cell_type=fcc lattice_type=fcc cellulose=3 n_cells=2"):
+    for comment in (
+        "a plain comment with lattice and pbc", "cell_type=fcc lattice_type=fcc cellulose=3 n_cells=2",
+        "A=1.2 B=3.4 C=5.6 alpha=2.0 h=3 lat=50", "box=none cell=fcc",
+    ):  # fmt: skip
         assert not io.read(file(tmp_path, comment))[0].cell.array.any()
     assert io.read(file(tmp_path, f'Lattice="{LATTICE}" box="1 2 3"'))[0].cell.array.any()
 
@@ -104,10 +116,24 @@ def test_unknown_unit_of_length(tmp_path, unit):
         io.read(file(tmp_path, unit))
 
 
+def test_unit_of_length_of_some_frames(tmp_path):
+    path = file(tmp_path, "length-unit=bohr")
+    path.write_text(path.read_text() + "1\n\nO 0 0 0\n")
+    with pytest.raises(ValueError, match=r"a\.xyz': Structure 1: states no unit of length, and structure 0 does"):
+        io.read(path)
+
+
+@pytest.mark.parametrize("symbol", ["Bq", "Q", "H_ghost", "XX"])
+def test_ghosts_under_other_names(tmp_path, symbol):
+    path = file(tmp_path, "energy=1", rows=ROWS.replace("H 1", f"{symbol} 1"))
+    with pytest.raises(ValueError, match=rf"at frame 0 .*unknown species '(?i:{symbol})' of atom 1,"):
+        io.read(path)
+
+
 def test_unknown_species(tmp_path):
     path = file(tmp_path, "energy=1")
     path.write_text(path.read_text() + path.read_text().replace("H 1", "Hx 1"))
-    with pytest.raises(ValueError, match=r"a\.xyz' cannot be read at frame 1 .*unknown species 'Hx'"):
+    with pytest.raises(ValueError, match=r"a\.xyz' cannot be read at frame 1 .*unknown species 'Hx' of atom 1, which"):
         io.read(path)
 
 
