@@ -26,6 +26,7 @@ from ase.io.formats import UnknownFileTypeError, filetype
 
 from lesjax.files import atomic_path
 from lesjax.io.comment import parse_comment
+from lesjax.io.foreign import check_foreign
 from lesjax.io.units import factor, stated_units
 from lesjax.system import check_cell_entries
 
@@ -33,28 +34,22 @@ from lesjax.system import check_cell_entries
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # Bytes of a compressed file, which is read into memory, and how many times its size that may be.
 MAX_DECOMPRESSED, MAX_RATIO = 2**32, 100
-# formats of other programs that ase does not read, and how to convert them
-WRITE = 'and write them with `ase.io.write("data.xyz", frames, format="extxyz")`'
-FOREIGN = {
-    "npz": f"arrays of numpy. Make `ase.Atoms` of each structure, labels in `info` and `arrays` as REF_energy and "
-    f"REF_forces, {WRITE}",
-    "hdf5": f"HDF5. Read it with h5py, make `ase.Atoms` of each structure, labels in `info` and `arrays`, {WRITE}",
-    "mtp": f"configurations of MLIP (MTP). Convert them to extended xyz with its own tools, or read them into "
-    f"`ase.Atoms` {WRITE}; mind that PlusStress is a virial in eV (`data.keys.virial`)",
-    "deepmd": "data of DeePMD-kit. Convert them: `frames = dpdata.LabeledSystem(folder, fmt=\"deepmd/npy\")"
-    f".to(\"ase/structure\")`, {WRITE}",
-}  # fmt: skip
-SUFFIXES = {".npz": "npz", ".npy": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".raw": "deepmd"}
 
 
 def find_files(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     """Files of a path, of a pattern (``*``, ``?``, ``[...]``) in the order of their names, or of a list of both.
 
+    One that a list names twice is there once.
+
     Raises:
         FileNotFoundError: for a missing file, or a pattern that none has.
     """
     if not isinstance(path, str | os.PathLike):
-        return [file for entry in path for file in find_files(entry)]
+        files = [file for entry in path for file in find_files(entry)]
+        unique: dict[pathlib.Path, pathlib.Path] = {}
+        for file in files:
+            unique.setdefault(file.resolve(), file)
+        return list(unique.values())
     place = pathlib.Path(path).expanduser()
     found = [place] if place.exists() else [pathlib.Path(name) for name in sorted(glob.glob(str(place)))]
     if not found:
@@ -81,7 +76,7 @@ def read(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Atoms]:
 
 
 def _read(path: pathlib.Path) -> list[Atoms]:
-    _check_foreign(path)
+    check_foreign(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     frames: list[Atoms] = []
@@ -136,22 +131,6 @@ def _atom_of(source: pathlib.Path | StringIO, frame: int, symbol: str) -> str:
         _, *atoms = itertools.islice(lines, int(number) + 1)
     places = [i for i, line in enumerate(atoms) if str(symbol).lower() in line.lower().split()]
     return f" of atom {places[0]}" if places else ""
-
-
-def _check_foreign(path: pathlib.Path) -> None:
-    """Raise ValueError for formats that ase does not read, with how to convert them."""
-    kind = SUFFIXES.get(path.suffix.lower())
-    if path.is_dir() and (any(path.glob("**/type.raw")) or any(path.glob("**/set.*"))):
-        kind = "deepmd"
-    elif path.is_file():
-        with open(path, "rb") as file:
-            head = file.read(4096)
-        if head.startswith(b"\x89HDF"):
-            kind = "hdf5"
-        elif b"BEGIN_CFG" in head:
-            kind = "mtp"
-    if kind is not None:
-        raise ValueError(f"{str(path)!r} holds {FOREIGN[kind]}.")
 
 
 def _rows(path: pathlib.Path) -> Iterable[Atoms]:
@@ -221,15 +200,15 @@ def _convert_length(atoms: Atoms) -> None:
 def _converged(path: pathlib.Path, kind: str, frames: list[Atoms]) -> list[Atoms]:
     """Frames whose electronic steps converged, as far as an output of VASP tells."""
     converged: list[bool] = []
+    opener = OPENERS.get(path.suffix, open)
     if kind == "vasp-out":
-        opener = OPENERS.get(path.suffix, open)
         with opener(path, "rt", encoding="utf-8", errors="replace") as file:
             ends = re.findall(r"aborting loop[^\n]*EDIFF[^\n]*", file.read())
         converged = ["not reached" not in end for end in ends]
     elif kind == "vasp-xml":
         limit = None
-        with suppress(ElementTree.ParseError):  # a run that was cut off
-            for _, element in ElementTree.iterparse(path):
+        with opener(path, "rb") as file, suppress(ElementTree.ParseError):  # a run that was cut off
+            for _, element in ElementTree.iterparse(file):
                 if element.get("name") == "NELM" and limit is None:
                     limit = int(str(element.text))
                 elif element.tag == "calculation":
