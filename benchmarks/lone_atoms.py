@@ -27,6 +27,17 @@ IONS = {("Na", 0): -100.0, ("Na", 1): -94.86, ("K", 0): -200.0, ("K", 1): -195.6
 DEPTH, STIFFNESS, LENGTH = 5.0, 2.2, 0.96  # Morse bond: eV, 1/Å, Å
 
 
+def morse(positions: np.ndarray) -> tuple[float, np.ndarray]:
+    """Energy of the bonds of the first atom to the others, eV, and forces, eV/Å."""
+    bonds = positions[1:] - positions[0]
+    lengths = np.linalg.norm(bonds, axis=1)
+    decay = np.exp(-STIFFNESS * (lengths - LENGTH))
+    slopes = 2.0 * DEPTH * STIFFNESS * (1.0 - decay) * decay
+    on_others = -(slopes / lengths)[:, None] * bonds
+    forces = np.concatenate([-on_others.sum(axis=0, keepdims=True), on_others])
+    return DEPTH * float(np.sum((1.0 - decay) ** 2 - 1.0)), forces
+
+
 def made_atoms(n_molecules: int = 24) -> list[ase.Atoms]:
     """Molecules of water with two Morse bonds, and the lone atoms."""
     rng = np.random.default_rng(0)
@@ -34,14 +45,9 @@ def made_atoms(n_molecules: int = 24) -> list[ase.Atoms]:
     start = np.array([[0.0, 0.0, 0.0], [0.76, 0.59, 0.0], [-0.76, 0.59, 0.0]])
     for _ in range(n_molecules):
         positions = start + 0.1 * rng.normal(size=(3, 3))
-        bonds = positions[1:] - positions[0]
-        lengths = np.linalg.norm(bonds, axis=1)
-        decay = np.exp(-STIFFNESS * (lengths - LENGTH))
-        slopes = 2.0 * DEPTH * STIFFNESS * (1.0 - decay) * decay
-        on_hydrogen = -(slopes / lengths)[:, None] * bonds
-        energy = ATOMS["O"] + 2 * ATOMS["H"] + DEPTH * float(np.sum((1.0 - decay) ** 2 - 1.0))
-        atoms = ase.Atoms("OH2", positions, info={"REF_energy": energy})
-        atoms.set_array("REF_forces", np.concatenate([-on_hydrogen.sum(axis=0, keepdims=True), on_hydrogen]))
+        energy, forces = morse(positions)
+        atoms = ase.Atoms("OH2", positions, info={"REF_energy": energy + ATOMS["O"] + 2 * ATOMS["H"]})
+        atoms.set_array("REF_forces", forces)
         frames.append(atoms)
     return frames + [lone(symbol, energy, config_type="IsolatedAtom") for symbol, energy in ATOMS.items()]
 
@@ -82,7 +88,7 @@ def errors(potential: Potential, frames: list[ase.Atoms]) -> dict[str, float]:
             "molecules_rmse_meV_per_atom": float(np.sqrt(np.mean(np.square(molecules)))),
             "molecules_largest_meV_per_atom": max(molecules),
         }
-    return {name: round(error, 4) for name, error in lone_errors.items()}
+    return {name: round(float(error), 4) for name, error in lone_errors.items()}
 
 
 def main() -> None:
