@@ -54,11 +54,14 @@ SUFFIXES = {".npz": "npz", ".npy": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf"
 
 
 def check_foreign(path: pathlib.Path) -> None:
-    """Raise ValueError for formats that ase does not read, with lines that convert them, and for folders."""
+    """Raise ValueError for formats that ase does not read, with lines that convert them, FileNotFoundError for folders.
+
+    A folder of DeePMD-kit is such a format.
+    """
     kind = SUFFIXES.get(path.suffix.lower())
     if path.is_dir():
         if not any(any(path.glob(pattern)) for pattern in ("**/type.raw", "**/set.*", "*.npy")):
-            raise ValueError(f"{str(path)!r} is a folder. Name its files, as {str(path / '*.xyz')!r}.")
+            raise FileNotFoundError(f"{str(path)!r} is a folder. Name its files, as {str(path / '*.xyz')!r}.")
         kind = "deepmd"
     elif path.is_file():
         with open(path, "rb") as file:

@@ -196,7 +196,7 @@ def test_formats_that_ase_does_not_read(tmp_path, name, content, message):
 
 
 def test_folders(tmp_path):
-    with pytest.raises(ValueError, match=r"is a folder\. Name its files, as .*\*\.xyz'"):
+    with pytest.raises(FileNotFoundError, match=r"is a folder\. Name its files, as .*\*\.xyz'"):
         io.read(tmp_path)
     (tmp_path / "set.000").mkdir()
     (tmp_path / "set.000" / "energy.npy").touch()
