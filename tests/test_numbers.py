@@ -300,7 +300,9 @@ def test_far_from_the_origin_in_evaluation_training_and_dynamics(potential, fram
     systems = [
         make_dataset(CONFIG, [atoms], io.all_labels([atoms])).buckets[0].system for atoms in (frame, moved)
     ]  # what a step of training takes
-    vectors = [np.sort(np.asarray(jax.vmap(lambda s: s.neighborhood().vectors)(system)), axis=None) for system in systems]
+    vectors = [
+        np.sort(np.asarray(jax.vmap(lambda s: s.neighborhood().vectors)(system)), axis=None) for system in systems
+    ]
     np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-8 if X64 else 1e-5)
     settings = Settings(steps=1, timestep=0.01, temperature=1.0)
     for name, atoms in (("near", frame), ("far", moved)):

@@ -202,8 +202,8 @@ def infrared_spectrum(
     intervals = np.diff(times)
     if len(intervals) == 0 or not intervals[0] > 0 or np.ptp(intervals) > 1e-3 * intervals[0]:
         raise ValueError(
-            f"`trajectory` must have at least two frames after `skip` = {skip} fs, at equal steps of time; the steps are "
-            f"{sorted(set(intervals.round(6).tolist()))[:5]} fs."
+            f"`trajectory` must have at least two frames after `skip` = {skip} fs, at equal steps of time; the steps "
+            f"are {sorted(set(intervals.round(6).tolist()))[:5]} fs."
         )
     if volume is None:
         if not all(atoms.pbc.all() for atoms in frames):

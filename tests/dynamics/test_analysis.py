@@ -169,9 +169,7 @@ def test_infrared_spectrum_of_a_run_of_the_command(form, ions, small_potential, 
     velocities = np.array([atoms.get_velocities() for atoms in frames]) * ase.units.fs
     rate = properties.dipole_rate(jnp.asarray(np.array(born), float), jnp.asarray(velocities, float))
     temperature = float(np.mean([2.0 * atoms.get_kinetic_energy() / (21 * ase.units.kB) for atoms in frames]))
-    expected = properties.infrared_spectrum(
-        rate, 1.0, ions.get_volume(), temperature, resolution=2000.0, n_blocks=2
-    )
+    expected = properties.infrared_spectrum(rate, 1.0, ions.get_volume(), temperature, resolution=2000.0, n_blocks=2)
     np.testing.assert_allclose(found.wavenumber, expected.wavenumber, rtol=1e-6)
     size = float(np.max(expected.intensity))
     np.testing.assert_allclose(found.intensity, expected.intensity, rtol=0, atol=1e-4 * size)

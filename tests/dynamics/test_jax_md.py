@@ -256,7 +256,7 @@ class RepulsionConfig:
 
 
 class Repulsion(nn.Module):
-    """2000 eV exp(-(r / Å)²) for each pair: with charges of one e a crystal of rock salt that is stable and may melt."""
+    """2000 eV exp(-(r / Å)²) for each pair: with charges of one e a stable crystal of rock salt."""
 
     config: RepulsionConfig
 
