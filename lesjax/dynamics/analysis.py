@@ -215,7 +215,7 @@ def infrared_spectrum(
     spectrum = properties.infrared_spectrum(
         rate, float(np.mean(intervals)), volume, mean, resolution=resolution, n_blocks=n_blocks
     )
-    return properties.Spectrum(*(np.asarray(part) for part in jax.device_get(spectrum)))
+    return jax.device_get(spectrum)
 
 
 def _mean_temperature(frames: Sequence[ase.Atoms]) -> float:
