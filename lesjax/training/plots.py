@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 COLORS = ("#1f6f8b", "#d1495b", "#edae49", "#6a994e")
-LEGEND = {"frameon": False, "fontsize": 8, "handletextpad": 0.3}
+PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 1.5}
 # of the elements of a plot, in the order of the periodic table
 ELEMENT_COLORS = (*COLORS, "#7b4b94", "#8c6d46", "#e07a9f", "#4c4c4c", "#4fb3bf", "#a4a71e")
 
@@ -44,30 +44,41 @@ def parity(axes: "Axes", kind: str, pair: Parity, label: str = "", color: str | 
     margin = 0.05 * np.ptp(values) or 1.0
     limits = (values.min() - margin, values.max() + margin)
     axes.plot(limits, limits, color="0.6", linewidth=1, zorder=0)
+    elements = []
     if color is None and pair.numbers is not None:
         elements, counts = np.unique(pair.numbers, return_counts=True)
+        colors = _element_colors(len(elements))
         for i in np.argsort(-counts, kind="stable"):
-            selected = pair.take(pair.numbers == elements[i])
-            _points(axes, selected, ELEMENT_COLORS[i % len(ELEMENT_COLORS)], chemical_symbols[elements[i]])
-        legend = axes.legend(loc="lower right", ncols=1 + (len(elements) > 5), **LEGEND)
-        axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.4)
+            _points(axes, pair.take(pair.numbers == elements[i]), colors[i], chemical_symbols[elements[i]])
     else:
         _points(axes, pair, color or COLORS[0], text)
-        legend = axes.legend(loc="upper left", **LEGEND)
-    for line in legend.get_lines():
-        line.set(alpha=1.0, markersize=7)
+    if color is None:
+        axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", fontsize=8, linespacing=1.4, bbox=PAPER)
+    if color is not None or len(elements):
+        place, n_columns = ("upper left", 1) if color is not None else ("lower right", 1 + (len(elements) > 5))
+        legend = axes.legend(loc=place, ncols=n_columns, fontsize=8, handletextpad=0.3, edgecolor="none")
+        for line in legend.get_lines():
+            line.set(alpha=1.0, markersize=8)
     axes.set(xlim=limits, ylim=limits)
     axes.set(xlabel=f"reference {term.title} ({term.unit})", ylabel=f"predicted {term.title} ({term.unit})")
+    axes.locator_params(nbins=6)
     axes.set_aspect("equal")
 
 
-def _points(axes: "Axes", pair: Parity, color: str, label: str) -> None:
+def _element_colors(n: int) -> Sequence[Any]:
+    if n <= len(ELEMENT_COLORS):
+        return ELEMENT_COLORS
+    from matplotlib import colormaps
+
+    return colormaps["turbo"](np.linspace(0.0, 1.0, n))
+
+
+def _points(axes: "Axes", pair: Parity, color: Any, label: str) -> None:
     """Points that stay apart where there are many; as pixels, so that every point can be drawn."""
-    alpha = float(np.clip(100.0 / np.sqrt(len(pair.reference)), 0.1, 0.7))
-    axes.plot(
-        pair.reference, pair.predicted, ".", markersize=3, markeredgewidth=0, alpha=alpha, color=color, label=label,
-        rasterized=True,
-    )  # fmt: skip
+    crowding = np.sqrt(len(pair.reference))
+    alpha, size = float(np.clip(25.0 / crowding, 0.1, 0.8)), float(np.clip(60.0 / crowding, 3.0, 7.0))
+    style = {"markersize": size, "markeredgewidth": 0, "alpha": alpha, "color": color}
+    axes.plot(pair.reference, pair.predicted, ".", label=label, rasterized=True, **style)
 
 
 def _scores(pair: Parity, unit: str) -> list[str]:
