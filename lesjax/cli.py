@@ -210,6 +210,7 @@ def _train(arguments: argparse.Namespace) -> int:
     members = range(config.training.ensemble or 0)
     for run in [folder / "members" / str(i) for i in members] or [folder]:
         plots.save_learning_curve(run / "learning_curve.png", read_log(run / "log.jsonl"))
+    print(f"model: {folder / 'model'}; its errors:", flush=True)
     metrics = {}
     for name, dataset in sets.items():
         if dataset is not None:
@@ -220,11 +221,12 @@ def _train(arguments: argparse.Namespace) -> int:
             if result.calibration:
                 plots.save_calibration(folder / f"calibration_{name}.png", result.calibration)
             tables.print_errors(name, result)
-    print(f"model: {folder / 'model'}")
     return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    print(f"{arguments.model} on {arguments.data}", flush=True)  # before anything is imported that takes long
+
     from lesjax import io
     from lesjax.files import write_json
     from lesjax.models import load, load_ensemble
@@ -237,7 +239,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     read = load_ensemble if ensemble else load
     if arguments.calibration and not ensemble:
         raise ValueError(f"`--calibration` needs an ensemble, but {arguments.model!r} is a single potential.")
-    print(f"{arguments.model}: computing the structures of {arguments.data}", flush=True)
     result = evaluate_file(
         read(arguments.model),
         arguments.data,
@@ -269,6 +270,7 @@ def _md(arguments: argparse.Namespace) -> int:
     trajectory = "xyz" if isinstance(arguments.format, _Default) else arguments.format
     arguments.folder = simulation_folder(arguments.out, trajectory)
     arguments.folder.check_files()  # before anything is imported that takes long
+    print(f"{arguments.model} from {arguments.structure}; results in {arguments.out}/", flush=True)
 
     from lesjax import io
     from lesjax.dynamics import Settings, simulate
@@ -288,7 +290,7 @@ def _md(arguments: argparse.Namespace) -> int:
     check_ghosts(start.numbers, where=f"{arguments.structure!r}, structure {len(frames) - 1}: ")
     if PBC[arguments.pbc] is not None:
         start.pbc = PBC[arguments.pbc]
-    print(f"{arguments.structure}: {settings.steps} steps of {len(start)} atoms; results in {folder}/", flush=True)
+    print(f"{settings.steps} steps of {len(start)} atoms", flush=True)
     final = simulate(load(arguments.model), start, folder, settings, quiet=arguments.quiet)
     last = read_table(folder / "log.csv")["temperature_K"][-1]  # which knows the degrees of freedom
     print(f"{settings.steps} steps of {len(final)} atoms, {last:.0f} K at the end; see {folder}/md.png")

@@ -137,6 +137,7 @@ class Simulation:
     def run(self, quiet: bool | None) -> ase.Atoms:
         """Run all remaining steps."""
         settings, progress, output = self.settings, self.progress, self.output
+        compiled = progress.step == 0
         with output.progress_bar(progress.step, quiet) as report:
             if progress.step == 0:
                 observed = self.run_block(0).observed
@@ -155,7 +156,9 @@ class Simulation:
                 self.replan_if_drifted()
                 if target % settings.checkpoint_every == 0 or target == settings.steps:
                     output.checkpoint(self.state, self.neighbor_list, progress, self.solver)
-                report(progress.step, observed, (target - before) / (time.perf_counter() - started))
+                speed = (target - before) / (time.perf_counter() - started)
+                report(progress.step, observed, speed if compiled else None)
+                compiled = True
         if settings.steps % settings.log_every:  # after the checkpoint: a longer run has no such line
             output.log(progress, self.run_block(0).observed)
         final = self.frame()

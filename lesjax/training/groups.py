@@ -22,7 +22,7 @@ def groups(parity: Mapping[str, Parity], dataset: Dataset) -> tuple[Groups, Grou
     return (
         by_element(parity, np.concatenate(numbers)),
         by_structure(parity, types),
-        by_structure(parity, [io.composition(of_structure) for of_structure in numbers]),
+        by_structure(parity, [io.composition(of_structure.tolist()) for of_structure in numbers]),
     )
 
 
