@@ -110,6 +110,7 @@ def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
     assert set(metrics) - GROUPS == {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
 
 
+@pytest.mark.filterwarnings("default:2 of 4 structures are left out")
 def test_evaluate_a_file_of_two_methods(run, tmp_path, capsys):
     """The error names the option, and with it the other structures are left out."""
     folder, _ = run

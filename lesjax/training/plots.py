@@ -70,7 +70,7 @@ def _element_colors(n: int) -> Sequence[Any]:
         return ELEMENT_COLORS
     from matplotlib import colormaps
 
-    return colormaps["turbo"](np.linspace(0.0, 1.0, n))
+    return list(colormaps["turbo"](np.linspace(0.0, 1.0, n)))
 
 
 def _points(axes: "Axes", pair: Parity, color: Any, label: str) -> None:
