@@ -70,7 +70,9 @@ def test_train_tells_what_it_does(run):
     lines = out.splitlines()
     assert lines[0] == f"{folder / 'config.toml'}: reading the data; results in {folder / 'run'}/"
     assert lines.index("compiling …") < next(i for i, line in enumerate(lines) if line.startswith("epoch "))
-    assert [line.partition(":")[0] for line in lines if line.startswith("epoch ")] == [f"epoch {i}/3" for i in (1, 2, 3)]
+    assert [line.partition(":")[0] for line in lines if line.startswith("epoch ")] == [
+        f"epoch {i}/3" for i in (1, 2, 3)
+    ]
     assert "eV/Å" in out
     assert "meV" not in out
     assert "training: 7 structures" in out

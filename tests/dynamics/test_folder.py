@@ -156,7 +156,8 @@ def test_signals_say_what_was_kept(ions, small_potential, tmp_path):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
-    assert (out.count("\n"), process.returncode) == (1, 130)
+    assert out.count("\n") <= 1
+    assert process.returncode == 130
     assert error.startswith("interrupted; ")
     assert error.count("\n") == 1
     process = start(*words)
