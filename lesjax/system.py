@@ -137,7 +137,7 @@ class System:
         if n and atomic_numbers.min() < 1:
             atom = int(np.argmin(atomic_numbers))
             raise ValueError(
-                f"`atomic_numbers` of atom {atom} must be at least 1, got {atomic_numbers[atom]}. Remove ghost atoms."
+                f"`atomic_numbers` must lie from 1 to {MAX_ELEMENT}, got {atomic_numbers[atom]} of atom {atom}."
             )
         pbc = directions(pbc)
         check_geometry(positions, cell, pbc)

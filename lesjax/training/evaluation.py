@@ -5,6 +5,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ from lesjax import io
 from lesjax.models.checks import check_solution
 from lesjax.models.ensemble import Ensemble
 from lesjax.models.potential import Potential
+from lesjax.models.provenance import ChargeStatistics
+from lesjax.training.charges import StructureCharges, charge_statistics, split_charges
 from lesjax.training.data import Dataset, epoch_batches, make_dataset
 from lesjax.training.sign import sign_is_free
 from lesjax.training.step import compare_rows
@@ -86,11 +89,18 @@ class Evaluation:
             Energies are per atom and without the reference energies of the elements. Predictions of an ensemble are
             the mean of its members.
         calibration: error and spread of the same terms, for an ensemble.
+        charges: statistics of the latent charges, labels or not, with the sign of the model; None for a short-range
+            model. For an ensemble, those of the mean of its members, channels summed.
     """
 
     metrics: dict[str, float | int]
     parity: dict[str, Parity]
     calibration: dict[str, Calibration] = field(default_factory=dict)
+    charges: ChargeStatistics | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Metrics and latent charges, as in the JSON files of the command line."""
+        return {**self.metrics, **({} if self.charges is None else self.charges.metrics())}
 
 
 def evaluate(
@@ -149,7 +159,8 @@ def evaluate(
     if epsilon_infinity is not None:
         dataset = _with_epsilon(dataset, epsilon_infinity)
     parity, spread = {}, {}
-    for name, (reference, predicted) in _values(potential, dataset, batch_size).items():
+    values, structures = _values(potential, dataset, batch_size)
+    for name, (reference, predicted) in values.items():
         if len(reference):
             parity[name] = Parity(reference, predicted.mean(axis=0))
             spread[name] = predicted.std(axis=0, ddof=1) if len(predicted) > 1 else None
@@ -184,7 +195,14 @@ def evaluate(
             rank = calibrations[term.short].spearman()
             if math.isfinite(rank):
                 metrics[f"{term.short}_spearman"] = rank
-    return Evaluation(metrics, {term.short: parity[term.short] for term in terms}, calibrations)
+    charges = charge_statistics(structures, _initial_size(potential)) if structures else None
+    return Evaluation(metrics, {term.short: parity[term.short] for term in terms}, calibrations, charges=charges)
+
+
+def _initial_size(potential: Potential | Ensemble) -> float | None:
+    """Size of the charges before training, if the model knows it; of the first member of an ensemble."""
+    provenance = (potential[0] if isinstance(potential, Ensemble) else potential).provenance
+    return None if provenance is None or provenance.charges is None else provenance.charges.initial_size
 
 
 def _with_epsilon(dataset: Dataset, epsilon_infinity: float | str) -> Dataset:
@@ -221,11 +239,15 @@ def fitted_epsilon(pair: Parity, sign: float) -> float:
 
 def _values(
     potential: Potential | Ensemble, dataset: Dataset, batch_size: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return, by term and part, flattened references in the order of the structures and predictions [m, values]."""
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[StructureCharges]]:
+    """Return, by term and part, flattened references in the order of the structures and predictions [m, values].
+
+    And the latent charges of all structures, if there are any.
+    """
     potentials = [member.core() for member in (potential if isinstance(potential, Ensemble) else [potential])]
     labelled = [labelled_rows(bucket) for bucket in dataset.buckets]
     values: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    structures: list[StructureCharges] = []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         batch = dataset.buckets[bucket]
         # costly terms are left out of batches without their labels, others of whole buckets: fewer compilations
@@ -235,11 +257,17 @@ def _values(
             if term.name in labelled[bucket]
             and np.any(labelled[bucket][term.name][rows[mask]] if term.costly else labelled[bucket][term.name])
         )
-        members = []
+        members, member_charges = [], []
         for member in potentials:
-            pairs, solution = jax.device_get(compare_rows(member, batch, rows, mask, names))
+            pairs, solution, charges = jax.device_get(compare_rows(member, batch, rows, mask, names))
             check_solution(*solution)
             members.append(pairs)
+            member_charges.append(charges)
+        if member_charges[0] is not None:
+            # channels mix freely between members
+            of_all = [charges.sum(axis=2, keepdims=True) for charges in member_charges]
+            mean = np.mean(of_all, axis=0) if len(of_all) > 1 else member_charges[0]
+            structures += split_charges(mean, batch.system, rows, mask)
         for term in (term for term in TERMS if term.name in members[0]):
             reference, has_label = members[0][term.name].reference, members[0][term.name].known
             predicted = np.stack([pairs[term.name].predicted for pairs in members], axis=1)
@@ -254,7 +282,7 @@ def _values(
     for name, by_structure in values.items():
         references, predictions = zip(*(by_structure[i] for i in sorted(by_structure)), strict=True)
         result[name] = np.concatenate(references), np.concatenate(predictions, axis=1)
-    return result
+    return result, structures
 
 
 def evaluate_file(
