@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,13 @@ from toy import CONFIG, make_frames
 
 LABELS = ("energy", "forces", "stress", "charges")
 SCORES = {"charges_r2", "charges_corr2"}
-METRICS = {"n_structures", *SCORES, *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae"))}
+METRICS = {
+    "n_structures",
+    "charges",
+    "net_charge",
+    *SCORES,
+    *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae")),
+}
 
 
 def write_inputs(folder):
@@ -78,11 +85,21 @@ def test_evaluate(run, tmp_path, capsys):
     metrics = json.loads((tmp_path / "new" / "m.json").read_text())
     assert set(metrics) == METRICS
     assert metrics == json.loads((folder / "run" / "metrics.json").read_text())["test"]
-    assert all(math.isfinite(value) for value in metrics.values())
+    assert set(metrics["charges"]["Na"]) == {"mean", "std"}
+    assert set(metrics["net_charge"]) == {"mean", "largest"}
+    net = metrics.pop("net_charge")
+    plain = {**metrics.pop("charges")["Na"], **net, **metrics}
+    assert all(math.isfinite(value) for value in plain.values())
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     captured = capsys.readouterr()
     assert captured.err == ""
     assert "forces (eV/Å)" in captured.out
+    assert "sum over a structure" in captured.out
+    warnings.filterwarnings("always", "The latent charges of neutral cells")
+    assert cli.main(["evaluate", str(folder / "run" / "model"), str(folder / "test.xyz")]) == 0
+    error = capsys.readouterr().err
+    assert f"The latent charges of neutral cells add up to as much as {abs(net['largest']):.3g} e" in error
+    assert "`model.long_range.charges.constraint` = 'neutral'" in error
 
 
 def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
@@ -95,7 +112,8 @@ def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
     command = ["evaluate", str(folder / "run" / "model"), str(tmp_path / "mine.xyz"), "--json", str(tmp_path / "m")]
     assert cli.main([*command, "--key", "energy=mine", "--pbc", "false"]) == 0
     metrics = json.loads((tmp_path / "m").read_text())
-    assert set(metrics) == {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
+    of_charges = {"charges", "net_charge"}  # of the model: there are no labels of them
+    assert set(metrics) == {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae", *of_charges}
     assert "energy per atom (meV)" in capsys.readouterr().out
 
 
@@ -116,7 +134,10 @@ def test_ensemble(run, tmp_path, capsys):
     assert metrics == json.loads((output / "metrics.json").read_text())["test"]
     assert {"forces_spread", "forces_spearman", "energy_spread"} <= set(metrics)
     assert plot.read_bytes().startswith(b"\x89PNG")
-    capsys.readouterr()
+    assert cli.main(["info", str(output / "model")]) == 0
+    shown = capsys.readouterr().out
+    assert "members" in shown
+    assert "charges of member 1 after training (structures: 1):" in shown
     assert cli.main(["evaluate", str(folder / "run" / "model"), *arguments]) == 1
     assert "`--calibration` needs an ensemble" in capsys.readouterr().err
 
@@ -150,6 +171,27 @@ def test_info(run, capsys):
     expected = ("parameters", "Na, Cl", "state_inputs", "short_range.cutoff", "3.6", "long_range.sigma")
     for text_of_table in (*expected, "reference energy of Na"):
         assert text_of_table in out
+    for line in (
+        f"trained by lesjax: {lesjax.__version__}",
+        "data: data.train: train.xyz: 8 structures; REF_energy, REF_forces, REF_stress, REF_charges",
+        "structures: 7 to train on, 1 to validate",
+        "units: eV, Å, e",
+        "reference energies from: Na, Cl: fitted",
+        "sign of the charges from: electronegativities: Cl is negative",
+        "charges after training (structures: 1):",
+    ):
+        assert line in out.splitlines()
+    assert "sum over a structure" in out
+
+
+def test_info_of_a_model_that_does_not_know_where_it_comes_from(run, tmp_path, capsys):
+    folder, _ = run
+    shutil.copytree(folder / "run" / "model", tmp_path / "old")
+    description = json.loads((tmp_path / "old" / "config.json").read_text())
+    del description["provenance"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(description))
+    assert cli.main(["info", str(tmp_path / "old")]) == 0
+    assert "provenance: unknown" in capsys.readouterr().out.splitlines()
 
 
 @pytest.fixture
