@@ -16,6 +16,8 @@ from lesjax.signals import Stop, Stopped, stopping
 
 if TYPE_CHECKING:
     from lesjax.io import Keys
+    from lesjax.models import Potential
+    from lesjax.training import Evaluation
 
 
 PBC = {"file": None, "true": True, "false": False}
@@ -39,7 +41,11 @@ Moments are about the centre of mass.
 The JSON file also has `units`, and RMSE and MAE of parts of the data:
   by_element                 of each element, for labels of atoms
   by_config_type             of each `config_type` in the comment lines, if there is any
-  by_composition             of each composition, such as H2O×64"""
+  by_composition             of each composition, such as H2O×64
+
+For a model with latent charges, labels or not, with the sign of the model; a list for several channels:
+  charges                    mean and std (standard deviation) by element, e
+  net_charge                 sum over a structure: mean and largest, e"""
 
 
 # Name in `Settings`, which has the defaults; help; type.
@@ -161,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
     md.set_defaults(run=_md)
 
     info = commands.add_parser("info", help="describe a potential")
-    info.add_argument("model", help="folder of a potential")
+    info.add_argument("model", help="folder of a potential or an ensemble")
     info.set_defaults(run=_info)
 
     demo = commands.add_parser("demo", help="learn the charges of an ionic gas from energies and forces")
@@ -221,6 +227,9 @@ def _train(arguments: argparse.Namespace) -> int:
             if result.calibration:
                 plots.save_calibration(folder / f"calibration_{name}.png", result.calibration)
             tables.print_errors(name, result)
+            if name == "training":
+                _print_charges(result)
+    print(f"model: {folder / 'model'}")
     return 0
 
 
@@ -239,8 +248,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     read = load_ensemble if ensemble else load
     if arguments.calibration and not ensemble:
         raise ValueError(f"`--calibration` needs an ensemble, but {arguments.model!r} is a single potential.")
+    model = read(arguments.model)
     result = evaluate_file(
-        read(arguments.model),
+        model,
         arguments.data,
         keys=_keys(arguments.key, arguments.born_order),
         pbc=pbc,
@@ -257,6 +267,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, result.to_json())
     tables.print_errors(arguments.data, result)
     tables.print_groups(result)
+    _print_charges(result)
+    for text in {} if result.charges is None else result.charges.warnings(model.config).values():
+        warnings.warn(text, stacklevel=1)
     if arguments.plot:
         plots.save_parity(arguments.plot, result.parity)
     if arguments.calibration:
@@ -304,13 +317,16 @@ def _info(arguments: argparse.Namespace) -> int:
     from rich.table import Table
 
     from lesjax.io import chemical_symbols, element_names
-    from lesjax.models import load
+    from lesjax.models import load, load_ensemble
+    from lesjax.models.storage import is_ensemble
     from lesjax.schema import flat, to_plain
 
-    potential = load(arguments.model)
-    config = potential.config
+    members = [load(arguments.model)] if not is_ensemble(arguments.model) else load_ensemble(arguments.model).members()
+    config = members[0].config
     table = Table("setting", "value")
-    count = sum(leaf.size for leaf in jax.tree.leaves(potential.params))
+    count = sum(leaf.size for leaf in jax.tree.leaves(members[0].params))
+    if len(members) > 1:
+        table.add_row("members", f"{len(members)}")
     table.add_row("parameters", f"{count}")
     table.add_row("elements", element_names(config.short_range.elements))
     for name, value in flat(to_plain(config)).items():
@@ -320,6 +336,7 @@ def _info(arguments: argparse.Namespace) -> int:
         table.add_row(f"reference energy of {chemical_symbols[z]}", f"{energy:.6f} eV")
     print(arguments.model)
     Console().print(table)
+    _print_provenance(members)
     return 0
 
 
@@ -351,3 +368,22 @@ def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
             raise ValueError(f"`--key` needs one of {', '.join(sorted(labels))} = NAME, got {assignment!r}.")
         label_names[label] = (name,)
     return Keys(**label_names, born_effective_charges_order=born_order)
+
+
+def _print_charges(result: "Evaluation") -> None:
+    """Latent charges by element, and sums over structures."""
+    if result.charges is not None:
+        print("\n".join(result.charges.lines()))
+
+
+def _print_provenance(members: "Sequence[Potential]") -> None:
+    """Where the members of an ensemble, or a single potential, come from, and their charges after training."""
+    first = members[0].provenance
+    for name, value in [("provenance", "unknown")] if first is None else first.rows():
+        print(f"{name}: {value}")
+    for i, member in enumerate(members):
+        of_member = f" of member {i}" if len(members) > 1 else ""
+        statistics = None if member.provenance is None else member.provenance.charges
+        if statistics is not None:
+            print(f"charges{of_member} after training (structures: {statistics.n_structures}):")
+            print("\n".join(statistics.lines()))

@@ -138,7 +138,7 @@ class RunFolder:
         The version of lesjax is that which began the run.
         """
         begun = self.read_description() if self.checkpoint.exists() else None
-        version = _version() if begun is None else begun.get("lesjax")
+        version = lesjax_version() if begun is None else begun.get("lesjax")
         content = {"lesjax": version, **content}
         write_json(self.description, {"format": FORMAT, "hash": _hash(content), **content})
 
@@ -212,10 +212,10 @@ class RunFolder:
                 f"{str(self.path)!r} holds a run with other settings ({', '.join(different[:4])}). Choose another "
                 "folder, or delete it."
             )
-        if self.read_checkpoint() is not None and content.get("lesjax") != _version():
+        if self.read_checkpoint() is not None and content.get("lesjax") != lesjax_version():
             warnings.warn(
-                f"{str(self.path)!r} holds a run that lesjax {content.get('lesjax')} began, and this is {_version()}: "
-                "what follows may differ from what that version would have written.",
+                f"{str(self.path)!r} holds a run that lesjax {content.get('lesjax')} began, and this is "
+                f"{lesjax_version()}: what follows may differ from what that version would have written.",
                 stacklevel=2,
             )
         return None
@@ -335,7 +335,8 @@ def simulation_folder(path: str | os.PathLike, trajectory: str = "xyz") -> RunFo
     return RunFolder(path, description="settings.json", log="log.csv", free={"steps"}, **names)
 
 
-def _version() -> str:
+def lesjax_version() -> str:
+    """Version of lesjax that runs."""
     return sys.modules["lesjax"].__version__
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,13 @@ from toy import CONFIG, make_frames
 LABELS = ("energy", "forces", "stress", "charges")
 SCORES = {"charges_r2", "charges_corr2"}
 GROUPS = {"units", "by_element", "by_composition"}
-METRICS = {"n_structures", *SCORES, *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae"))}
+METRICS = {
+    "n_structures",
+    "charges",
+    "net_charge",
+    *SCORES,
+    *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae")),
+}
 
 
 def write_inputs(folder):
@@ -89,7 +96,11 @@ def test_evaluate(run, tmp_path, capsys):
     assert metrics["units"] == {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³", "charges": "e"}
     assert metrics["by_element"]["Na"]["n_atoms"] == 6
     assert metrics == json.loads((folder / "run" / "metrics.json").read_text())["test"]
-    assert all(math.isfinite(metrics[name]) for name in METRICS)
+    assert set(metrics["charges"]["Na"]) == {"mean", "std"}
+    assert set(metrics["net_charge"]) == {"mean", "largest"}
+    net = metrics["net_charge"]
+    plain = {**metrics["charges"]["Na"], **net, **{name: metrics[name] for name in METRICS - {"charges", "net_charge"}}}
+    assert all(math.isfinite(value) for value in plain.values())
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     captured = capsys.readouterr()
     assert captured.err == ""
@@ -97,6 +108,12 @@ def test_evaluate(run, tmp_path, capsys):
         assert word in captured.out
     # the table, plots and file have one unit
     assert f"{metrics['energy_rmse']:.4g}" in captured.out
+    assert "sum over a structure" in captured.out
+    warnings.filterwarnings("always", "The latent charges of neutral cells")
+    assert cli.main(["evaluate", str(folder / "run" / "model"), str(folder / "test.xyz")]) == 0
+    error = capsys.readouterr().err
+    assert f"The latent charges of neutral cells add up to as much as {abs(net['largest']):.3g} e" in error
+    assert "`model.long_range.charges.constraint` = 'neutral'" in error
 
 
 def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
@@ -109,7 +126,8 @@ def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
     command = ["evaluate", str(folder / "run" / "model"), str(tmp_path / "mine.xyz"), "--json", str(tmp_path / "m")]
     assert cli.main([*command, "--key", "energy=mine", "--pbc", "false"]) == 0
     metrics = json.loads((tmp_path / "m").read_text())
-    assert set(metrics) - GROUPS == {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
+    groups = {*GROUPS, "charges", "net_charge"}  # the last two of the model: there are no labels of them
+    assert set(metrics) - groups == {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
 
 
 @pytest.mark.filterwarnings("default:2 of 4 structures are left out")
@@ -153,7 +171,10 @@ def test_ensemble(run, tmp_path, capsys):
     assert metrics == json.loads((output / "metrics.json").read_text())["test"]
     assert {"forces_spread", "forces_spearman", "energy_spread"} <= set(metrics)
     assert plot.read_bytes().startswith(b"\x89PNG")
-    capsys.readouterr()
+    assert cli.main(["info", str(output / "model")]) == 0
+    shown = capsys.readouterr().out
+    assert "members" in shown
+    assert "charges of member 1 after training (structures: 1):" in shown
     assert cli.main(["evaluate", str(folder / "run" / "model"), *arguments]) == 1
     assert "`--calibration` needs an ensemble" in capsys.readouterr().err
 
@@ -188,6 +209,27 @@ def test_info(run, capsys):
     expected = ("parameters", "Na, Cl", "state_inputs", "short_range.cutoff", "3.6", "long_range.sigma")
     for text_of_table in (*expected, "reference energy of Na"):
         assert text_of_table in out
+    for line in (
+        f"trained by lesjax: {lesjax.__version__}",
+        "data: data.train: train.xyz: 8 structures; REF_energy, REF_forces, REF_stress, REF_charges",
+        "structures: 7 to train on, 1 to validate",
+        "units: eV, Å, e",
+        "reference energies from: Na, Cl: fitted",
+        "sign of the charges from: electronegativities: Cl is negative",
+        "charges after training (structures: 1):",
+    ):
+        assert line in out.splitlines()
+    assert "sum over a structure" in out
+
+
+def test_info_of_a_model_that_does_not_know_where_it_comes_from(run, tmp_path, capsys):
+    folder, _ = run
+    shutil.copytree(folder / "run" / "model", tmp_path / "old")
+    description = json.loads((tmp_path / "old" / "config.json").read_text())
+    del description["provenance"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(description))
+    assert cli.main(["info", str(tmp_path / "old")]) == 0
+    assert "provenance: unknown" in capsys.readouterr().out.splitlines()
 
 
 @pytest.fixture

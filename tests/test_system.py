@@ -132,6 +132,12 @@ def test_electronic_state_that_is_not_given(crystal):
     assert np.isnan(System.from_ase(crystal, cutoff=4.0).spin_multiplicity)
 
 
+def test_negative_atomic_number(crystal):
+    numbers = [30, -16]
+    with pytest.raises(ValueError, match=r"`atomic_numbers` must lie from 1 to 118, got -16 of atom 1\.$"):
+        System.from_arrays(crystal.positions, crystal.cell.array, numbers, True, cutoff=3.0)
+
+
 def test_ghost_atom(crystal):
     """Number 0 is for padding, which systems that were made here may have."""
     padded = System.from_ase(crystal, cutoff=4.0).pad_to(9, 60)

@@ -22,7 +22,8 @@ from jaxtyping import Array, Float
 from lesjax import ewald, io
 from lesjax.dynamics.settings import Settings
 from lesjax.files import atomic_path, naming
-from lesjax.models.potential import Potential, Prediction, variables
+from lesjax.models.potential import Potential, variables
+from lesjax.models.prediction import Prediction
 from lesjax.models.storage import to_files
 from lesjax.neighbors.host import bring_home, complete_cell
 from lesjax.neighbors.plan import NeighborPlan

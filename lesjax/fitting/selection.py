@@ -13,7 +13,8 @@ from lesjax import io
 from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.models.checks import check_solution
 from lesjax.models.ensemble import Ensemble, summarize
-from lesjax.models.potential import Potential, Prediction, Solved
+from lesjax.models.potential import Potential, Solved
+from lesjax.models.prediction import Prediction
 from lesjax.system import electronic_state
 from lesjax.training.config import RunConfig
 from lesjax.training.data import Batch, epoch_batches, make_dataset, take

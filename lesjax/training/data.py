@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lesjax import ewald, io
-from lesjax.models.checks import check_state
+from lesjax.models.checks import check_elements, check_state
 from lesjax.models.config import ModelConfig
 from lesjax.models.long_range.plan import grid_sizes, make_solver, plan_bucket
 from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
@@ -86,6 +86,21 @@ def is_lone(atoms: io.Atoms, cutoff: float | None = None, pbc: Periodic = None) 
 
 def _letters(text: object) -> str:
     return re.sub("[^a-z]", "", str(text).lower())
+def lone_atom_energies(
+    elements: Sequence[int],
+    frames: Sequence[io.Atoms],
+    labels: Sequence[io.Labels],
+    *,
+    cutoff: float | None = None,
+    pbc: Periodic = None,
+) -> Float[np.ndarray, " e"]:
+    """Lowest energy of a lone neutral atom of each element, eV, NaN where there is none; see `reference_energies`."""
+    lone: dict[int, list[float]] = {z: [] for z in elements}
+    for atoms, label in zip(frames, labels, strict=True):
+        is_neutral = np.nan_to_num(electronic_state(atoms)[0]) == 0.0
+        if np.isfinite(label.energy) and is_neutral and is_lone(atoms, cutoff, pbc):
+            lone.setdefault(int(atoms.numbers[0]), []).append(float(label.energy))
+    return np.array([min(lone[z], default=np.nan) for z in elements])
 
 
 def reference_energies(
@@ -110,13 +125,7 @@ def reference_energies(
     counts = np.array([[np.sum(atoms.numbers == z) for z in elements] for atoms in frames], float)
     energies = np.array([float(label.energy) for label in labels])
     has_energy = np.isfinite(energies)
-    lone = np.array([is_lone(atoms, cutoff, pbc) for atoms in frames])
-    neutral = np.nan_to_num([electronic_state(atoms)[0] for atoms in frames]) == 0.0
-    solution = np.full(len(elements), np.nan)
-    for i in range(len(elements)):
-        lone_of_element = has_energy & lone & neutral & (counts[:, i] == 1)
-        if lone_of_element.any():
-            solution[i] = energies[lone_of_element].min()
+    solution = lone_atom_energies(elements, frames, labels, cutoff=cutoff, pbc=pbc)
     free = np.isnan(solution)
     rows = has_energy & counts[:, free].any(axis=1)
     rest = energies - counts[:, ~free] @ solution[~free]
@@ -162,10 +171,9 @@ def make_dataset(
     file_indices = list(range(len(frames))) if indices is None else list(indices)
     for index, atoms in zip(file_indices, frames, strict=True):
         cutoff = config.short_range.cutoff
-        if atoms.numbers.all():
-            check_elements(config, atoms, index)
+        check_ghosts(atoms.numbers, where=f"Structure {index}: ")
+        check_elements(config.short_range.elements, atoms.numbers, f"Structure {index}")
         try:
-            check_ghosts(atoms.numbers)
             check_electronic_state(config, atoms)
             directions = False if is_lone(atoms, cutoff, pbc) else pbc
             systems.append(System.from_ase(atoms, cutoff=cutoff, pbc=directions))
@@ -223,17 +231,6 @@ def plan_solvers(
             except ValueError as error:
                 raise ValueError(f"Structure {index}: {error}") from error
         raise
-
-
-def check_elements(config: ModelConfig, atoms: io.Atoms, index: int | str) -> None:
-    """Raise ValueError for elements that the model does not know, with their names and those of the model."""
-    elements = config.short_range.elements
-    unknown = set(atoms.numbers.tolist()) - set(elements)
-    if unknown:
-        raise ValueError(
-            f"Structure {index} contains {io.element_names(unknown)}, but the model knows only "
-            f"{io.element_names(elements)}. Train on structures that contain all elements."
-        )
 
 
 def check_electronic_state(config: ModelConfig, atoms: io.Atoms) -> None:

@@ -32,15 +32,14 @@ from lesjax.training.loop import (
     Run,
     bar,
     check_lbfgs,
-    labels_set_sign,
     load_best,
-    phase_weights,
     start,
-    validated,
+    warn_of_charges,
 )
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.sign import align, decisive
 from lesjax.training.step import adam_step, lbfgs_step, update_rule
+from lesjax.training.validation import labels_set_sign, phase_weights, validated
 
 
 def train_ensemble(
@@ -70,7 +69,9 @@ def train_ensemble(
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
     with folder.locked(), compilations(quiet):
-        return _train_members(config, prepared, folder, quiet, together)
+        ensemble = _train_members(config, prepared, folder, quiet, together)
+    warn_of_charges(ensemble.members())
+    return ensemble
 
 
 def _train_members(
@@ -87,7 +88,7 @@ def _train_members(
     with bar(len(runs) * sum(phase.epochs for phase in config.training.phases), epochs_of(runs), quiet) as report:
         run_all(runs, lambda _, record: report(epochs_of(runs), record))
     for run in runs:
-        run.orient_models()
+        run.finish_models()
     potentials = [load_best(run.folder.path) for run in runs]
     if not labels_set_sign(config.training):
         names = validated(phase_weights(config.training.phases[-1]))

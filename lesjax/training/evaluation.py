@@ -15,6 +15,8 @@ from lesjax import io
 from lesjax.models.checks import check_solution
 from lesjax.models.ensemble import Ensemble
 from lesjax.models.potential import Potential
+from lesjax.models.provenance import ChargeStatistics
+from lesjax.training.charges import StructureCharges, charge_statistics, split_charges
 from lesjax.training.data import Dataset, epoch_batches, make_dataset
 from lesjax.training.groups import Groups, groups
 from lesjax.training.parity import Parity
@@ -63,6 +65,8 @@ class Evaluation:
         by_config_type: errors for each ``config_type`` of the structures, with ``n_structures``; empty where none has
             one.
         by_composition: the same for each composition, such as "H2O×64".
+        charges: statistics of the latent charges, labels or not, with the sign of the model; None for a short-range
+            model. For an ensemble, those of the mean of its members, channels summed.
     """
 
     metrics: dict[str, float | int]
@@ -71,12 +75,14 @@ class Evaluation:
     by_element: Groups = field(default_factory=dict)
     by_config_type: Groups = field(default_factory=dict)
     by_composition: Groups = field(default_factory=dict)
+    charges: ChargeStatistics | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Metrics, their ``units`` and the errors of groups, as in the JSON files of the command line."""
+        """Metrics, latent charges, ``units`` and the errors of groups, as in the JSON files of the command line."""
         units = {term.short: term.unit for term in TERMS if term.short in self.parity}
         groups = {name: value for name, value in vars(self).items() if name.startswith("by_") and value}
-        return {**self.metrics, "units": units, **groups}
+        charges = {} if self.charges is None else self.charges.metrics()
+        return {**self.metrics, **charges, "units": units, **groups}
 
 
 def evaluate(
@@ -137,7 +143,8 @@ def evaluate(
     if epsilon_infinity is not None:
         dataset = _with_epsilon(dataset, epsilon_infinity)
     parity, spread = {}, {}
-    for name, pair in _values(potential, dataset, batch_size).items():
+    values, structures = _values(potential, dataset, batch_size)
+    for name, pair in values.items():
         if len(pair.reference):
             members = pair.predicted
             parity[name] = dataclasses.replace(pair, predicted=members.mean(axis=0))
@@ -174,7 +181,14 @@ def evaluate(
             if math.isfinite(rank):
                 metrics[f"{term.short}_spearman"] = rank
     of_terms = {term.short: parity[term.short] for term in terms}
-    return Evaluation(metrics, of_terms, calibrations, *groups(of_terms, dataset))
+    charges = charge_statistics(structures, _initial_size(potential)) if structures else None
+    return Evaluation(metrics, of_terms, calibrations, *groups(of_terms, dataset), charges)
+
+
+def _initial_size(potential: Potential | Ensemble) -> float | None:
+    """Size of the charges before training, if the model knows it; of the first member of an ensemble."""
+    provenance = (potential[0] if isinstance(potential, Ensemble) else potential).provenance
+    return None if provenance is None or provenance.charges is None else provenance.charges.initial_size
 
 
 def _with_epsilon(dataset: Dataset, epsilon_infinity: float | str) -> Dataset:
@@ -209,11 +223,17 @@ def fitted_epsilon(pair: Parity, sign: float) -> float:
     return (overlap / size) ** 2
 
 
-def _values(potential: Potential | Ensemble, dataset: Dataset, batch_size: int) -> dict[str, Parity]:
-    """Return values by term and part, in the order of the structures, with predictions [m, values] of m members."""
+def _values(
+    potential: Potential | Ensemble, dataset: Dataset, batch_size: int
+) -> tuple[dict[str, Parity], list[StructureCharges]]:
+    """Return values by term and part, in the order of the structures, with predictions [m, values] of m members.
+
+    And the latent charges of all structures, if there are any.
+    """
     potentials = [member.core() for member in (potential if isinstance(potential, Ensemble) else [potential])]
     labelled = [labelled_rows(bucket) for bucket in dataset.buckets]
     values: dict[str, dict[int, Parity]] = {}
+    structures: list[StructureCharges] = []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         batch = dataset.buckets[bucket]
         elements = np.asarray(batch.system.atomic_numbers)
@@ -224,11 +244,17 @@ def _values(potential: Potential | Ensemble, dataset: Dataset, batch_size: int) 
             if term.name in labelled[bucket]
             and np.any(labelled[bucket][term.name][rows[mask]] if term.costly else labelled[bucket][term.name])
         )
-        members = []
+        members, member_charges = [], []
         for member in potentials:
-            pairs, solution = jax.device_get(compare_rows(member, batch, rows, mask, names))
+            pairs, solution, charges = jax.device_get(compare_rows(member, batch, rows, mask, names))
             check_solution(*solution)
             members.append(pairs)
+            member_charges.append(charges)
+        if member_charges[0] is not None:
+            # channels mix freely between members
+            of_all = [charges.sum(axis=2, keepdims=True) for charges in member_charges]
+            mean = np.mean(of_all, axis=0) if len(of_all) > 1 else member_charges[0]
+            structures += split_charges(mean, batch.system, rows, mask)
         for term in (term for term in TERMS if term.name in members[0]):
             reference, has_label = members[0][term.name].reference, members[0][term.name].known
             predicted = np.stack([pairs[term.name].predicted for pairs in members], axis=1)
@@ -249,7 +275,7 @@ def _values(potential: Potential | Ensemble, dataset: Dataset, batch_size: int) 
         columns = zip(*(vars(pair).values() for pair in pairs), strict=True)
         joined = (None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in columns)
         result[name] = Parity(*joined)  # pyright: ignore[reportArgumentType]
-    return result
+    return result, structures
 
 
 def evaluate_file(

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lesjax.models.potential import Potential, Prediction, predict_born_charges
+from lesjax.models.potential import Potential, predict_born_charges
+from lesjax.models.prediction import Prediction
 from lesjax.properties import dipole_moment, quadrupole_moment, traceless
 from lesjax.training.data import Batch, Dataset
 
