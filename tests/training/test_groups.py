@@ -98,7 +98,15 @@ def test_by_config_type_and_composition(result, frames, kind):
 def test_json(result, frames):
     """Metrics stay where they were; without config types there is no such entry."""
     content = json.loads(json.dumps(result.to_json()))
-    assert set(content) == {*result.metrics, "units", "by_element", "by_config_type", "by_composition"}
+    assert set(content) == {
+        *result.metrics,
+        "charges",
+        "net_charge",
+        "units",
+        "by_element",
+        "by_config_type",
+        "by_composition",
+    }
     assert content["units"]["energy"] == "eV/atom"
     assert set(content["units"]) == set(result.parity)
     bare = [atoms.copy() for atoms in frames]
