@@ -86,10 +86,11 @@ class RunFolder:
         Raises:
             ValueError: if another process has it, or a file its name.
         """
-        if self.path.is_file():
-            raise ValueError(f"{str(self.path)!r} is a file: choose another folder.")
         new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # or a link to nothing
+            raise ValueError(f"{str(self.path)!r} is a file: choose another folder.") from error
         handle = None if fcntl is None else os.open(self.path, os.O_RDONLY)
         try:
             if fcntl is not None and handle is not None:
@@ -118,7 +119,7 @@ class RunFolder:
         for folder in (self.path, *(self.path / name for name in subfolders)):
             for path in list(folder.glob(".*")):
                 parts = re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name)  # named by `atomic_path`, `replace_folder`
-                if parts is None or not self._writes(parts[1]):
+                if parts is None or not self.writes(parts[1]):
                     continue
                 if parts[2] == "old" and not (folder / parts[1]).exists():
                     os.replace(path, folder / parts[1])
@@ -127,10 +128,9 @@ class RunFolder:
                 else:
                     path.unlink()
 
-    def _writes(self, name: str) -> bool:
+    def writes(self, name: str) -> bool:
+        """Return whether a name is one of a file or folder that the run writes."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
-
-    # the description ----------------------------------------------------------------------------------------------
 
     def write_description(self, content: Mapping[str, Any]) -> None:
         """Describe the run: the settings that `check` compares under ``run``, and anything else for people.
@@ -165,13 +165,14 @@ class RunFolder:
         Hidden files and folders of other names may be there: a run does not touch them.
 
         Raises:
-            ValueError: with their names, or for a checkpoint that has lost its description.
+            ValueError: with their names, for a checkpoint that has lost its description, or a damaged description.
         """
-        if self.description.exists() or not self.path.exists():
+        if not self.path.is_dir() or self.read_description() is not None:
             return
-        paths = [path for path in sorted(self.path.iterdir()) if not path.name.startswith(".")]
-        names = [path.name for path in paths if not path.is_dir() or self._writes(path.name)]
-        if self.checkpoint.name in names:
+        paths = [path for path in self.path.iterdir() if not path.name.startswith(".")]
+        names = [path.name for path in paths if not path.is_dir() or self.writes(path.name)]
+        names.sort(key=lambda name: (self.writes(name), name))
+        if self.checkpoint.name in names and self.writes(names[0]):
             raise ValueError(
                 f"{str(self.path)!r} has no {self.description.name} beside {self.checkpoint.name}: nothing says which "
                 f"run that belongs to. Put {self.description.name} back, or choose another folder."
@@ -194,12 +195,12 @@ class RunFolder:
             free: names, joined by dots, in which it may differ; by default those of the folder.
 
         Raises:
-            ValueError: with the names of files or settings, for a damaged description or checkpoint, or a checkpoint
-                of other settings.
+            ValueError: with the names of files or settings, for a damaged description or checkpoint, a checkpoint
+                of other settings, or files that are shorter than at the checkpoint.
         """
-        content = self.read_description()
-        if content is None:
-            return self.check_files()
+        self.check_files()
+        if (content := self.read_description()) is None:
+            return
         if dtype is not None and content.get("dtype") != dtype:
             raise ValueError(
                 f"{str(self.path)!r} holds a run in {content.get('dtype')}, and this one would be in {dtype}. Set the "
@@ -212,15 +213,14 @@ class RunFolder:
                 f"{str(self.path)!r} holds a run with other settings ({', '.join(different[:4])}). Choose another "
                 "folder, or delete it."
             )
-        if self.read_checkpoint() is not None and content.get("lesjax") != _version():
+        checkpoint = self.read_checkpoint()
+        self._check_sizes(checkpoint)
+        if checkpoint is not None and content.get("lesjax") != _version():
             warnings.warn(
                 f"{str(self.path)!r} holds a run that lesjax {content.get('lesjax')} began, and this is {_version()}: "
                 "what follows may differ from what that version would have written.",
                 stacklevel=2,
             )
-        return None
-
-    # growing files -------------------------------------------------------------------------------------------------
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a line to the log; the first one of a table is preceded by the names."""
@@ -292,17 +292,22 @@ class RunFolder:
         """Truncate the growing files to their sizes at a checkpoint; without one, remove them.
 
         Raises:
-            ValueError: for a file that is shorter than at the checkpoint.
+            ValueError: for a file that is shorter than at the checkpoint; nothing is touched.
         """
+        sizes = self._check_sizes(checkpoint)
         for path in self.growing:
-            size = 0 if checkpoint is None else checkpoint.sizes.get(path.name, 0)
-            if size == 0:
+            if not sizes.get(path.name):
                 path.unlink(missing_ok=True)
-                continue
-            if not path.exists() or path.stat().st_size < size:
+            else:
+                os.truncate(path, sizes[path.name])
+
+    def _check_sizes(self, checkpoint: Checkpoint | None) -> dict[str, int]:
+        """Return the sizes of the growing files at a checkpoint, once all are known to be that long."""
+        sizes = {} if checkpoint is None else checkpoint.sizes
+        for path in self.growing:
+            if (size := sizes.get(path.name, 0)) and not (path.exists() and path.stat().st_size >= size):
                 raise self.incomplete(path)
-            with open(path, "rb+") as file:
-                file.truncate(size)
+        return sizes
 
     def kept(self) -> str:
         """Say which checkpoints a run that was stopped has left, for a message."""

@@ -83,6 +83,10 @@ def test_a_file_is_no_folder(tmp_path):
     folder = RunFolder(tmp_path / "run", description="d.json", log="log")
     with pytest.raises(ValueError, match=r"run' is a file: choose another folder"), folder.locked():
         pass
+    folder.path.unlink()
+    folder.path.symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"run' is a file: choose another folder"), folder.locked():
+        pass
 
 
 def test_leftovers_are_removed(folder):
@@ -122,7 +126,9 @@ def test_hidden_files_and_other_folders_are_no_hindrance(folder):
     for i in range(6):
         (folder.path / f"{i}.txt").touch()
     folder.description.unlink()
-    with pytest.raises(ValueError, match=r"\(0\.txt, 1\.txt, 2\.txt, 3\.txt and 3 more\)"):
+    for name in (folder.log.name, folder.checkpoint.name):  # names of a run, of another kind perhaps, come last
+        (folder.path / name).touch()
+    with pytest.raises(ValueError, match=r"did not write \(0\.txt, 1\.txt, 2\.txt, 3\.txt and 5 more\)"):
         folder.check_files()
 
 
@@ -308,8 +314,12 @@ def test_files_are_cut_to_the_checkpoint(described):
     assert described.log.read_bytes() == at_checkpoint
     assert frames.read_text() == "abc"
     frames.write_text("ab")
-    with pytest.raises(ValueError, match=r"frames' lacks what was written before the last checkpoint\. Put it back"):
-        described.rewind(described.read_checkpoint())
+    with open(described.log, "a") as file:
+        file.write("3,1.0")
+    for refuse in (lambda: described.check(RUN), lambda: described.rewind(described.read_checkpoint())):
+        with pytest.raises(ValueError, match=r"frames' lacks what was written before the last checkpoint\. Put it"):
+            refuse()
+    assert described.log.read_bytes() == at_checkpoint + b"3,1.0"  # nothing is touched
     described.rewind(None)
     assert names(described) == ["checkpoint.safetensors", "d.json"]
 

@@ -37,6 +37,10 @@ def test_files_of_others_are_refused_first(name, ions, small_potential, tmp_path
     start = str(folder / name)
     assert cli.main(["md", str(tmp_path / "no-model"), start, "--out", str(folder)]) == 1
     assert capsys.readouterr().err.startswith(f"lesjax md: {str(folder)!r} holds what this run did not write ({name}).")
+    (folder / "settings.json").write_text("[]")
+    assert cli.main(["md", str(tmp_path / "no-model"), start, "--out", str(folder)]) == 1
+    assert "settings.json' is damaged: it does not describe a run. Choose another" in capsys.readouterr().err
+    (folder / "settings.json").unlink()
     monkeypatch.setattr("lesjax.dynamics.simulation.make_template", None)
     with pytest.raises(ValueError, match=rf"did not write \({name}\)"):
         run(small_potential, ions, folder)
@@ -98,6 +102,20 @@ def test_binary_trajectory_is_cut_by_bytes(ions, small_potential, tmp_path, monk
     os.truncate(trajectory, trajectory.stat().st_size - 500)
     with pytest.raises(ValueError, match=r"trajectory\.traj' lacks what was written before the last checkpoint"):
         run(small_potential, ions, tmp_path / "broken", **{**changes, "steps": 30})
+
+
+@pytest.mark.parametrize("name", ["trajectory.xyz", "log.csv"])
+@pytest.mark.parametrize("change", ["cut", "emptied", "gone"])
+def test_text_that_was_cut_is_refused_first(name, change, ions, small_potential, tmp_path, monkeypatch):
+    """Before anything is compiled; nothing is touched."""
+    run(small_potential, ions, tmp_path)
+    path = tmp_path / name
+    path.unlink() if change == "gone" else os.truncate(path, path.stat().st_size - 50 if change == "cut" else 0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr("lesjax.dynamics.simulation.Motion", None)
+    with pytest.raises(ValueError, match=rf"{name}' lacks what was written before the last checkpoint\. Put it back"):
+        run(small_potential, ions, tmp_path, steps=15)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_longer_run_has_the_log_of_an_unbroken_one(ions, small_potential, tmp_path):
