@@ -24,7 +24,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lesjax.files import atomic_path, naming, sync, write_json
+from lesjax.files import atomic_path, check_writable, naming, sync, write_json
 from lesjax.schema import flat
 from lesjax.validate import differences, parse_json, read_json
 
@@ -62,14 +62,9 @@ class RunFolder:
 
     def __init__(
         self,
-        path: str | os.PathLike,
-        *,
-        description: str,
-        log: str,
-        growing: Sequence[str] = (),
-        others: Sequence[str] = (),
+        path: str | os.PathLike, *, description: str, log: str, growing: Sequence[str] = (), others: Sequence[str] = (),
         free: Collection[str] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.path = pathlib.Path(path)
         self.description, self.log = self.path / description, self.path / log
         self.growing = [self.log, *(self.path / name for name in growing)]
@@ -166,7 +161,9 @@ class RunFolder:
 
         Raises:
             ValueError: with their names, for a checkpoint that has lost its description, or a damaged description.
+            PermissionError: for a folder in which nothing can be written.
         """
+        check_writable(self.path)
         if not self.path.is_dir() or self.read_description() is not None:
             return
         paths = [path for path in self.path.iterdir() if not path.name.startswith(".")]
@@ -224,15 +221,15 @@ class RunFolder:
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a line to the log; the first one of a table is preceded by the names."""
-        lines = []
         if self.log.suffix == ".jsonl":
-            lines.append(json.dumps(row))
+            text = json.dumps(row)
         else:
-            if not self.log.exists():
-                lines.append(",".join(row))
-            lines.append(",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values()))
+            head = "" if self.log.exists() else ",".join(row) + "\n"
+            text = head + ",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values())
+        if not self.path.exists():
+            raise self.gone(self.path)
         with naming(self.log), open(self.log, "a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+            file.write(f"{text}\n")
 
     def write_checkpoint(self, arrays: Mapping[str, np.ndarray], host: Mapping[str, Any], at: str) -> None:
         """Write a checkpoint of the current state; an earlier one is replaced atomically.
@@ -240,9 +237,8 @@ class RunFolder:
         Raises:
             FileNotFoundError: if the description is gone, and so perhaps the folder.
         """
-        description = self.read_description()
-        if description is None:
-            raise FileNotFoundError(f"{str(self.description)!r} is gone while the run works: start it anew.")
+        if (description := self.read_description()) is None:
+            raise self.gone(self.description)
         sizes = {}
         for path in self.growing:
             if path.exists():
@@ -325,6 +321,10 @@ class RunFolder:
             f"{str(path)!r} lacks what was written before the last checkpoint. Put it back, or delete "
             f"{str(self.path)!r} to start again."
         )
+
+    def gone(self, path: pathlib.Path) -> FileNotFoundError:
+        """Return the error of a file or folder that somebody removed from under the run."""
+        return FileNotFoundError(f"{str(path)!r} is gone while the run works: start it anew.")
 
     def _check_format(self, path: pathlib.Path, format_number: object) -> None:
         if type(format_number) is not int or format_number != FORMAT:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 from lesjax import runs
 from lesjax.files import atomic_path
 from lesjax.runs import RunFolder, read_log, read_table
+from toy import read_only
 
 
 ARRAYS = {"w": np.arange(6.0).reshape(2, 3), "count": np.array(3, np.int32)}
@@ -130,6 +132,32 @@ def test_hidden_files_and_other_folders_are_no_hindrance(folder):
         (folder.path / name).touch()
     with pytest.raises(ValueError, match=r"did not write \(0\.txt, 1\.txt, 2\.txt, 3\.txt and 5 more\)"):
         folder.check_files()
+
+
+def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
+    with pytest.raises(OSError, match=r"No such file or directory: '.*/note'"), atomic_path(tmp_path / "note") as path:
+        path.read_text()
+
+
+def test_folder_that_is_gone(described):
+    """Nothing brings it back."""
+    described.write_checkpoint(ARRAYS, HOST, "step 5")
+    shutil.rmtree(described.path)
+    with pytest.raises(FileNotFoundError, match=r"is gone while the run works: start it anew"):
+        described.append({"step": 1})
+    with pytest.raises(FileNotFoundError, match=r"d\.json' is gone while the run works"):
+        described.write_checkpoint(ARRAYS, HOST, "step 6")
+    assert not described.path.exists()
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    """There or not; as on a file system that is mounted for reading only, which binds root as well."""
+    with read_only(tmp_path / "there"):
+        for path in (tmp_path / "there", tmp_path / "there" / "new" / "er"):
+            folder = RunFolder(path, description="d.json", log="log.csv")
+            for check in (folder.check_files, lambda folder=folder: folder.check(RUN)):
+                with pytest.raises(PermissionError, match=r"there' cannot be written: choose another folder, or make"):
+                    check()
 
 
 def test_full_disk_names_the_file(folder, tmp_path):

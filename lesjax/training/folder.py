@@ -42,10 +42,9 @@ def check_folder(config: RunConfig, folder: RunFolder) -> None:
     Raises:
         ValueError: see `RunFolder.check`; and where the models that belong to a checkpoint are gone or damaged.
     """
+    folder.check_files()
     content = folder.read_description()
-    if content is None:
-        folder.check_files()
-    elif has_begun(folder):
+    if content is not None and has_begun(folder):
         # without a fingerprint nothing but its path tells the data
         free = folder.free if content.get("fingerprint") is not None else folder.free - {"data.train", "data.valid"}
         folder.check(to_plain(config), dtype=_dtype(), free=free)

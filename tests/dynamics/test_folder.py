@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from lesjax import cli
 from lesjax.dynamics import Settings, records, simulate
 from lesjax.dynamics.simulation import Simulation
+from toy import contents, largest_file, read_only
 
 
 X64 = jax.config.jax_enable_x64
@@ -111,11 +113,11 @@ def test_text_that_was_cut_is_refused_first(name, change, ions, small_potential,
     run(small_potential, ions, tmp_path)
     path = tmp_path / name
     path.unlink() if change == "gone" else os.truncate(path, path.stat().st_size - 50 if change == "cut" else 0)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     monkeypatch.setattr("lesjax.dynamics.simulation.Motion", None)
     with pytest.raises(ValueError, match=rf"{name}' lacks what was written before the last checkpoint\. Put it back"):
         run(small_potential, ions, tmp_path, steps=15)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
 
 
 def test_longer_run_has_the_log_of_an_unbroken_one(ions, small_potential, tmp_path):
@@ -150,6 +152,67 @@ def test_leftovers_and_full_disks(ions, small_potential, tmp_path, monkeypatch):
     monkeypatch.undo()
     run(small_potential, ions, tmp_path)
     assert len(ase.io.read(tmp_path / "trajectory.xyz", ":")) == 3
+
+
+@pytest.mark.parametrize("form", ["xyz", "traj"])
+def test_disk_that_fills_up(form, ions, small_potential, tmp_path):
+    """Wherever writing ends, in whichever file: a message with its name, and what was good resumes bit for bit."""
+    changes = {"ensemble": "langevin", "format": form, "steps": 40, "frame_every": 1}
+    run(small_potential, ions, tmp_path / "whole", **changes)
+    whole = contents(tmp_path / "whole")
+    largest, named = max(len(whole[name]) for name in whole if name != "md.png"), set()
+    for fraction in (0.02, 0.1, 0.3, 0.6, 0.95):
+        folder = tmp_path / str(fraction)
+        with (
+            largest_file(int(fraction * largest)),
+            pytest.raises(OSError, match=f"File too large: '{folder}/") as error,
+        ):
+            run(small_potential, ions, folder, **changes)
+        named.add(Path(error.value.filename).name)
+        run(small_potential, ions, folder, **changes)
+        found = contents(folder)
+        assert found.keys() == whole.keys()
+        assert [name for name in whole if found[name] != whole[name]] == []
+    assert f"trajectory.{form}" in named
+    assert len(named) > 1
+
+
+@pytest.mark.parametrize("form", ["xyz", "traj"])
+def test_folder_that_vanishes(form, ions, small_potential, tmp_path, monkeypatch):
+    """An error that names it; nothing comes back in its place."""
+    folder, advance = tmp_path / "run", Simulation.advance
+
+    def vanish(self, target):
+        if target == 7:
+            shutil.rmtree(folder)
+        return advance(self, target)
+
+    monkeypatch.setattr(Simulation, "advance", vanish)
+    for settings in ({"log_every": 7}, {"frame_every": 7, "log_every": 10}, {"checkpoint_every": 7}):
+        with pytest.raises(
+            FileNotFoundError, match=r"run(' is gone while the run works|/settings\.json' is gone|/traj)"
+        ):
+            run(small_potential, ions, folder, format=form, **settings)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_at_work_or_read_only_is_refused(ions, small_potential, tmp_path, capsys):
+    """By the command; nothing is lost."""
+    folder = tmp_path / "run"
+    run(small_potential, ions, folder)
+    small_potential.save(tmp_path / "model")
+    ase.io.write(tmp_path / "ions.xyz", ions)
+    words = ["md", str(tmp_path / "model"), str(tmp_path / "ions.xyz"), "--out"]
+    before = contents(folder)
+    with records.run_folder(folder, SHORT).locked():
+        assert cli.main([*words, str(folder)]) == 1
+    assert f"Another process is working in {str(folder)!r}: wait" in capsys.readouterr().err
+    assert contents(folder) == before
+    words[1] = "no-model"  # is not looked for
+    with read_only(tmp_path / "read"):
+        for out in (tmp_path / "read", tmp_path / "read" / "new"):
+            assert cli.main([*words, str(out)]) == 1
+            assert f"{str(tmp_path / 'read')!r} cannot be written: choose another" in capsys.readouterr().err
 
 
 def start(*words):
