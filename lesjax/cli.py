@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lesjax import __version__
-from lesjax.signals import Stop, Stopped, stopping
+from lesjax.signals import Stop, Stopped, ignore, stopping
 
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = argparse.Namespace(command="")
         try:
             parsed = _parser().parse_args(arguments)
+            stop.line = lambda error: f"{error}{RESUME if parsed.command in RESUMED else ''}"
             with warnings.catch_warnings():
                 warnings.showwarning = lambda message, *_: print(f"lesjax {parsed.command}: {message}", file=sys.stderr)
                 return parsed.run(parsed)
@@ -109,6 +110,7 @@ def _stopped(parsed: argparse.Namespace, error: Stopped, stop: Stop) -> int:
     """Say what was kept, in one line; returns the exit status."""
     folder = getattr(parsed, "folder", None)
     kept = "" if parsed.command not in RESUMED else RESUME if folder is None else f"; {folder.kept()}"
+    ignore()
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(f"{error}{kept}", file=sys.stderr, flush=True)
     return 128 + error.number

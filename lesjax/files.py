@@ -22,6 +22,8 @@ class atomic_path:
         with naming(self.path):
             try:
                 if error is not None:
+                    if isinstance(error, OSError) and str(error.filename) == str(self.temporary):
+                        error.filename = str(self.path)
                     raise error
                 sync(self.temporary)
                 os.replace(self.temporary, self.path)
@@ -41,6 +43,15 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
         if error.errno is None or error.filename is not None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Raise PermissionError for a folder, there or to be made, in which nothing can be written."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        raise PermissionError(f"{str(place)!r} cannot be written: choose another folder, or make it writable.")
 
 
 def sync(path: pathlib.Path) -> None:

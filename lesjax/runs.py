@@ -24,7 +24,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lesjax.files import atomic_path, naming, sync, write_json
+from lesjax.files import atomic_path, check_writable, naming, sync, write_json
 from lesjax.schema import flat
 from lesjax.validate import differences, parse_json, read_json
 
@@ -62,14 +62,9 @@ class RunFolder:
 
     def __init__(
         self,
-        path: str | os.PathLike,
-        *,
-        description: str,
-        log: str,
-        growing: Sequence[str] = (),
-        others: Sequence[str] = (),
+        path: str | os.PathLike, *, description: str, log: str, growing: Sequence[str] = (), others: Sequence[str] = (),
         free: Collection[str] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.path = pathlib.Path(path)
         self.description, self.log = self.path / description, self.path / log
         self.growing = [self.log, *(self.path / name for name in growing)]
@@ -86,10 +81,11 @@ class RunFolder:
         Raises:
             ValueError: if another process has it, or a file its name.
         """
-        if self.path.is_file():
-            raise ValueError(f"{str(self.path)!r} is a file: choose another folder.")
         new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # or a link to nothing
+            raise ValueError(f"{str(self.path)!r} is a file: choose another folder.") from error
         handle = None if fcntl is None else os.open(self.path, os.O_RDONLY)
         try:
             if fcntl is not None and handle is not None:
@@ -118,7 +114,7 @@ class RunFolder:
         for folder in (self.path, *(self.path / name for name in subfolders)):
             for path in list(folder.glob(".*")):
                 parts = re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name)  # named by `atomic_path`, `replace_folder`
-                if parts is None or not self._writes(parts[1]):
+                if parts is None or not self.writes(parts[1]):
                     continue
                 if parts[2] == "old" and not (folder / parts[1]).exists():
                     os.replace(path, folder / parts[1])
@@ -127,10 +123,9 @@ class RunFolder:
                 else:
                     path.unlink()
 
-    def _writes(self, name: str) -> bool:
+    def writes(self, name: str) -> bool:
+        """Return whether a name is one of a file or folder that the run writes."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
-
-    # the description ----------------------------------------------------------------------------------------------
 
     def write_description(self, content: Mapping[str, Any]) -> None:
         """Describe the run: the settings that `check` compares under ``run``, and anything else for people.
@@ -165,13 +160,16 @@ class RunFolder:
         Hidden files and folders of other names may be there: a run does not touch them.
 
         Raises:
-            ValueError: with their names, or for a checkpoint that has lost its description.
+            ValueError: with their names, for a checkpoint that has lost its description, or a damaged description.
+            PermissionError: for a folder in which nothing can be written.
         """
-        if self.description.exists() or not self.path.exists():
+        check_writable(self.path)
+        if not self.path.is_dir() or self.read_description() is not None:
             return
-        paths = [path for path in sorted(self.path.iterdir()) if not path.name.startswith(".")]
-        names = [path.name for path in paths if not path.is_dir() or self._writes(path.name)]
-        if self.checkpoint.name in names:
+        paths = [path for path in self.path.iterdir() if not path.name.startswith(".")]
+        names = [path.name for path in paths if not path.is_dir() or self.writes(path.name)]
+        names.sort(key=lambda name: (self.writes(name), name))
+        if self.checkpoint.name in names and self.writes(names[0]):
             raise ValueError(
                 f"{str(self.path)!r} has no {self.description.name} beside {self.checkpoint.name}: nothing says which "
                 f"run that belongs to. Put {self.description.name} back, or choose another folder."
@@ -194,12 +192,12 @@ class RunFolder:
             free: names, joined by dots, in which it may differ; by default those of the folder.
 
         Raises:
-            ValueError: with the names of files or settings, for a damaged description or checkpoint, or a checkpoint
-                of other settings.
+            ValueError: with the names of files or settings, for a damaged description or checkpoint, a checkpoint
+                of other settings, or files that are shorter than at the checkpoint.
         """
-        content = self.read_description()
-        if content is None:
-            return self.check_files()
+        self.check_files()
+        if (content := self.read_description()) is None:
+            return
         if dtype is not None and content.get("dtype") != dtype:
             raise ValueError(
                 f"{str(self.path)!r} holds a run in {content.get('dtype')}, and this one would be in {dtype}. Set the "
@@ -212,27 +210,26 @@ class RunFolder:
                 f"{str(self.path)!r} holds a run with other settings ({', '.join(different[:4])}). Choose another "
                 "folder, or delete it."
             )
-        if self.read_checkpoint() is not None and content.get("lesjax") != lesjax_version():
+        checkpoint = self.read_checkpoint()
+        self._check_sizes(checkpoint)
+        if checkpoint is not None and content.get("lesjax") != lesjax_version():
             warnings.warn(
                 f"{str(self.path)!r} holds a run that lesjax {content.get('lesjax')} began, and this is "
                 f"{lesjax_version()}: what follows may differ from what that version would have written.",
                 stacklevel=2,
             )
-        return None
-
-    # growing files -------------------------------------------------------------------------------------------------
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a line to the log; the first one of a table is preceded by the names."""
-        lines = []
         if self.log.suffix == ".jsonl":
-            lines.append(json.dumps(row))
+            text = json.dumps(row)
         else:
-            if not self.log.exists():
-                lines.append(",".join(row))
-            lines.append(",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values()))
+            head = "" if self.log.exists() else ",".join(row) + "\n"
+            text = head + ",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values())
+        if not self.path.exists():
+            raise self.gone(self.path)
         with naming(self.log), open(self.log, "a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+            file.write(f"{text}\n")
 
     def write_checkpoint(self, arrays: Mapping[str, np.ndarray], host: Mapping[str, Any], at: str) -> None:
         """Write a checkpoint of the current state; an earlier one is replaced atomically.
@@ -240,9 +237,8 @@ class RunFolder:
         Raises:
             FileNotFoundError: if the description is gone, and so perhaps the folder.
         """
-        description = self.read_description()
-        if description is None:
-            raise FileNotFoundError(f"{str(self.description)!r} is gone while the run works: start it anew.")
+        if (description := self.read_description()) is None:
+            raise self.gone(self.description)
         sizes = {}
         for path in self.growing:
             if path.exists():
@@ -292,17 +288,22 @@ class RunFolder:
         """Truncate the growing files to their sizes at a checkpoint; without one, remove them.
 
         Raises:
-            ValueError: for a file that is shorter than at the checkpoint.
+            ValueError: for a file that is shorter than at the checkpoint; nothing is touched.
         """
+        sizes = self._check_sizes(checkpoint)
         for path in self.growing:
-            size = 0 if checkpoint is None else checkpoint.sizes.get(path.name, 0)
-            if size == 0:
+            if not sizes.get(path.name):
                 path.unlink(missing_ok=True)
-                continue
-            if not path.exists() or path.stat().st_size < size:
+            else:
+                os.truncate(path, sizes[path.name])
+
+    def _check_sizes(self, checkpoint: Checkpoint | None) -> dict[str, int]:
+        """Return the sizes of the growing files at a checkpoint, once all are known to be that long."""
+        sizes = {} if checkpoint is None else checkpoint.sizes
+        for path in self.growing:
+            if (size := sizes.get(path.name, 0)) and not (path.exists() and path.stat().st_size >= size):
                 raise self.incomplete(path)
-            with open(path, "rb+") as file:
-                file.truncate(size)
+        return sizes
 
     def kept(self) -> str:
         """Say which checkpoints a run that was stopped has left, for a message."""
@@ -320,6 +321,10 @@ class RunFolder:
             f"{str(path)!r} lacks what was written before the last checkpoint. Put it back, or delete "
             f"{str(self.path)!r} to start again."
         )
+
+    def gone(self, path: pathlib.Path) -> FileNotFoundError:
+        """Return the error of a file or folder that somebody removed from under the run."""
+        return FileNotFoundError(f"{str(path)!r} is gone while the run works: start it anew.")
 
     def _check_format(self, path: pathlib.Path, format_number: object) -> None:
         if type(format_number) is not int or format_number != FORMAT:

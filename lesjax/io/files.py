@@ -10,8 +10,8 @@ import pathlib
 import re
 import sys
 import warnings
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import StringIO
 from typing import Any
@@ -87,6 +87,8 @@ def _read(path: pathlib.Path) -> list[Atoms]:
     try:
         # frame by frame, so that the message can say which one is broken
         kind = filetype(str(path))
+        if path.suffix in OPENERS and kind != "extxyz":
+            deque(_blocks(path), maxlen=0)  # ase reads these without a limit
         if kind == "extxyz":
             source, options = _decompressed(path), {"properties_parser": parse_comment}
             _check_lines(path, source)  # ase would count to the number of atoms in a header, whatever follows
@@ -148,15 +150,26 @@ def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
 
     ase seeks back and forth in extended xyz, which would decompress it from the start for each frame.
     """
-    opener = OPENERS.get(path.suffix)
-    if opener is None:
+    if path.suffix not in OPENERS:
         return path
-    limit = min(MAX_DECOMPRESSED, MAX_RATIO * path.stat().st_size + 2**20)
-    with opener(path, "rb") as file:
-        text = file.read(limit + 1)
-    if len(text) > limit:
-        raise ValueError(f"it has more than {limit} bytes when decompressed: decompress it first, if that is right")
-    return StringIO(text.decode(), newline=None)
+    return StringIO(b"".join(_blocks(path)).decode(), newline=None)
+
+
+def _blocks(path: pathlib.Path) -> Iterator[bytes]:
+    """Yield the content of a compressed file.
+
+    Raises:
+        ValueError: for far more than its size lets expect.
+    """
+    limit, size = min(MAX_DECOMPRESSED, MAX_RATIO * path.stat().st_size + 2**20), 0
+    with OPENERS[path.suffix](path, "rb") as file:
+        while block := file.read(2**20):
+            size += len(block)
+            if size > limit:
+                raise ValueError(
+                    f"it has more than {limit} bytes when decompressed: decompress it first, if that is right"
+                )
+            yield block
 
 
 class _LinesError(ValueError):
