@@ -126,8 +126,28 @@ def test_pairs_are_estimated(monkeypatch):
 def test_k_vectors_are_counted_first():
     with pytest.raises(ValueError, match=r"A sum over .* k-vectors up to .* 1/Å for edges \[3000.0.* would take about"):
         ewald.make_solver(np.eye(3) * 3e3, True, n_atoms=8)
-    with pytest.raises(ValueError, match="k-vectors up to 1e"):
-        ewald.make_solver(np.eye(3) * 10.0, True, n_atoms=8, k_cutoff=1e4)
+    with pytest.raises(ValueError, match="k-vectors up to 90 1/Å"):
+        ewald.make_solver(np.eye(3) * 50.0, True, n_atoms=8, k_cutoff=90.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k_cutoff": 1e4}, r"`k_cutoff` must lie from 0\.001 to 100, got 10000\.0"),
+        ({"k_cutoff": 1e-300}, "`k_cutoff` must lie from"),
+        ({"accuracy": 1e-30}, "`accuracy` must lie from 1e-12 to"),
+        ({"sigma": 1e9}, r"`sigma` must lie from 0\.01 to 50"),
+        ({"n_atoms": 10**12}, r"`n_atoms` must lie from 1 to 1e\+09"),
+    ],
+)
+def test_settings_of_a_plan_have_the_same_bounds(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ewald.make_solver(CELL, True, **{"n_atoms": 4, **settings})
+
+
+def test_lattices_that_are_lower_than_atoms_are_apart():
+    with pytest.raises(ValueError, match=r"`cell` has lattice planes 0\.00.* Å apart, less than 0\.1 Å"):
+        ewald.make_solver(CELL * 1e-3, True, n_atoms=4)
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,7 @@ def select(
     for texts in unusable.values():
         count = f" ({len(texts)} structures)" if len(texts) > 1 else ""
         warnings.warn(f"Left out, since nothing asks for it{count}: {texts[0]}", stacklevel=2)
+    _warn_of_nan(frames, keys)
     for kind in list(result.names):
         if not any(np.isfinite(getattr(label, kind)).any() for label in result.labels):
             del result.names[kind]
@@ -344,6 +345,22 @@ def _weights(atoms: Atoms, keys: Keys) -> dict[str, float]:
             raise ValueError(f"`{name}` must be a weight, a number that is not negative, got {str(value)[:60]!r}.")
         found[kind] = float(number.item())
     return {kind: found["config_weight"] * found.get(f"{kind}_weight", 1.0) for kind in Labels.shapes(0)}
+
+
+def _warn_of_nan(frames: Sequence[Atoms], keys: Keys) -> None:
+    """Say which labels have entries that are NaN, which stands for none."""
+    for name in dict.fromkeys(name for kind in Labels.shapes(0) for name in keys.names(kind)):
+        places = [i for i, atoms in enumerate(frames) if _has_nan(_find(atoms, name))]
+        if places:
+            text = f"`{name}` has NaN in {len(places)} of {len(frames)} structures (first: {places[0]})"
+            warnings.warn(f"{text}, which counts as no label.", stacklevel=3)
+
+
+def _has_nan(value: Any) -> bool:
+    try:
+        return value is not None and bool(np.isnan(_numbers("", value)).any())
+    except ValueError:
+        return False
 
 
 def _warn_of_values(selection: Selection) -> None:

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from lesjax.validate import BOUNDS, MAX_LENGTH, array, check_memory, number, positive
 
 
-MIN_DISTANCE = 1e-6  # Å; closer atoms have no direction, and NaN forces
+# Å; atoms that are closer, or a lattice that is lower, are a mistake or in another unit: nuclei of H2 have 0.74
+MIN_DISTANCE = 0.1
 # Å; of a potential with its skin
 MAX_CUTOFF = BOUNDS["cutoff"][1] + BOUNDS["skin"][1]
 # More neighbours of one atom are a mistake in the lattice or its units: diamond has 6000 within 20 Å
@@ -45,8 +46,8 @@ def neighbor_arrays(
         Index of each neighbour, its lattice translation, and the mask of real entries.
 
     Raises:
-        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite or shared by two
-            atoms, more pairs than there is memory for, or a capacity that is too small.
+        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite, two atoms closer
+            than `MIN_DISTANCE`, more pairs than there is memory for, or a capacity that is too small.
     """
     import vesin  # imports ase where that is installed, which `import lesjax` must not
 
@@ -63,7 +64,14 @@ def neighbor_arrays(
     first, second, shift, distances = calculator.compute(points=positions, box=cell, periodic=pbc, quantities="ijSd")
     if len(distances) and not distances.min() > MIN_DISTANCE:
         pair = int(np.argmin(distances))
-        raise ValueError(f"`positions` of atoms {first[pair]} and {second[pair]} are the same: correct the structure.")
+        one, other = int(first[pair]), int(second[pair])
+        names = f"`positions` of atoms {one} and {other}" if one != other else f"`positions` of atom {one} and its image"
+        if distances[pair] < 1e-6:
+            raise ValueError(f"{names} are the same: correct the structure.")
+        raise ValueError(
+            f"{names} are {distances[pair]:.3g} Å apart, less than {MIN_DISTANCE} Å: correct the structure, or its "
+            "units (they must be Å, and no fractions of the cell)."
+        )
     receivers, senders = first.astype(np.int64), second.astype(np.int32)
     counts = np.bincount(receivers, minlength=n)
     needed = max(1, int(counts.max(initial=0)))
@@ -105,6 +113,16 @@ def check_geometry(
 def heights(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> Float[np.ndarray, " d"]:
     """Distances of the lattice planes along the periodic directions, Å: of the cell's opposite faces."""
     return 1.0 / np.linalg.norm(np.linalg.pinv(cell[list(pbc)], rcond=1e-12), axis=0)
+
+
+def check_height(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> None:
+    """Raise ValueError for a lattice in which an atom would be closer than `MIN_DISTANCE` to its images."""
+    lowest = float(np.min(heights(cell, pbc), initial=np.inf))
+    if lowest < MIN_DISTANCE and abs(np.linalg.det(cell)) > 0.0:
+        raise ValueError(
+            f"`cell` has lattice planes {lowest:.3g} Å apart, less than {MIN_DISTANCE} Å: {cell.tolist()}. Check the "
+            "lattice and its units."
+        )
 
 
 def check_size(
