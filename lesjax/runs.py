@@ -353,7 +353,7 @@ def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
         ValueError: for a damaged line before the last one.
     """
-    lines, records = pathlib.Path(path).read_text(encoding="utf-8").splitlines(), []
+    lines, records = pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
     for i, line in enumerate(lines):
         try:
             records.append(parse_json(line, nonfinite=True))

@@ -90,7 +90,9 @@ def work(seed: int, start: int, count: int) -> None:
             print(json.dumps({"done": number, "case": case.__name__, "kind": kind, "detail": detail}), flush=True)
 
 
-def fuzz(seed: int, count: int, *, verbose: bool = False) -> tuple[dict[str, collections.Counter], list[dict[str, Any]]]:
+def fuzz(
+    seed: int, count: int, *, verbose: bool = False
+) -> tuple[dict[str, collections.Counter], list[dict[str, Any]]]:
     """Run inputs in worker processes; gives the numbers of each kind by cases, and the inputs that are not right."""
     cases, wrong, start = collections.defaultdict(collections.Counter), [], 0
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}

@@ -108,7 +108,11 @@ def sum_of(**changes: Any) -> Callable[[Any], Any]:
         from lesjax import ewald
 
         solver = ewald.make_solver(np.array(CELL), True, n_atoms=4, k_cutoff=2.0)
-        good = {"positions": inputs.array(POSITIONS), "cell": inputs.array(CELL), "charges": inputs.array([1, 1, -1, -1])}
+        good = {
+            "positions": inputs.array(POSITIONS),
+            "cell": inputs.array(CELL),
+            "charges": inputs.array([1, 1, -1, -1]),
+        }
         changed = {name: value(good[name]) for name, value in changes.items()}
         return ewald.energy(solver, **{**good, **changed})
 

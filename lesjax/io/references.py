@@ -210,7 +210,7 @@ def _has(atoms: Atoms, name: str) -> bool:
         return False
     try:
         return not np.all(np.isnan(np.asarray(value, float))) or np.size(value) == 0
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return True
 
 
@@ -219,7 +219,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
         if isinstance(value, str) and value.lstrip().startswith("["):
             value = parse_json(value, nonfinite=True)
         return np.asarray(value, dtype=np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"`{name}` must hold numbers, got {str(value)[:60]!r}.") from error
 
 

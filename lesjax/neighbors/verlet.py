@@ -39,7 +39,7 @@ from lesjax.neighbors.plan import (
 )
 from lesjax.numerics import inverse, matmul
 from lesjax.system import System
-from lesjax.validate import MAX_LENGTH, array, directions, not_negative, number
+from lesjax.validate import MAX_LENGTH, array, directions, not_negative, number, positive
 
 
 @jax.tree_util.register_dataclass
@@ -104,7 +104,8 @@ def allocate(
             f"`positions` and `cell` must have the shapes (n, 3) and (3, 3), got {host_positions.shape} and "
             f"{host_cell.shape}."
         )
-    pbc, skin = directions(pbc), number("skin", skin, not_negative, bounded=True)
+    pbc, cutoff = directions(pbc), number("cutoff", cutoff, positive)
+    skin = number("skin", skin, not_negative, bounded=True)
     check_geometry(host_positions, host_cell, pbc)
     plan, frame, region = make_plan(host_positions, host_cell, pbc, cutoff, skin, bins)
     if at_least is not None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lesjax import ewald
+from lesjax.ewald.arguments import check_arrays
 from lesjax.ewald.solvers.periodic import _warn_of_empty_sum
-from lesjax.ewald.sums import _check_shapes
 
 
 CUBE = np.eye(3) * 8.0
@@ -59,13 +59,44 @@ def test_charges_that_do_not_fit_are_refused():
 
     Here rather than through `energy`, whose annotations say the same while tests run.
     """
-    positions = jnp.asarray(np.eye(4, 3))
+    positions, solver = jnp.asarray(np.eye(4, 3)), ewald.make_solver(CUBE, True, n_atoms=4)
     for charges in (jnp.ones((1, 4)), jnp.ones(1), jnp.ones((4, 1, 1))):
         with pytest.raises(ValueError, match=r"`charges` must have the shape \(4,\), or \(4, 'channels'\), .* got"):
-            _check_shapes(positions, charges, None)
+            ewald.energy(solver, positions, jnp.asarray(CUBE), charges)
     with pytest.raises(ValueError, match=r"`atom_mask` must have the shape \(4,\) for 4 positions, got \(3,\)"):
-        _check_shapes(positions, jnp.ones(4), jnp.ones(3, bool))
-    _check_shapes(positions, jnp.ones((4, 2)), jnp.ones(4, bool))
+        ewald.energy(solver, positions, jnp.asarray(CUBE), jnp.ones(4), atom_mask=jnp.ones(3, bool))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"positions": jnp.eye(4, 3) * (1 + 0j)}, "`positions` must be real numbers, got complex numbers"),
+        (
+            {"positions": jnp.eye(4, 3) * jnp.nan},
+            r"`positions` must be finite numbers up to 1e\+06, got nan at \[0, 0\]",
+        ),
+        ({"positions": jnp.eye(4, 2)}, r"`positions` must have the shape \(n, 3\), got \(4, 2\)"),
+        ({"charges": jnp.ones(4) * (1 + 0j)}, "`charges` must be real numbers, got complex numbers"),
+        ({"charges": jnp.ones(4, bool)}, "`charges` must be real numbers, got entries of type bool"),
+        ({"charges": jnp.full(4, jnp.inf)}, r"`charges` must be finite numbers up to 1e\+09, got inf"),
+        ({"cell": jnp.eye(2, 3)}, r"`cell` must have the shape \(3, 3\)"),
+        ({"dipoles": jnp.full((4, 3), jnp.nan)}, "`dipoles` must be finite numbers"),
+        ({"atom_mask": jnp.ones(4)}, "`atom_mask` must be an array of True and False, got entries of type float"),
+    ],
+)
+def test_arrays_of_the_sum_are_checked(changes, message):
+    solver = ewald.make_solver(CUBE, True, n_atoms=4)
+    good = {"positions": jnp.eye(4, 3), "cell": jnp.asarray(CUBE), "charges": jnp.ones(4)}
+    with pytest.raises(ValueError, match=message):
+        ewald.energy(solver, **{**good, **changes})
+    with pytest.raises(ValueError, match="`positions` must be real numbers, got complex numbers"):  # while traced
+        jax.jit(lambda x: ewald.energy(solver, x, good["cell"], good["charges"]))(jnp.eye(4, 3) * (1 + 0j))
+
+
+def test_lists_are_no_arrays():
+    """Annotations exclude them, but are not checked where users run."""
+    with pytest.raises(ValueError, match="`charges` must be an array of jax or numpy, got list"):
+        check_arrays(charges=[1.0, -1.0])
 
 
 def test_methods_follow_the_boundaries():
