@@ -29,6 +29,7 @@ from typing import Any
 
 TIME_LIMIT, KILL_AFTER, MEMORY_LIMIT = 3.0, 20.0, 24e9
 RIGHT = ("accepted", "refused")
+Kinds = dict[str, collections.Counter]
 
 
 def run(case: Callable[[random.Random], None], rng: random.Random) -> tuple[str, str]:
@@ -61,6 +62,7 @@ def work(seed: int, start: int, count: int) -> None:
     sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for the modules beside this one
     import jax
     import jax.monitoring
+
     from fuzz_more import Fuzz
 
     cache = os.environ.get("LESJAX_TEST_CACHE") or pathlib.Path.home() / ".cache" / "lesjax-tests"

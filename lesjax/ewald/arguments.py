@@ -21,7 +21,7 @@ def check_geometry(positions: Any, cell: Any, atom_mask: Any = None) -> None:
         cell: lattice vectors as rows, Å; None where the boundaries are open.
         atom_mask: True for real atoms; may be None.
     """
-    check_arrays(MAX_LENGTH, positions=positions, cell=cell)
+    check_arrays(MAX_LENGTH, positions=positions, **({} if cell is None else {"cell": cell}))
     n = len(positions) if positions.ndim else -1
     if positions.shape != (n, 3):
         raise ValueError(f"`positions` must have the shape (n, 3), got {positions.shape}.")
@@ -42,11 +42,9 @@ def check_arrays(largest: float = MAX_SOURCE, **arrays: Any) -> None:
 
     Args:
         largest: largest magnitude of an entry.
-        **arrays: by their names; None where there is none.
+        **arrays: by their names.
     """
     for name, value in arrays.items():
-        if value is None:
-            continue
         dtype = getattr(value, "dtype", None)
         if dtype is None:
             raise ValueError(f"`{name}` must be an array of jax or numpy, got {type(value).__name__}.")

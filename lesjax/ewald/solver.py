@@ -99,10 +99,11 @@ def make_solver(
     planned_cell = array("cell", cell, largest=MAX_LENGTH).astype(float)
     if planned_cell.shape != (3, 3):
         raise ValueError(f"`cell` must have the shape (3, 3), got {planned_cell.shape}.")
-    check_height(planned_cell, periodic)
     repeated_cell, period = interaction.plan_cell(planned_cell, sigma)
+    kmask = make_kmask(repeated_cell, k_cutoff)
+    check_height(planned_cell, periodic)
     plan = {
-        "sigma": width, "kmask": make_kmask(repeated_cell, k_cutoff), "planned_cell": planned_cell.astype(width.dtype),
+        "sigma": width, "kmask": kmask, "planned_cell": planned_cell.astype(width.dtype),
         "period": period, "interaction": interaction,
     }  # fmt: skip
     if method == "direct":

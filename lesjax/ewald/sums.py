@@ -261,7 +261,7 @@ def check_charges(
     if not isinstance(solver, DirectSolver | MeshSolver | NufftSolver | OpenSolver):
         raise ValueError(f"`solver` must be a plan from `make_solver`, got {type(solver).__name__}.")
     check_geometry(positions, None if isinstance(solver, OpenSolver) else cell, atom_mask)
-    check_arrays(charges=charges, **others)
+    check_arrays(charges=charges, **{name: value for name, value in others.items() if value is not None})
     n = len(positions)
     if charges.ndim not in (1, 2) or len(charges) != n:
         raise ValueError(

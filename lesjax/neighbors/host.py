@@ -49,7 +49,7 @@ def neighbor_arrays(
         Index of each neighbour, its lattice translation, and the mask of real entries.
 
     Raises:
-        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite, two atoms closer
+        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite, atoms closer
             than `MIN_DISTANCE`, more pairs than there is memory for, or a capacity that is too small.
     """
     positions, cell = np.asarray(positions), np.asarray(cell)
@@ -167,7 +167,7 @@ def heights(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> Flo
 def check_height(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> None:
     """Raise ValueError for a lattice in which an atom would be closer than `MIN_DISTANCE` to its images."""
     lowest = float(np.min(heights(cell, pbc), initial=np.inf))
-    if lowest < MIN_DISTANCE and abs(np.linalg.det(cell)) > 0.0:
+    if lowest < MIN_DISTANCE:
         raise ValueError(
             f"`cell` has lattice planes {lowest:.3g} Å apart, less than {MIN_DISTANCE} Å: {cell.tolist()}. Check the "
             "lattice and its units."
