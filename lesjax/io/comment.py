@@ -49,6 +49,11 @@ def parse_comment(line: str) -> dict[str, Any]:
         fields = info["Properties"].split(":")
         fields[::3] = [COLUMNS.get(name.lower(), name) for name in fields[::3]]
         info["Properties"] = ":".join(fields)
+        widths = fields[2::3]
+        if any(not width.isdecimal() or len(width) > 4 for width in widths):  # ase would make a name for each number
+            raise ValueError(
+                f"`Properties` has a column of {max(widths, key=len)[:20]!r} numbers, at most 9999 are read."
+            )
         if repeated := [name for name in fields[::3] if fields[::3].count(name) > 1]:
             raise ValueError(f"`Properties` has the column `{repeated[0]}` twice: rename one.")
     return info

@@ -86,7 +86,7 @@ def test_charges_that_do_not_fit_are_refused():
         (lambda: check_arrays(charges=np.ones(4, bool)), "`charges` must be real numbers, got entries of type bool"),
         (lambda: check_arrays(charges=np.full(4, np.inf)), r"`charges` must be finite numbers up to 1e\+09, got inf"),
         (lambda: check_arrays(charges=[1.0, -1.0]), "`charges` must be an array of jax or numpy, got list"),
-        (lambda: jax.jit(lambda q: check_arrays(charges=q))(jnp.ones(4) * (1 + 0j)), "got complex numbers"),
+        (lambda: jax.jit(lambda q: check_arrays(charges=q))(jnp.ones(4, complex)), "got complex numbers"),
     ],
 )
 def test_arrays_of_the_sum_are_checked(check, message):
