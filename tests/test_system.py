@@ -156,3 +156,13 @@ def test_ghost_atom(crystal):
 def test_errors(atoms, message):
     with pytest.raises(ValueError, match=message):
         System.from_ase(atoms, cutoff=4.0)
+
+
+@pytest.mark.parametrize("name", ["lattice", "Cell", "simulation_box"])
+def test_cell_among_the_entries(name):
+    """As ase reads a comment line with such a key: a crystal would become a cluster."""
+    atoms = Atoms("NaCl", [[0, 0, 0], [2.8, 0, 0]], info={name: np.eye(3).ravel() * 5.6})
+    with pytest.raises(ValueError, match=f"it has no cell, but an entry `{name}`"):
+        System.from_ase(atoms, cutoff=3.0)
+    atoms.set_cell([5.6] * 3)
+    assert System.from_ase(atoms, cutoff=3.0).pbc == (False,) * 3

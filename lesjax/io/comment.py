@@ -36,7 +36,15 @@ def parse_comment(line: str) -> dict[str, Any]:
         seen[spelling] = value
         pieces += [line[end:start], spelling]
         end = stop
-    info = key_val_str_to_dict("".join([*pieces, line[end:]]))
+    text = "".join([*pieces, line[end:]])
+    try:
+        info = key_val_str_to_dict(text)
+    except ValueError as error:
+        if "Lattice" not in str(error):
+            raise
+        raise ValueError(
+            '`Lattice` must be the nine numbers of three lattice vectors, `Lattice="ax ay az bx by bz cx cy cz"`.'
+        ) from error
     for name in MATRICES:
         if (value := info.pop(f"\0{name}", None)) is not None:
             info[name] = np.reshape(value, (3, 3), order="F") if np.shape(value) == (9,) else value

@@ -21,6 +21,7 @@ from lesjax.system import System, check_ghosts, electronic_state
 
 
 Periodic = bool | tuple[bool, bool, bool] | None
+LONE = re.compile("((isolated|single|lone|free)(atom|ion)|atoms?$)")
 
 
 @jax.tree_util.register_dataclass
@@ -69,16 +70,20 @@ class Dataset:
 def is_lone(atoms: io.Atoms, cutoff: float | None = None, pbc: Periodic = None) -> bool:
     """Whether a structure is one atom without neighbours: open, marked as such, or without an image within the cutoff.
 
-    The mark is "IsolatedAtom" as `config_type`, in any spelling.
+    The mark is "IsolatedAtom" as `config_type`, both in any spelling, or a word like it, as "single_atom".
     """
     if len(atoms) != 1:
         return False
     directions = np.broadcast_to(atoms.pbc if pbc is None else pbc, 3)
-    mark = re.sub("[^a-z]", "", str(atoms.info.get("config_type", "")).lower())
-    if mark == "isolatedatom" or not directions.any():
+    marks = [value for key, value in atoms.info.items() if _letters(key) == "configtype"]
+    if any(LONE.match(_letters(mark)) for mark in marks) or not directions.any():
         return True
     a, b, c = map(bool, directions)
     return cutoff is not None and not neighbor_arrays(atoms.positions, atoms.cell.array, (a, b, c), cutoff)[2].any()
+
+
+def _letters(text: object) -> str:
+    return re.sub("[^a-z]", "", str(text).lower())
 
 
 def reference_energies(

@@ -24,7 +24,8 @@ def learning_curve(axes: "Axes", records: Sequence[Mapping[str, Any]], label: st
     term = next(term for term in terms if f"{term.short}_rmse" in records[-1])
     epochs = [record["epoch"] for record in records]
     errors = [term.table_scale * record[f"{term.short}_rmse"] for record in records]
-    axes.semilogy(epochs, errors, color=color, label=label)
+    plot = axes.semilogy if max(errors) > 0.0 else axes.plot  # forces of lone atoms are exact
+    plot(epochs, errors, color=color, label=label)
     axes.set(xlabel="epoch", ylabel=f"validation RMSE of the {term.title} ({term.table_unit})")
     axes.grid(alpha=0.3, which="both")
 

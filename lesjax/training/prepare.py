@@ -183,6 +183,8 @@ def _weighed(source: _Source) -> _Source:
     if len(kept) < len(labels):
         number = len(labels) - len(kept)
         warnings.warn(f"{source.name}: {number} structures of weight 0 are left out.", stacklevel=2)
+    if labels and not kept:
+        raise ValueError(f"{source.name}: all {len(labels)} structures have the weight 0. Leave one a weight.")
     return dataclasses.replace(source, labels=labels).take(kept)
 
 
@@ -218,11 +220,12 @@ def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_n
             if term.name not in train:
                 kind = "" if term.where == "any" else f"{term.where} "
                 names = ", ".join(config.data.keys.names(term.name))
+                virial = " (a virial: in `data.keys.virial`)" if term.name == "stress" else ""
                 order = f"{term.name}_order"
                 order = f", their order in `data.keys.{order}`," if hasattr(config.data.keys, order) else ""
                 raise ValueError(
                     f"{key} is positive, but no {kind}structure of {train_name} has {term.name}; looked for {names}. "
-                    f"Name the key in `data.keys.{term.name}`{order} or leave the weight out."
+                    f"Name the key in `data.keys.{term.name}`{virial}{order} or leave the weight out."
                 )
             if "charges" in term.needs and config.model.long_range is None:
                 raise ValueError(f"{key} is positive, but `model.long_range` = false leaves no charges. Leave it out.")

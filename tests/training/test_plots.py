@@ -27,6 +27,13 @@ def test_learning_curve(tmp_path, kind):
     assert f"RMSE of the {find(kind).title} (" in axes.get_ylabel()
 
 
+def test_learning_curve_without_errors(tmp_path):
+    """Forces on lone atoms are exact; a logarithmic axis would warn."""
+    records = [{**record, "forces_rmse": 0.0} for record in make_records("forces")]
+    plots.save_learning_curve(tmp_path / "curve.png", records)
+    assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
+
+
 def test_parity_of_every_kind(tmp_path):
     rng = np.random.default_rng(0)
     pairs = {kind: Parity(rng.normal(size=10), rng.normal(size=10)) for kind in [term.short for term in TERMS]}
