@@ -100,8 +100,11 @@ def make_solver(
     if planned_cell.shape != (3, 3):
         raise ValueError(f"`cell` must have the shape (3, 3), got {planned_cell.shape}.")
     repeated_cell, period = interaction.plan_cell(planned_cell, sigma)
+    if abs(np.linalg.det(planned_cell)) > 1e-9 * np.prod(
+        np.linalg.norm(planned_cell, axis=1)
+    ):  # else `make_kmask` says it
+        check_height(planned_cell, periodic)
     kmask = make_kmask(repeated_cell, k_cutoff)
-    check_height(planned_cell, periodic)
     plan = {
         "sigma": width, "kmask": kmask, "planned_cell": planned_cell.astype(width.dtype),
         "period": period, "interaction": interaction,
