@@ -1,4 +1,4 @@
-"""Folders that belong to one run, a training or a simulation, and its progress bar.
+"""Folders that belong to one run, a training or a simulation.
 
 A `RunFolder` holds a description of the run, a log and other files that grow, and a checkpoint. Each file appears whole
 or not at all. A checkpoint knows the sizes of the growing files: a run that resumes cuts off what was written after it,
@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -374,26 +374,3 @@ def read_table(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " t"]]:
     if not rows:
         raise ValueError(f"{str(path)!r} has no line.")
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-
-
-@contextmanager
-def progress_bar(unit: str, total: int, done: int, quiet: bool | None) -> Iterator[Callable[[int, str], None]]:
-    """Yield a function of (number done, text beside the bar), which shows nothing if the output is not a terminal.
-
-    Args:
-        unit: name of the counted things, for example "step".
-        total: their number.
-        done: number that is done already.
-        quiet: True for no bar, False for a bar in any case, None for a bar on a terminal.
-    """
-    if quiet or (quiet is None and not sys.stderr.isatty()):
-        yield lambda completed, text: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    counts, text = TextColumn(f"{unit} {{task.completed}}/{{task.total}}"), TextColumn("{task.description}")
-    columns = (counts, BarColumn(bar_width=10), text)
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("compiling", total=total, completed=done)
-        yield lambda completed, text: bar.update(task, completed=completed, description=text)

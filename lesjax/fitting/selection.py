@@ -134,7 +134,7 @@ def active_learning(
             that breaks down is used up to that point.
         minimum: smallest spread of the force on an atom, eV/Å, of structures to label. The loop ends if no structure
             exceeds it.
-        quiet: no progress bars; by default where the output is not a terminal.
+        quiet: no progress, see `lesjax.progress.progress_bar`; by default where the output is not a terminal.
 
     Returns:
         The rounds with their ensembles; the last has no selection.

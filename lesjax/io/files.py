@@ -10,6 +10,7 @@ import pathlib
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from io import StringIO
@@ -22,6 +23,7 @@ from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
+from ase.formula import Formula
 from ase.io.formats import UnknownFileTypeError, filetype
 
 from lesjax.files import atomic_path
@@ -242,6 +244,14 @@ def frozen(atoms: Atoms) -> Atoms:
     if results:
         copy.calc = SinglePointCalculator(copy, **{name: results[name] for name in all_properties if name in results})
     return copy
+
+
+def composition(atomic_numbers: Iterable[int]) -> str:
+    """Formula unit and how many of them there are, as "H2O×64"; the whole formula where no unit is that small."""
+    formula = Formula.from_dict(Counter(chemical_symbols[z] for z in atomic_numbers))
+    unit, number = formula.reduce()
+    small = number > 1 and max(unit.count().values()) < 10
+    return f"{unit:metal}×{number}" if small else f"{formula:metal}"
 
 
 def element_names(atomic_numbers: Iterable[int]) -> str:

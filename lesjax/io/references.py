@@ -98,7 +98,7 @@ def select(
         raise ValueError(
             f"The structures differ in the names of their labels, as if two methods were mixed: {counts}. Name the "
             "right ones in `data.keys` (--key on the command line), take the others out of the file, or set "
-            "`data.labels` = 'skip' to leave out structures without the names above."
+            "`data.labels` = 'skip' (`lesjax evaluate --labels skip`) to leave out structures without the names above."
         )
     if skipped:
         used = ", ".join(f"`{choice.names[kind]}`" for kind in choice.differing)

@@ -57,11 +57,13 @@ class Dataset:
         buckets: stacked structures.
         members: index in the original list of each structure of each bucket.
         config: the model that it was made for, which sets neighbours, plans and reference energies.
+        config_types: entry ``config_type`` of each structure, empty where there is none.
     """
 
     buckets: tuple[Batch, ...]
     members: tuple[np.ndarray, ...]
     config: ModelConfig
+    config_types: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(map(len, self.members))
@@ -200,7 +202,8 @@ def make_dataset(
             )
             buckets.append(jax.tree.map(jnp.asarray, batch))
             members.append(np.array(in_bucket))
-    return Dataset(buckets=tuple(buckets), members=tuple(members), config=config)
+    types = tuple(str(atoms.info.get("config_type", "")) for atoms in frames)
+    return Dataset(buckets=tuple(buckets), members=tuple(members), config=config, config_types=types)
 
 
 def plan_solvers(

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lesjax.models.ensemble import Ensemble
+from lesjax.progress import compilations
 from lesjax.runs import RunFolder
 from lesjax.training.config import Phase, RunConfig
 from lesjax.training.folder import check_folder, run_folder, write_description
@@ -53,7 +54,7 @@ def train_ensemble(
     Args:
         config: the run, see `load_config`.
         prepared: data in memory, instead of reading `config.data`.
-        quiet: no progress bar; by default where the output is not a terminal.
+        quiet: no progress, see `lesjax.progress.progress_bar`; by default where the output is not a terminal.
         together: one step of all members at once, by `vmap`, instead of one member on each core; by default where
             JAX does not run on CPUs.
 
@@ -68,7 +69,7 @@ def train_ensemble(
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
-    with folder.locked():
+    with folder.locked(), compilations(quiet):
         return _train_members(config, prepared, folder, quiet, together)
 
 

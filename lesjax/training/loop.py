@@ -22,7 +22,8 @@ from jaxtyping import PyTree
 from lesjax.models.checks import check_solution
 from lesjax.models.potential import Potential, load
 from lesjax.models.storage import flatten, unflatten
-from lesjax.runs import RunFolder, progress_bar
+from lesjax.progress import compilations, progress_bar
+from lesjax.runs import RunFolder
 from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
 from lesjax.training.folder import MODELS, check_folder, run_folder, write_description
@@ -62,7 +63,7 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     Args:
         config: the run, see `load_config`.
         prepared: data in memory, instead of reading `config.data`.
-        quiet: no progress bar; by default where the output is not a terminal.
+        quiet: no progress, see `lesjax.progress.progress_bar`; by default where the output is not a terminal.
 
     Returns:
         The potential with the best validation loss.
@@ -80,7 +81,7 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
-    with folder.locked():
+    with folder.locked(), compilations(quiet):
         run = start(config, prepared)
         with bar(sum(p.epochs for p in config.training.phases), run.progress.epoch, quiet) as report:
             run.run(report)
@@ -374,13 +375,13 @@ def dataset_errors(
 
 @contextmanager
 def bar(total: int, done: int, quiet: bool | None) -> Iterator[Any]:
-    """Progress bar with the validation loss and the time left."""
+    """Progress with the validation loss and the error of the forces."""
     with progress_bar("epoch", total, done, quiet) as show:
 
         def report(epoch: int, record: dict[str, Any]) -> None:
             text = f"validation loss {record['valid_loss']:.3g}"  # with the forces just in 80 columns
             if "forces_rmse" in record:
-                text += f", forces {1e3 * record['forces_rmse']:.3g} meV/Å"
+                text += f", forces {record['forces_rmse']:.3g} eV/Å"
             show(epoch, text)
 
         yield report
