@@ -48,9 +48,15 @@ For a model with latent charges, labels or not, with the sign of the model; a li
   net_charge                 sum over a structure: mean and largest, e"""
 
 
+# Ensembles of `lesjax.dynamics`, which takes seconds to import.
+ENSEMBLES = ("nvt", "nve", "nose-hoover", "csvr", "langevin", "npt", "npt-flexible")
 # Name in `Settings`, which has the defaults; help; type.
 MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("ensemble", "nve, nvt, npt, npt-flexible, or a thermostat by name: nose-hoover, csvr, langevin", {}),
+    (
+        "ensemble",
+        "nve, nvt, npt, npt-flexible, or a thermostat by name: nose-hoover, csvr, langevin",
+        {"choices": ENSEMBLES, "metavar": "NAME"},
+    ),
     ("steps", "length of the run", {"type": int}),
     ("timestep", "fs", {"type": float}),
     ("temperature", "K", {"type": float}),
@@ -58,11 +64,15 @@ MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("thermostat_time", "fs", {"type": float}),
     ("barostat_time", "fs", {"type": float}),
     ("seed", "seed of velocities and thermostat", {"type": int}),
-    ("angular_momentum", "angular momentum of a cluster at the start: keep or zero", {}),
+    (
+        "angular_momentum",
+        "angular momentum of a cluster at the start: keep or zero",
+        {"choices": ("keep", "zero"), "metavar": "NAME"},
+    ),
     ("log_every", "steps between lines of the log", {"type": int, "metavar": "STEPS"}),
     ("frame_every", "steps between frames of the trajectory", {"type": int, "metavar": "STEPS"}),
     ("checkpoint_every", "steps between checkpoints", {"type": int, "metavar": "STEPS"}),
-    ("format", "format of the trajectory: xyz or traj", {}),
+    ("format", "format of the trajectory: xyz or traj", {"choices": ("xyz", "traj"), "metavar": "NAME"}),
     ("polarization", "write the polarization of each frame", {"action": "store_true"}),
     ("born_effective_charges", "write them for each frame", {"action": "store_true"}),
     ("electric_field", "V/Å, without exponents", {"type": float, "nargs": 3, "metavar": ("X", "Y", "Z")}),
@@ -281,32 +291,40 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _md(arguments: argparse.Namespace) -> int:
     from lesjax.runs import simulation_folder
+    from lesjax.validate import check_bounds
 
+    options = {name: getattr(arguments, name) for name, *_ in MD_OPTIONS}
+    options = {name: value for name, value in options.items() if not isinstance(value, _Default)}
+    check_bounds(options)
     trajectory = "xyz" if isinstance(arguments.format, _Default) else arguments.format
     arguments.folder = simulation_folder(arguments.out, trajectory)
     arguments.folder.check_files()  # before anything is imported that takes long
     print(f"{arguments.model} from {arguments.structure}; results in {arguments.out}/", flush=True)
 
     from lesjax import io
-    from lesjax.dynamics import Settings, simulate
-    from lesjax.models import load
-    from lesjax.runs import read_table
-    from lesjax.system import check_ghosts
 
-    options = {name: getattr(arguments, name) for name, *_ in MD_OPTIONS}
-    settings = Settings(**{name: value for name, value in options.items() if not isinstance(value, _Default)})
-    if settings.pressure and not settings.constant_pressure:
-        raise ValueError(
-            f"`--pressure {settings.pressure}` has no effect in {settings.ensemble!r}: take npt or npt-flexible."
-        )
     folder = pathlib.Path(arguments.out)
+    from lesjax.models import load
+    from lesjax.system import System, check_ghosts
+
     frames = io.read(arguments.structure)
     start = frames[-1]
     check_ghosts(start.numbers, where=f"{arguments.structure!r}, structure {len(frames) - 1}: ")
     if PBC[arguments.pbc] is not None:
         start.pbc = PBC[arguments.pbc]
+    potential = load(arguments.model)
+    potential.checked_solver(System.from_ase(start, cutoff=potential.cutoff), None)
+
+    from lesjax.dynamics import Settings, simulate
+    from lesjax.runs import read_table
+
+    settings = Settings(**options)
+    if settings.pressure and not settings.constant_pressure:
+        raise ValueError(
+            f"`--pressure {settings.pressure}` has no effect in {settings.ensemble!r}: take npt or npt-flexible."
+        )
     print(f"{settings.steps} steps of {len(start)} atoms", flush=True)
-    final = simulate(load(arguments.model), start, folder, settings, quiet=arguments.quiet)
+    final = simulate(potential, start, folder, settings, quiet=arguments.quiet)
     last = read_table(folder / "log.csv")["temperature_K"][-1]  # which knows the degrees of freedom
     print(f"{settings.steps} steps of {len(final)} atoms, {last:.0f} K at the end; see {folder}/md.png")
     return 0
@@ -368,6 +386,8 @@ def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
         label, separator, name = assignment.partition("=")
         if not separator or not name or label not in labels:
             raise ValueError(f"`--key` needs one of {', '.join(sorted(labels))} = NAME, got {assignment!r}.")
+        if label in label_names:
+            raise ValueError(f"`--key {label}` is given twice: {label_names[label][0]} and {name}.")
         label_names[label] = (name,)
     return Keys(**label_names, born_effective_charges_order=born_order)
 

@@ -24,7 +24,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lesjax.files import atomic_path, check_writable, naming, sync, write_json
+from lesjax.files import atomic_path, check_writable, naming, seal, sync, write_json
 from lesjax.schema import flat
 from lesjax.validate import differences, parse_json, read_json
 
@@ -245,8 +245,9 @@ class RunFolder:
                 sync(path)  # on the disk before the checkpoint that counts on it
                 sizes[path.name] = path.stat().st_size
         about = {"format": FORMAT, "settings": self._settings(description), "sizes": sizes, "at": at}
+        text = json.dumps(about | dict(host))
         with atomic_path(self.checkpoint) as temporary:
-            temporary.write_bytes(save(dict(arrays), metadata={"host": json.dumps(about | dict(host))}))
+            temporary.write_bytes(save(dict(arrays), metadata={"host": text, "hash": seal(arrays, text)}))
 
     def read_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint; None where there is none.
@@ -258,11 +259,14 @@ class RunFolder:
             return None
         try:
             with safe_open(self.checkpoint, framework="numpy") as file:
-                host = parse_json((file.metadata() or {})["host"], nonfinite=True)
+                about = file.metadata() or {}
+                host = parse_json(about["host"], nonfinite=True)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # not a dictionary
+                if host["format"] == FORMAT and about.get("hash") != seal(arrays, about["host"]):
+                    raise ValueError("its content does not match its hash")
                 format_number, sizes = host.pop("format"), host.pop("sizes")
                 settings, at = host.pop("settings", None), host.pop("at", "")
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             model = self.path / "model"
             best = f"The best model so far is in {str(model)!r}. " if model.exists() else ""
             raise ValueError(
@@ -355,7 +359,7 @@ def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
         ValueError: for a damaged line before the last one.
     """
-    lines, records = pathlib.Path(path).read_text(encoding="utf-8").splitlines(), []
+    lines, records = pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
     for i, line in enumerate(lines):
         try:
             records.append(parse_json(line, nonfinite=True))

@@ -281,6 +281,7 @@ def test_mistakes_of_evaluate(run, tmp_path, capsys):
         ([model, str(folder / "test.xyz"), "--key", "enrgy=E"], "`--key` needs one of born_effective_charges,"),
         ([model, str(folder / "test.xyz"), "--key", "energy"], "`--key` needs one of"),
         ([model, str(folder / "test.xyz"), "--key", "energy="], "`--key` needs one of"),
+        ([model, str(folder / "test.xyz"), "--key", "energy=a", "--key", "energy=b"], "`--key energy` is given twice"),
         ([model, str(folder / "test.xyz"), "--key", "energy=dft_enrgy"], "`--key energy=dft_enrgy`: no structure has"),
         ([str(folder / "run"), str(folder / "test.xyz")], f"The model of this training is '{folder}/run/model'"),
     ):

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lesjax import datasets, ewald, io, load
+from lesjax import cli, datasets, ewald, io, load
 from lesjax.dynamics import LesCalculator, Settings, simulate
+from lesjax.dynamics.integrators import ENSEMBLES
+from lesjax.dynamics.settings import ANGULAR_MOMENTA, FORMATS
 from lesjax.models import (
     CACEConfig,
     Ensemble,
@@ -31,7 +33,7 @@ from lesjax.runs import read_table
 from lesjax.system import System
 from lesjax.training import evaluate
 from lesjax.training.data import make_dataset
-from lesjax.validate import BOUNDS, check_memory, directions, number, positive
+from lesjax.validate import BOUNDS, array, check_memory, directions, number, positive
 from toy import CELL, MODEL, make_frame, moved_potential
 
 
@@ -130,8 +132,28 @@ def test_pairs_are_estimated(monkeypatch):
 def test_k_vectors_are_counted_first():
     with pytest.raises(ValueError, match=r"A sum over .* k-vectors up to .* 1/Å for edges \[3000.0.* would take about"):
         ewald.make_solver(np.eye(3) * 3e3, True, n_atoms=8)
-    with pytest.raises(ValueError, match="k-vectors up to 1e"):
-        ewald.make_solver(np.eye(3) * 10.0, True, n_atoms=8, k_cutoff=1e4)
+    with pytest.raises(ValueError, match="k-vectors up to 90 1/Å"):
+        ewald.make_solver(np.eye(3) * 50.0, True, n_atoms=8, k_cutoff=90.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k_cutoff": 1e4}, r"`k_cutoff` must lie from 0\.001 to 100, got 10000\.0"),
+        ({"k_cutoff": 1e-300}, "`k_cutoff` must lie from"),
+        ({"accuracy": 1e-30}, "`accuracy` must lie from 1e-12 to"),
+        ({"sigma": 1e9}, r"`sigma` must lie from 0\.01 to 50"),
+        ({"n_atoms": 10**12}, r"`n_atoms` must lie from 1 to 1e\+09"),
+    ],
+)
+def test_settings_of_a_plan_have_the_same_bounds(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ewald.make_solver(CELL, True, **{"n_atoms": 4, **settings})
+
+
+def test_lattices_that_are_lower_than_atoms_are_apart():
+    with pytest.raises(ValueError, match=r"`cell` has lattice planes 0\.00.* Å apart, less than 0\.1 Å"):
+        ewald.make_solver(CELL * 1e-3, True, n_atoms=4)
 
 
 @pytest.mark.parametrize(
@@ -185,6 +207,48 @@ def test_labels_that_are_infinite(frame):
     frame.info["REF_energy"] = math.inf
     with pytest.raises(ValueError, match="`energy` must be finite numbers"):
         io.labels(frame)
+
+
+def test_labels_that_are_nan_are_told(frame):
+    """NaN stands for none."""
+    other = frame.copy()
+    other.info["REF_energy"] = math.nan
+    other.arrays["REF_forces"][1, 2] = math.nan
+    with pytest.warns(UserWarning, match="has NaN in") as told:
+        selection = io.select([frame, other])
+    texts = [str(warning.message) for warning in told]
+    for name in ("REF_energy", "REF_forces"):
+        assert f"`{name}` has NaN in 1 of 2 structures (first: 1), which counts as no label." in texts
+    assert np.isnan(selection.labels[1].energy)
+
+
+def test_masked_entries():
+    with pytest.raises(ValueError, match="`positions` must be real numbers, got masked entries"):
+        array("positions", np.ma.array([1.0, 2.0], mask=[False, True]))
+
+
+def test_options_of_md_are_checked_before_anything_is_imported(tmp_path, capsys):
+    """Their names and bounds are those of `Settings`, which takes seconds to import."""
+    assert cli.ENSEMBLES == ENSEMBLES
+    choices = {name: options.get("choices") for name, _, options in cli.MD_OPTIONS}
+    assert (choices["angular_momentum"], choices["format"]) == (ANGULAR_MOMENTA, FORMATS)
+    command = ["md", "no model", "no structure", "--out", str(tmp_path / "md")]
+    for option, value, message in (
+        ("--steps", "0", "`steps` must lie from 1 to 1e+09, got 0"),
+        ("--pressure", "1e9", "`pressure` must lie from"),
+        ("--timestep", "nan", "`timestep` must lie from"),
+        ("--temperature", "inf", "`temperature` must lie from"),
+        ("--seed", "9" * 400, "`seed` must lie from"),
+    ):
+        assert cli.main([*command, option, value]) == 1
+        assert message in capsys.readouterr().err
+    assert cli.main([*command, "--electric-field", "0", "nan", "0"]) == 1
+    assert "`electric_field` must lie from" in capsys.readouterr().err
+    for option, value in (("--steps", "1.5"), ("--log-every", "10.0"), ("--ensemble", "nvtt"), ("--format", "pdb")):
+        with pytest.raises(SystemExit):
+            cli.main([*command, option, value])
+        assert f"error: argument {option}: invalid" in capsys.readouterr().err
+    assert not (tmp_path / "md").exists()
 
 
 def test_saved_numbers(potential, tmp_path):

@@ -369,3 +369,13 @@ def test_table_without_a_line(folder):
     folder.log.write_text("step,energy\n")
     with pytest.raises(ValueError, match=r"log\.csv' has no line"):
         read_table(folder.log)
+
+
+def test_a_bit_of_a_checkpoint(described):
+    """The number stays finite, but is another one."""
+    described.write_checkpoint({"w": np.linspace(1.0, 2.0, 7)}, HOST, "step 5")
+    data = bytearray(described.checkpoint.read_bytes())
+    data[-8] ^= 1
+    described.checkpoint.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged: its content does not match its hash"):
+        described.read_checkpoint()

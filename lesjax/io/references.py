@@ -116,6 +116,7 @@ def select(
     for texts in unusable.values():
         count = f" ({len(texts)} structures)" if len(texts) > 1 else ""
         warnings.warn(f"Left out, since nothing asks for it{count}: {texts[0]}", stacklevel=2)
+    _warn_of_nan(frames, keys)
     for kind in list(result.names):
         if not any(np.isfinite(getattr(label, kind)).any() for label in result.labels):
             del result.names[kind]
@@ -242,7 +243,7 @@ def _has(atoms: Atoms, name: str) -> bool:
         return False
     try:
         return not np.all(np.isnan(np.asarray(value, float))) or np.size(value) == 0
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return True
 
 
@@ -251,7 +252,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
         if isinstance(value, str) and value.lstrip().startswith("["):
             value = parse_json(value, nonfinite=True)
         return np.asarray(value, dtype=np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"`{name}` must hold numbers, got {str(value)[:60]!r}.") from error
 
 
@@ -365,3 +366,19 @@ def _with_state(atoms: Atoms, keys: Keys, needed: Collection[str], unusable: dic
     copy.info = {key: value for key, value in copy.info.items() if key not in changed}
     copy.info |= {key: value for key, value in changed.items() if value is not None}
     return copy
+
+
+def _warn_of_nan(frames: Sequence[Atoms], keys: Keys) -> None:
+    """Say which labels have entries that are NaN, which stands for none."""
+    for name in dict.fromkeys(name for kind in Labels.shapes(0) for name in keys.names(kind)):
+        places = [i for i, atoms in enumerate(frames) if _has_nan(_find(atoms, name))]
+        if places:
+            text = f"`{name}` has NaN in {len(places)} of {len(frames)} structures (first: {places[0]})"
+            warnings.warn(f"{text}, which counts as no label.", stacklevel=3)
+
+
+def _has_nan(value: Any) -> bool:
+    try:
+        return value is not None and bool(np.isnan(_numbers("", value)).any())
+    except ValueError:
+        return False

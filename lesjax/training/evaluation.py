@@ -23,6 +23,7 @@ from lesjax.training.parity import Parity
 from lesjax.training.sign import sign_is_free
 from lesjax.training.step import compare_rows
 from lesjax.training.terms import BORN, TERMS, Term, labelled_rows
+from lesjax.validate import number, positive
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,10 @@ def _initial_size(potential: Potential | Ensemble) -> float | None:
 
 def _with_epsilon(dataset: Dataset, epsilon_infinity: float | str) -> Dataset:
     """Return the data set with this electronic dielectric constant; one if it is to be fitted."""
-    if epsilon_infinity != "fit" and (isinstance(epsilon_infinity, str) or not epsilon_infinity > 0):
+    if isinstance(epsilon_infinity, str) and epsilon_infinity != "fit":
         raise ValueError(f"`epsilon_infinity` must be a positive number or 'fit', got {epsilon_infinity!r}.")
-    value = 1.0 if epsilon_infinity == "fit" else float(epsilon_infinity)
+    fitted = isinstance(epsilon_infinity, str)
+    value = 1.0 if fitted else number("epsilon_infinity", epsilon_infinity, positive, bounded=True)
     buckets = (
         dataclasses.replace(bucket, epsilon_infinity=jnp.full_like(bucket.epsilon_infinity, value))
         for bucket in dataset.buckets

@@ -12,6 +12,7 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from lesjax import io
+from lesjax.io.comment import parse_comment
 
 
 CELL = np.array([[5.0, 0.1, 0.0], [0.0, 6.0, 0.0], [0.3, 0.0, 7.0]])
@@ -320,3 +321,18 @@ def test_steps_of_an_outcar_that_did_not_converge(tmp_path, name):
     found = io.all_labels(frames, io.Keys(energy=("free_energy",)))
     assert [float(label.energy) for label in found] == [-1.0, -3.0]
     assert [float(label.forces[0, 2]) for label in found] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("energy=-1.0 energy=-2.0", "`energy` is in the comment line twice"),
+        ('Lattice="5 0 0 0 5 0 0 0 5" lattice="6 0 0 0 6 0 0 0 6"', "`Lattice` is in the comment line twice"),
+        ("Properties=species:S:1:pos:R:3:f:R:1:f:R:2", "`Properties` has the column `f` twice"),
+        ("Properties=species:S:1:pos:R:3:f:R:1000000000", "`Properties` has a column of '1000000000' numbers"),
+    ],
+)
+def test_keys_and_columns_that_no_one_meant(line, message):
+    with pytest.raises(ValueError, match=message):
+        parse_comment(line)
+    assert parse_comment("energy=-1.0 config_type=bulk config_type=bulk")["config_type"] == "bulk"

@@ -116,7 +116,8 @@ def test_frames_may_lack_labels():
         frame({"REF_forces": 1.0}),
         frame(REF_energy=np.nan),
     ]
-    found = io.all_labels(frames)
+    with pytest.warns(UserWarning, match=r"`REF_energy` has NaN in 1 of 4 structures \(first: 3\)"):
+        found = io.all_labels(frames)
     assert np.isfinite([label.energy for label in found]).tolist() == [True, False, False, False]
 
 
