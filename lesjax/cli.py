@@ -16,8 +16,6 @@ from lesjax.signals import Stop, Stopped, ignore, stopping
 
 if TYPE_CHECKING:
     from lesjax.io import Keys
-    from lesjax.models import Potential
-    from lesjax.training import Evaluation
 
 
 PBC = {"file": None, "true": True, "false": False}
@@ -240,7 +238,7 @@ def _train(arguments: argparse.Namespace) -> int:
                 plots.save_calibration(folder / f"calibration_{name}.png", result.calibration)
             tables.print_errors(name, result)
             if name == "training":
-                _print_charges(result)
+                tables.print_charges(result)
     print(f"model: {folder / 'model'}")
     return 0
 
@@ -279,7 +277,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, result.to_json())
     tables.print_errors(arguments.data, result)
     tables.print_groups(result)
-    _print_charges(result)
+    tables.print_charges(result)
     for text in {} if result.charges is None else result.charges.warnings(model.config).values():
         warnings.warn(text, stacklevel=1)
     if arguments.plot:
@@ -331,13 +329,13 @@ def _md(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-
     import jax
     from rich.console import Console
     from rich.table import Table
 
     from lesjax.io import chemical_symbols, element_names
     from lesjax.models import load, load_ensemble
+    from lesjax.models.provenance import describe
     from lesjax.models.storage import is_ensemble
     from lesjax.schema import flat, to_plain
 
@@ -356,7 +354,7 @@ def _info(arguments: argparse.Namespace) -> int:
         table.add_row(f"reference energy of {chemical_symbols[z]}", f"{energy:.6f} eV")
     print(arguments.model)
     Console().print(table)
-    _print_provenance(members)
+    print("\n".join(describe([member.provenance for member in members])))
     return 0
 
 
@@ -390,22 +388,3 @@ def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
             raise ValueError(f"`--key {label}` is given twice: {label_names[label][0]} and {name}.")
         label_names[label] = (name,)
     return Keys(**label_names, born_effective_charges_order=born_order)
-
-
-def _print_charges(result: "Evaluation") -> None:
-    """Latent charges by element, and sums over structures."""
-    if result.charges is not None:
-        print("\n".join(result.charges.lines()))
-
-
-def _print_provenance(members: "Sequence[Potential]") -> None:
-    """Where the members of an ensemble, or a single potential, come from, and their charges after training."""
-    first = members[0].provenance
-    for name, value in [("provenance", "unknown")] if first is None else first.rows():
-        print(f"{name}: {value}")
-    for i, member in enumerate(members):
-        of_member = f" of member {i}" if len(members) > 1 else ""
-        statistics = None if member.provenance is None else member.provenance.charges
-        if statistics is not None:
-            print(f"charges{of_member} after training (structures: {statistics.n_structures}):")
-            print("\n".join(statistics.lines()))

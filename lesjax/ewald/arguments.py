@@ -37,7 +37,7 @@ def check_geometry(positions: Any, cell: Any, atom_mask: Any = None) -> None:
         raise ValueError(f"`atom_mask` must be an array of True and False, got entries of type {atom_mask.dtype}.")
 
 
-def check_arrays(largest: float = MAX_SOURCE, **arrays: Any) -> None:
+def check_arrays(largest: float = MAX_SOURCE, /, **arrays: Any) -> None:
     """Raise ValueError for anything but arrays of real numbers, finite and not larger than makes sense.
 
     Args:

@@ -5,6 +5,7 @@ transformations of jax, where it could come out of a function that was compiled 
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -187,3 +188,15 @@ class Provenance:
 
 def _or_unknown(value: object) -> str:
     return "unknown" if value is None else str(value)
+
+
+def describe(provenances: Sequence[Provenance | None]) -> list[str]:
+    """Lines about where a potential, or the members of an ensemble, come from, and their charges after training."""
+    first = provenances[0]
+    lines = [f"{name}: {value}" for name, value in ([("provenance", "unknown")] if first is None else first.rows())]
+    for i, provenance in enumerate(provenances):
+        if provenance is not None and provenance.charges is not None:
+            of_member = f" of member {i}" if len(provenances) > 1 else ""
+            lines.append(f"charges{of_member} after training (structures: {provenance.charges.n_structures}):")
+            lines += provenance.charges.lines()
+    return lines

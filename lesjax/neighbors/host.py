@@ -115,7 +115,7 @@ def _pairs_by_tree(
     positions: Float[np.ndarray, "n 3"], box: Float[np.ndarray, "3 3"], cutoff: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """As `_pairs`, for sparse boxes that are periodic in all directions."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     turns = np.floor(positions @ np.linalg.inv(box))
     home = positions - turns @ box
@@ -128,8 +128,8 @@ def _pairs_by_tree(
         atoms.append(near)
         translations.append(np.tile(translation, (len(near), 1)))
     atom, translation = np.concatenate(atoms), np.concatenate(translations)
-    images = cKDTree(home[atom] + translation @ box)
-    found = cKDTree(home).sparse_distance_matrix(images, cutoff, output_type="coo_matrix")
+    images = KDTree(home[atom] + translation @ box)
+    found = KDTree(home).sparse_distance_matrix(images, cutoff, output_type="coo_matrix")
     first, second, shift = found.row, atom[found.col], translation[found.col]
     real = (first != second) | shift.any(axis=1)
     order = np.flatnonzero(real)[np.lexsort((second[real], first[real]))]

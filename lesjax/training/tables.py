@@ -39,6 +39,12 @@ def print_groups(result: Evaluation) -> None:
     _print_groups("composition", result.by_composition)
 
 
+def print_charges(result: Evaluation) -> None:
+    """Print the latent charges by element, and their sums over structures."""
+    if result.charges is not None:
+        print("\n".join(result.charges.lines()))
+
+
 def _print_groups(title: str, groups: Groups) -> None:
     """Print a row for each of the largest groups and a column for each term; more terms than fit go below."""
     terms = [term for term in TERMS if any(f"{term.short}_rmse" in group for group in groups.values())]
