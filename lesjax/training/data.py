@@ -86,6 +86,8 @@ def is_lone(atoms: io.Atoms, cutoff: float | None = None, pbc: Periodic = None) 
 
 def _letters(text: object) -> str:
     return re.sub("[^a-z]", "", str(text).lower())
+
+
 def lone_atom_energies(
     elements: Sequence[int],
     frames: Sequence[io.Atoms],
