@@ -66,8 +66,10 @@ results-errors: $(VENV)/.installed
 	    --plot docs/images/learning_curves.png
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC CP PP --json $(RESULTS)/dimers_shipped.json
 	$(BENCH)/fit_charges.py --json $(RESULTS)/fit_charges.json
+	$(BENCH)/lone_atoms.py --json $(RESULTS)/lone_atoms.json
 	JAX_ENABLE_X64=1 $(BENCH)/ewald_accuracy.py --json $(RESULTS)/ewald_accuracy.json
 	JAX_ENABLE_X64=1 $(BENCH)/ewald_accuracy.py --earlier --sigmas 1 --json $(RESULTS)/ewald_accuracy_earlier.json
+	$(BENCH)/plan_history.py --number 8 --json $(RESULTS)/plan_history.json
 	JAX_ENABLE_X64=1 $(BENCH)/canonical.py --steps 150000 --json $(RESULTS)/canonical.json
 ifneq ($(SHARED),)
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shared --json $(RESULTS)/dimers.json --plot docs/images/dimer_CC.png

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lesjax import __version__
-from lesjax.signals import Stop, Stopped, stopping
+from lesjax.signals import Stop, Stopped, ignore, stopping
 
 
 if TYPE_CHECKING:
     from lesjax.io import Keys
-    from lesjax.training import Evaluation
 
 
 PBC = {"file": None, "true": True, "false": False}
 # commands that resume where they were stopped
 RESUMED = ("train", "md")
 RESUME = "; the same command resumes from the last checkpoint"
+QUIET = "no progress: a bar on a terminal, lines elsewhere"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 METRICS = """Metrics in the JSON file, for each label that the data has:
   n_structures               number of structures
@@ -34,12 +34,27 @@ For an ensemble they compare the mean of its members, and for each label there a
   forces_spread              root mean square of the standard deviation over the members
   forces_spearman            rank correlation of spread and error, for forces atom by atom
 Energies and forces do not determine the sign of the latent charges: it is chosen once for all that depends on it.
-Moments are about the centre of mass."""
+Moments are about the centre of mass.
+
+The JSON file also has `units`, and RMSE and MAE of parts of the data:
+  by_element                 of each element, for labels of atoms
+  by_config_type             of each `config_type` in the comment lines, if there is any
+  by_composition             of each composition, such as H2O×64
+
+For a model with latent charges, labels or not, with the sign of the model; a list for several channels:
+  charges                    mean and std (standard deviation) by element, e
+  net_charge                 sum over a structure: mean and largest, e"""
 
 
+# Ensembles of `lesjax.dynamics`, which takes seconds to import.
+ENSEMBLES = ("nvt", "nve", "nose-hoover", "csvr", "langevin", "npt", "npt-flexible")
 # Name in `Settings`, which has the defaults; help; type.
 MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("ensemble", "nve, nvt, npt, npt-flexible, or a thermostat by name: nose-hoover, csvr, langevin", {}),
+    (
+        "ensemble",
+        "nve, nvt, npt, npt-flexible, or a thermostat by name: nose-hoover, csvr, langevin",
+        {"choices": ENSEMBLES, "metavar": "NAME"},
+    ),
     ("steps", "length of the run", {"type": int}),
     ("timestep", "fs", {"type": float}),
     ("temperature", "K", {"type": float}),
@@ -47,11 +62,15 @@ MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("thermostat_time", "fs", {"type": float}),
     ("barostat_time", "fs", {"type": float}),
     ("seed", "seed of velocities and thermostat", {"type": int}),
-    ("angular_momentum", "angular momentum of a cluster at the start: keep or zero", {}),
+    (
+        "angular_momentum",
+        "angular momentum of a cluster at the start: keep or zero",
+        {"choices": ("keep", "zero"), "metavar": "NAME"},
+    ),
     ("log_every", "steps between lines of the log", {"type": int, "metavar": "STEPS"}),
     ("frame_every", "steps between frames of the trajectory", {"type": int, "metavar": "STEPS"}),
     ("checkpoint_every", "steps between checkpoints", {"type": int, "metavar": "STEPS"}),
-    ("format", "format of the trajectory: xyz or traj", {}),
+    ("format", "format of the trajectory: xyz or traj", {"choices": ("xyz", "traj"), "metavar": "NAME"}),
     ("polarization", "write the polarization of each frame", {"action": "store_true"}),
     ("born_effective_charges", "write them for each frame", {"action": "store_true"}),
     ("electric_field", "V/Å, without exponents", {"type": float, "nargs": 3, "metavar": ("X", "Y", "Z")}),
@@ -78,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = argparse.Namespace(command="")
         try:
             parsed = _parser().parse_args(arguments)
+            stop.line = lambda error: f"{error}{RESUME if parsed.command in RESUMED else ''}"
             with warnings.catch_warnings():
                 warnings.showwarning = lambda message, *_: print(f"lesjax {parsed.command}: {message}", file=sys.stderr)
                 return parsed.run(parsed)
@@ -98,6 +118,7 @@ def _stopped(parsed: argparse.Namespace, error: Stopped, stop: Stop) -> int:
     """Say what was kept, in one line; returns the exit status."""
     folder = getattr(parsed, "folder", None)
     kept = "" if parsed.command not in RESUMED else RESUME if folder is None else f"; {folder.kept()}"
+    ignore()
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(f"{error}{kept}", file=sys.stderr, flush=True)
     return 128 + error.number
@@ -113,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("config", help="TOML file, or the name of a shipped one (in lesjax/configs), such as les")
     train.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a key of the file")
     train.add_argument("--ensemble", type=int, metavar="N", help="train N models that differ in their seeds")
-    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    train.add_argument("--quiet", action="store_true", help=QUIET)
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser(
@@ -129,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--plot", metavar="OUT.png", help="draw parity plots; the ending may also be pdf or svg")
     evaluate.add_argument("--calibration", metavar="OUT.png", help="draw error against spread of an ensemble")
     evaluate.add_argument("--key", action="append", default=[], metavar="LABEL=NAME", help="e.g. energy=dft_energy")
+    evaluate.add_argument(
+        "--labels",
+        choices=("error", "skip"),
+        default="error",
+        help="structures that have a label under another name than the others: an error, or left out",
+    )
     evaluate.add_argument("--pbc", choices=tuple(PBC), default="file", help="override the periodicity")
     evaluate.add_argument(
         "--born-order", metavar="ORDER", help="order of Born charges: polarization-first or displacement-first"
@@ -146,11 +173,11 @@ def _parser() -> argparse.ArgumentParser:
         default = _Default(name)
         md.add_argument(f"--{name.replace('_', '-')}", default=default, help=f"{help_text}%(default)s", **options)
     md.add_argument("--out", default="md", help="folder of the results (default: md)")
-    md.add_argument("--quiet", action="store_true", help="no progress bar")
+    md.add_argument("--quiet", action="store_true", help=QUIET)
     md.set_defaults(run=_md)
 
     info = commands.add_parser("info", help="describe a potential")
-    info.add_argument("model", help="folder of a potential")
+    info.add_argument("model", help="folder of a potential or an ensemble")
     info.set_defaults(run=_info)
 
     demo = commands.add_parser("demo", help="learn the charges of an ionic gas from energies and forces")
@@ -180,44 +207,50 @@ def _train(arguments: argparse.Namespace) -> int:
 
     from lesjax.files import write_json
     from lesjax.runs import read_log
-    from lesjax.training import evaluate, plots, train, train_ensemble
+    from lesjax.training import evaluate, plots, tables, train, train_ensemble
     from lesjax.training.folder import check_folder, run_folder
     from lesjax.training.prepare import prepare
 
     arguments.folder = run_folder(config.output)
     check_folder(config, arguments.folder)
+    folder = pathlib.Path(config.output)
+    print(f"{arguments.config}: reading the data; results in {folder}/", flush=True)
     prepared = prepare(config)
     print("\n".join(prepared.files))
-    folder = pathlib.Path(config.output)
     sets = {"training": prepared.train, "validation": prepared.valid, "test": prepared.test}
     sizes = {name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()}
     counts = f"{sizes['training']} structures to train on, {sizes['validation']} to validate"
-    print(f"{counts}; results in {folder}/")
+    print(counts, flush=True)
     run_training = train if config.training.ensemble is None else train_ensemble
-    potential = run_training(config, prepared=prepared, quiet=arguments.quiet or None)
+    potential = run_training(config, prepared=prepared, quiet=arguments.quiet)
     members = range(config.training.ensemble or 0)
     for run in [folder / "members" / str(i) for i in members] or [folder]:
         plots.save_learning_curve(run / "learning_curve.png", read_log(run / "log.jsonl"))
+    print(f"model: {folder / 'model'}; its errors:", flush=True)
     metrics = {}
     for name, dataset in sets.items():
         if dataset is not None:
             result = evaluate(potential, dataset)
-            metrics[name] = result.metrics
+            metrics[name] = result.to_json()
             write_json(folder / "metrics.json", metrics)
             plots.save_parity(folder / f"parity_{name}.png", result.parity)
             if result.calibration:
                 plots.save_calibration(folder / f"calibration_{name}.png", result.calibration)
-            _print_metrics(name, result)
+            tables.print_errors(name, result)
+            if name == "training":
+                tables.print_charges(result)
     print(f"model: {folder / 'model'}")
     return 0
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    print(f"{arguments.model} on {arguments.data}", flush=True)  # before anything is imported that takes long
+
     from lesjax import io
     from lesjax.files import write_json
     from lesjax.models import load, load_ensemble
     from lesjax.models.storage import is_ensemble
-    from lesjax.training import evaluate_file, plots
+    from lesjax.training import evaluate_file, plots, tables
     from lesjax.training.terms import TERMS
 
     pbc = PBC[arguments.pbc]
@@ -225,11 +258,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     read = load_ensemble if ensemble else load
     if arguments.calibration and not ensemble:
         raise ValueError(f"`--calibration` needs an ensemble, but {arguments.model!r} is a single potential.")
+    model = read(arguments.model)
     result = evaluate_file(
-        read(arguments.model),
+        model,
         arguments.data,
         keys=_keys(arguments.key, arguments.born_order),
         pbc=pbc,
+        mixed=arguments.labels,
         epsilon_infinity=arguments.epsilon_infinity,
     )
     for assignment in arguments.key:
@@ -239,8 +274,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         ):
             raise ValueError(f"`--key {assignment}`: no structure has such a label to compare the model with.")
     if arguments.json:
-        write_json(arguments.json, result.metrics)
-    _print_metrics(arguments.data, result)
+        write_json(arguments.json, result.to_json())
+    tables.print_errors(arguments.data, result)
+    tables.print_groups(result)
+    tables.print_charges(result)
+    for text in {} if result.charges is None else result.charges.warnings(model.config).values():
+        warnings.warn(text, stacklevel=1)
     if arguments.plot:
         plots.save_parity(arguments.plot, result.parity)
     if arguments.calibration:
@@ -250,49 +289,62 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 def _md(arguments: argparse.Namespace) -> int:
     from lesjax.runs import simulation_folder
+    from lesjax.validate import check_bounds
 
+    options = {name: getattr(arguments, name) for name, *_ in MD_OPTIONS}
+    options = {name: value for name, value in options.items() if not isinstance(value, _Default)}
+    check_bounds(options)
     trajectory = "xyz" if isinstance(arguments.format, _Default) else arguments.format
     arguments.folder = simulation_folder(arguments.out, trajectory)
     arguments.folder.check_files()  # before anything is imported that takes long
+    print(f"{arguments.model} from {arguments.structure}; results in {arguments.out}/", flush=True)
 
     from lesjax import io
-    from lesjax.dynamics import Settings, simulate
-    from lesjax.models import load
-    from lesjax.runs import read_table
-    from lesjax.system import check_ghosts
 
-    options = {name: getattr(arguments, name) for name, *_ in MD_OPTIONS}
-    settings = Settings(**{name: value for name, value in options.items() if not isinstance(value, _Default)})
-    if settings.pressure and not settings.constant_pressure:
-        raise ValueError(
-            f"`--pressure {settings.pressure}` has no effect in {settings.ensemble!r}: take npt or npt-flexible."
-        )
     folder = pathlib.Path(arguments.out)
+    from lesjax.models import load
+    from lesjax.system import System, check_ghosts
+
     frames = io.read(arguments.structure)
     start = frames[-1]
     check_ghosts(start.numbers, where=f"{arguments.structure!r}, structure {len(frames) - 1}: ")
     if PBC[arguments.pbc] is not None:
         start.pbc = PBC[arguments.pbc]
-    final = simulate(load(arguments.model), start, folder, settings, quiet=arguments.quiet or None)
+    potential = load(arguments.model)
+    potential.checked_solver(System.from_ase(start, cutoff=potential.cutoff), None)
+
+    from lesjax.dynamics import Settings, simulate
+    from lesjax.runs import read_table
+
+    settings = Settings(**options)
+    if settings.pressure and not settings.constant_pressure:
+        raise ValueError(
+            f"`--pressure {settings.pressure}` has no effect in {settings.ensemble!r}: take npt or npt-flexible."
+        )
+    print(f"{settings.steps} steps of {len(start)} atoms", flush=True)
+    final = simulate(potential, start, folder, settings, quiet=arguments.quiet)
     last = read_table(folder / "log.csv")["temperature_K"][-1]  # which knows the degrees of freedom
     print(f"{settings.steps} steps of {len(final)} atoms, {last:.0f} K at the end; see {folder}/md.png")
     return 0
 
 
 def _info(arguments: argparse.Namespace) -> int:
-
     import jax
     from rich.console import Console
     from rich.table import Table
 
     from lesjax.io import chemical_symbols, element_names
-    from lesjax.models import load
+    from lesjax.models import load, load_ensemble
+    from lesjax.models.provenance import describe
+    from lesjax.models.storage import is_ensemble
     from lesjax.schema import flat, to_plain
 
-    potential = load(arguments.model)
-    config = potential.config
+    members = [load(arguments.model)] if not is_ensemble(arguments.model) else load_ensemble(arguments.model).members()
+    config = members[0].config
     table = Table("setting", "value")
-    count = sum(leaf.size for leaf in jax.tree.leaves(potential.params))
+    count = sum(leaf.size for leaf in jax.tree.leaves(members[0].params))
+    if len(members) > 1:
+        table.add_row("members", f"{len(members)}")
     table.add_row("parameters", f"{count}")
     table.add_row("elements", element_names(config.short_range.elements))
     for name, value in flat(to_plain(config)).items():
@@ -302,6 +354,7 @@ def _info(arguments: argparse.Namespace) -> int:
         table.add_row(f"reference energy of {chemical_symbols[z]}", f"{energy:.6f} eV")
     print(arguments.model)
     Console().print(table)
+    print("\n".join(describe([member.provenance for member in members])))
     return 0
 
 
@@ -331,26 +384,7 @@ def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
         label, separator, name = assignment.partition("=")
         if not separator or not name or label not in labels:
             raise ValueError(f"`--key` needs one of {', '.join(sorted(labels))} = NAME, got {assignment!r}.")
+        if label in label_names:
+            raise ValueError(f"`--key {label}` is given twice: {label_names[label][0]} and {name}.")
         label_names[label] = (name,)
     return Keys(**label_names, born_effective_charges_order=born_order)
-
-
-def _print_metrics(title: str, result: "Evaluation") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from lesjax.training.terms import find
-
-    # all in 80 columns, so that an ensemble leaves the squared correlation to the JSON file
-    columns = ("spread", "rank correlation") if result.calibration else ("squared correlation",)
-    table = Table("", "RMSE", "MAE", "R²", *columns)
-    for kind, pair in result.parity.items():
-        term = find(kind)
-        factor = term.table_scale
-        errors = (f"{factor * error:.4g}" for error in (pair.rmse(), pair.mae()))
-        extra = (f"{pair.corr2():.4f}",)
-        if result.calibration:
-            extra = (f"{factor * result.metrics[f'{kind}_spread']:.4g}", f"{result.calibration[kind].spearman():.3f}")
-        table.add_row(f"{term.title} ({term.table_unit})", *errors, f"{pair.r2():.4f}", *extra)
-    print(f"{title}: {result.metrics['n_structures']} structures")
-    Console().print(table)

@@ -92,8 +92,8 @@ def table(metrics: dict[str, dict]) -> Table:
     """Table of the errors of both models on the test configurations."""
     short_range, les = metrics["short range"], metrics["LES"]
     result = Table("mean absolute error", "short range", "LES", "ratio", title=f"{N_TEST} test configurations")
-    for name, key, factor in (("forces (meV/Å)", "forces_mae", 1e3), ("energy (meV/atom)", "energy_mae", 1e3)):
-        a, b = factor * short_range[key], factor * les[key]
+    for name, key in (("forces (eV/Å)", "forces_mae"), ("energy (eV/atom)", "energy_mae")):
+        a, b = short_range[key], les[key]
         result.add_row(name, f"{a:.3g}", f"{b:.3g}", f"{a / b:.1f}")
     result.add_row("charges (e)", "none", f"{les['charges_mae']:.4f}", "")
     return result

@@ -1,10 +1,13 @@
 """Files that appear whole or not at all, and errors that name them."""
 
+import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+
+import numpy as np
 
 
 class atomic_path:
@@ -22,6 +25,8 @@ class atomic_path:
         with naming(self.path):
             try:
                 if error is not None:
+                    if isinstance(error, OSError) and str(error.filename) == str(self.temporary):
+                        error.filename = str(self.path)
                     raise error
                 sync(self.temporary)
                 os.replace(self.temporary, self.path)
@@ -43,6 +48,15 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def check_writable(folder: pathlib.Path) -> None:
+    """Raise PermissionError for a folder, there or to be made, in which nothing can be written."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not os.access(place, os.W_OK):
+        raise PermissionError(f"{str(place)!r} cannot be written: choose another folder, or make it writable.")
+
+
 def sync(path: pathlib.Path) -> None:
     """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -56,3 +70,12 @@ def write_json(path: str | os.PathLike, content: object) -> None:
     """Write JSON; the file appears whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def seal(arrays: Mapping[str, np.ndarray], text: str) -> str:
+    """Return the hash of arrays and a text, by which damage shows that leaves the numbers finite."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Folders that belong to one run, a training or a simulation, and its progress bar.
+"""Folders that belong to one run, a training or a simulation.
 
 A `RunFolder` holds a description of the run, a log and other files that grow, and a checkpoint. Each file appears whole
 or not at all. A checkpoint knows the sizes of the growing files: a run that resumes cuts off what was written after it,
@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from lesjax.files import atomic_path, naming, sync, write_json
+from lesjax.files import atomic_path, check_writable, naming, seal, sync, write_json
 from lesjax.schema import flat
 from lesjax.validate import differences, parse_json, read_json
 
@@ -62,14 +62,9 @@ class RunFolder:
 
     def __init__(
         self,
-        path: str | os.PathLike,
-        *,
-        description: str,
-        log: str,
-        growing: Sequence[str] = (),
-        others: Sequence[str] = (),
+        path: str | os.PathLike, *, description: str, log: str, growing: Sequence[str] = (), others: Sequence[str] = (),
         free: Collection[str] = (),
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.path = pathlib.Path(path)
         self.description, self.log = self.path / description, self.path / log
         self.growing = [self.log, *(self.path / name for name in growing)]
@@ -86,10 +81,11 @@ class RunFolder:
         Raises:
             ValueError: if another process has it, or a file its name.
         """
-        if self.path.is_file():
-            raise ValueError(f"{str(self.path)!r} is a file: choose another folder.")
         new = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:  # or a link to nothing
+            raise ValueError(f"{str(self.path)!r} is a file: choose another folder.") from error
         handle = None if fcntl is None else os.open(self.path, os.O_RDONLY)
         try:
             if fcntl is not None and handle is not None:
@@ -118,7 +114,7 @@ class RunFolder:
         for folder in (self.path, *(self.path / name for name in subfolders)):
             for path in list(folder.glob(".*")):
                 parts = re.fullmatch(r"\.(.+)\.\d+\.(tmp|old)", path.name)  # named by `atomic_path`, `replace_folder`
-                if parts is None or not self._writes(parts[1]):
+                if parts is None or not self.writes(parts[1]):
                     continue
                 if parts[2] == "old" and not (folder / parts[1]).exists():
                     os.replace(path, folder / parts[1])
@@ -127,10 +123,9 @@ class RunFolder:
                 else:
                     path.unlink()
 
-    def _writes(self, name: str) -> bool:
+    def writes(self, name: str) -> bool:
+        """Return whether a name is one of a file or folder that the run writes."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.names)
-
-    # the description ----------------------------------------------------------------------------------------------
 
     def write_description(self, content: Mapping[str, Any]) -> None:
         """Describe the run: the settings that `check` compares under ``run``, and anything else for people.
@@ -138,7 +133,7 @@ class RunFolder:
         The version of lesjax is that which began the run.
         """
         begun = self.read_description() if self.checkpoint.exists() else None
-        version = _version() if begun is None else begun.get("lesjax")
+        version = lesjax_version() if begun is None else begun.get("lesjax")
         content = {"lesjax": version, **content}
         write_json(self.description, {"format": FORMAT, "hash": _hash(content), **content})
 
@@ -165,13 +160,16 @@ class RunFolder:
         Hidden files and folders of other names may be there: a run does not touch them.
 
         Raises:
-            ValueError: with their names, or for a checkpoint that has lost its description.
+            ValueError: with their names, for a checkpoint that has lost its description, or a damaged description.
+            PermissionError: for a folder in which nothing can be written.
         """
-        if self.description.exists() or not self.path.exists():
+        check_writable(self.path)
+        if not self.path.is_dir() or self.read_description() is not None:
             return
-        paths = [path for path in sorted(self.path.iterdir()) if not path.name.startswith(".")]
-        names = [path.name for path in paths if not path.is_dir() or self._writes(path.name)]
-        if self.checkpoint.name in names:
+        paths = [path for path in self.path.iterdir() if not path.name.startswith(".")]
+        names = [path.name for path in paths if not path.is_dir() or self.writes(path.name)]
+        names.sort(key=lambda name: (self.writes(name), name))
+        if self.checkpoint.name in names and self.writes(names[0]):
             raise ValueError(
                 f"{str(self.path)!r} has no {self.description.name} beside {self.checkpoint.name}: nothing says which "
                 f"run that belongs to. Put {self.description.name} back, or choose another folder."
@@ -194,12 +192,12 @@ class RunFolder:
             free: names, joined by dots, in which it may differ; by default those of the folder.
 
         Raises:
-            ValueError: with the names of files or settings, for a damaged description or checkpoint, or a checkpoint
-                of other settings.
+            ValueError: with the names of files or settings, for a damaged description or checkpoint, a checkpoint
+                of other settings, or files that are shorter than at the checkpoint.
         """
-        content = self.read_description()
-        if content is None:
-            return self.check_files()
+        self.check_files()
+        if (content := self.read_description()) is None:
+            return
         if dtype is not None and content.get("dtype") != dtype:
             raise ValueError(
                 f"{str(self.path)!r} holds a run in {content.get('dtype')}, and this one would be in {dtype}. Set the "
@@ -212,27 +210,26 @@ class RunFolder:
                 f"{str(self.path)!r} holds a run with other settings ({', '.join(different[:4])}). Choose another "
                 "folder, or delete it."
             )
-        if self.read_checkpoint() is not None and content.get("lesjax") != _version():
+        checkpoint = self.read_checkpoint()
+        self._check_sizes(checkpoint)
+        if checkpoint is not None and content.get("lesjax") != lesjax_version():
             warnings.warn(
-                f"{str(self.path)!r} holds a run that lesjax {content.get('lesjax')} began, and this is {_version()}: "
-                "what follows may differ from what that version would have written.",
+                f"{str(self.path)!r} holds a run that lesjax {content.get('lesjax')} began, and this is "
+                f"{lesjax_version()}: what follows may differ from what that version would have written.",
                 stacklevel=2,
             )
-        return None
-
-    # growing files -------------------------------------------------------------------------------------------------
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Append a line to the log; the first one of a table is preceded by the names."""
-        lines = []
         if self.log.suffix == ".jsonl":
-            lines.append(json.dumps(row))
+            text = json.dumps(row)
         else:
-            if not self.log.exists():
-                lines.append(",".join(row))
-            lines.append(",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values()))
+            head = "" if self.log.exists() else ",".join(row) + "\n"
+            text = head + ",".join(str(v) if isinstance(v, int) else f"{v:.14g}" for v in row.values())
+        if not self.path.exists():
+            raise self.gone(self.path)
         with naming(self.log), open(self.log, "a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+            file.write(f"{text}\n")
 
     def write_checkpoint(self, arrays: Mapping[str, np.ndarray], host: Mapping[str, Any], at: str) -> None:
         """Write a checkpoint of the current state; an earlier one is replaced atomically.
@@ -240,17 +237,17 @@ class RunFolder:
         Raises:
             FileNotFoundError: if the description is gone, and so perhaps the folder.
         """
-        description = self.read_description()
-        if description is None:
-            raise FileNotFoundError(f"{str(self.description)!r} is gone while the run works: start it anew.")
+        if (description := self.read_description()) is None:
+            raise self.gone(self.description)
         sizes = {}
         for path in self.growing:
             if path.exists():
                 sync(path)  # on the disk before the checkpoint that counts on it
                 sizes[path.name] = path.stat().st_size
         about = {"format": FORMAT, "settings": self._settings(description), "sizes": sizes, "at": at}
+        text = json.dumps(about | dict(host))
         with atomic_path(self.checkpoint) as temporary:
-            temporary.write_bytes(save(dict(arrays), metadata={"host": json.dumps(about | dict(host))}))
+            temporary.write_bytes(save(dict(arrays), metadata={"host": text, "hash": seal(arrays, text)}))
 
     def read_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint; None where there is none.
@@ -262,11 +259,14 @@ class RunFolder:
             return None
         try:
             with safe_open(self.checkpoint, framework="numpy") as file:
-                host = parse_json((file.metadata() or {})["host"], nonfinite=True)
+                about = file.metadata() or {}
+                host = parse_json(about["host"], nonfinite=True)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # not a dictionary
+                if host["format"] == FORMAT and about.get("hash") != seal(arrays, about["host"]):
+                    raise ValueError("its content does not match its hash")
                 format_number, sizes = host.pop("format"), host.pop("sizes")
                 settings, at = host.pop("settings", None), host.pop("at", "")
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+        except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
             model = self.path / "model"
             best = f"The best model so far is in {str(model)!r}. " if model.exists() else ""
             raise ValueError(
@@ -292,17 +292,22 @@ class RunFolder:
         """Truncate the growing files to their sizes at a checkpoint; without one, remove them.
 
         Raises:
-            ValueError: for a file that is shorter than at the checkpoint.
+            ValueError: for a file that is shorter than at the checkpoint; nothing is touched.
         """
+        sizes = self._check_sizes(checkpoint)
         for path in self.growing:
-            size = 0 if checkpoint is None else checkpoint.sizes.get(path.name, 0)
-            if size == 0:
+            if not sizes.get(path.name):
                 path.unlink(missing_ok=True)
-                continue
-            if not path.exists() or path.stat().st_size < size:
+            else:
+                os.truncate(path, sizes[path.name])
+
+    def _check_sizes(self, checkpoint: Checkpoint | None) -> dict[str, int]:
+        """Return the sizes of the growing files at a checkpoint, once all are known to be that long."""
+        sizes = {} if checkpoint is None else checkpoint.sizes
+        for path in self.growing:
+            if (size := sizes.get(path.name, 0)) and not (path.exists() and path.stat().st_size >= size):
                 raise self.incomplete(path)
-            with open(path, "rb+") as file:
-                file.truncate(size)
+        return sizes
 
     def kept(self) -> str:
         """Say which checkpoints a run that was stopped has left, for a message."""
@@ -321,6 +326,10 @@ class RunFolder:
             f"{str(self.path)!r} to start again."
         )
 
+    def gone(self, path: pathlib.Path) -> FileNotFoundError:
+        """Return the error of a file or folder that somebody removed from under the run."""
+        return FileNotFoundError(f"{str(path)!r} is gone while the run works: start it anew.")
+
     def _check_format(self, path: pathlib.Path, format_number: object) -> None:
         if type(format_number) is not int or format_number != FORMAT:
             raise ValueError(
@@ -335,7 +344,8 @@ def simulation_folder(path: str | os.PathLike, trajectory: str = "xyz") -> RunFo
     return RunFolder(path, description="settings.json", log="log.csv", free={"steps"}, **names)
 
 
-def _version() -> str:
+def lesjax_version() -> str:
+    """Version of lesjax that runs."""
     return sys.modules["lesjax"].__version__
 
 
@@ -349,7 +359,7 @@ def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
     Raises:
         ValueError: for a damaged line before the last one.
     """
-    lines, records = pathlib.Path(path).read_text(encoding="utf-8").splitlines(), []
+    lines, records = pathlib.Path(path).read_text(encoding="utf-8", errors="replace").splitlines(), []
     for i, line in enumerate(lines):
         try:
             records.append(parse_json(line, nonfinite=True))
@@ -370,26 +380,3 @@ def read_table(path: str | os.PathLike) -> dict[str, Float[np.ndarray, " t"]]:
     if not rows:
         raise ValueError(f"{str(path)!r} has no line.")
     return {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
-
-
-@contextmanager
-def progress_bar(unit: str, total: int, done: int, quiet: bool | None) -> Iterator[Callable[[int, str], None]]:
-    """Yield a function of (number done, text beside the bar), which shows nothing if the output is not a terminal.
-
-    Args:
-        unit: name of the counted things, for example "step".
-        total: their number.
-        done: number that is done already.
-        quiet: True for no bar, False for a bar in any case, None for a bar on a terminal.
-    """
-    if quiet or (quiet is None and not sys.stderr.isatty()):
-        yield lambda completed, text: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    counts, text = TextColumn(f"{unit} {{task.completed}}/{{task.total}}"), TextColumn("{task.description}")
-    columns = (counts, BarColumn(bar_width=10), text)
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("compiling", total=total, completed=done)
-        yield lambda completed, text: bar.update(task, completed=completed, description=text)

@@ -5,8 +5,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 
@@ -33,28 +34,59 @@ class Stop:
 
     Attributes:
         error: raised for the signal; None as long as there was none.
+        for_good: the program ends with it.
+        line: what is said of a signal that ends the program at once.
     """
 
-    error: Stopped | None = None
+    def __init__(self, *, for_good: bool) -> None:
+        self.error: Stopped | None = None
+        self.for_good = for_good
+        self.line: Callable[[Stopped], str] = str
 
-    def __call__(self, number: int, _: Any) -> None:
-        """Raise `Stopped`; at the second signal the program ends at once."""
-        if self.error is not None:
-            with open(2, "w", closefd=False) as out:
-                out.write(f"{self.error}\n")
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Raise `Stopped`; at the second signal, or while something is imported, the program ends at once.
+
+        Imports have nothing to close, but parts in C, some of which crash on an exception.
+        """
+        if self.error is not None or (self.for_good and _is_import(frame)):
+            ignore()
+            with suppress(OSError, RuntimeError):  # the terminal may be gone
+                sys.stdout.flush()
+            with suppress(OSError), open(2, "w", closefd=False) as out:
+                out.write(f"{self.line(self.error or Stopped(number))}\n")
             os._exit(128 + number)
         self.error = Stopped(number)
         raise self.error
 
 
+def ignore() -> None:
+    """Ignore further signals, before the last line is written."""
+    for number in _numbers():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _numbers() -> list[int]:
+    """Signals of this system; none in a thread that cannot handle them."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
+
+def _is_import(frame: FrameType | None) -> bool:
+    """Return whether a frame of Python is part of an import."""
+    while frame is not None and frame.f_globals.get("__name__") != "importlib._bootstrap":
+        frame = frame.f_back
+    return frame is not None
+
+
 @contextmanager
 def stopping(*, for_good: bool) -> Iterator[Stop]:
-    """Raise `Stopped` in the main thread at a signal, in the block; those that are ignored, as by nohup, stay so.
+    """Stop at a signal in the block, in the main thread, see `Stop`; those that are ignored, as by nohup, stay so.
 
     Args:
         for_good: the program ends with the block, and ignores further signals then.
     """
-    stop, handlers, hook = Stop(), {}, sys.unraisablehook
+    stop, hook = Stop(for_good=for_good), sys.unraisablehook
 
     def unraisable(arguments: Any) -> None:
         # Raised in a callback of the garbage collector, where no exception gets out: once more, a little later.
@@ -64,9 +96,7 @@ def stopping(*, for_good: bool) -> Iterator[Stop]:
         else:
             hook(arguments)
 
-    if threading.current_thread() is threading.main_thread():
-        numbers = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-        handlers = {n: h for n in numbers if (h := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
+    handlers = {n: h for n in _numbers() if (h := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
     for number in handlers:
         signal.signal(number, stop)
     sys.unraisablehook = unraisable

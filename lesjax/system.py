@@ -1,6 +1,7 @@
 """One atomic structure, or several stacked ones, as a frozen pytree."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,15 @@ Values = np.ndarray | Array | Sequence[Any]
 CHARGE_NAMES = ("total_charge", "charge")
 MAX_CHARGE = 1e6  # e
 SPIN_NAMES = ("spin_multiplicity", "multiplicity", "spin")
+# entries that hold a cell: a word of their name, or the name without digits and marks; short names take several numbers
+CELL_WORD = re.compile(r"(unit|super|sim|simulation|primitive)?(cell|box|lattice)")
+CELL_NAME = re.compile(
+    CELL_WORD.pattern + "(par|param|parameter|vec|vector|dim|dimension|size|length|matrix|constant|[xyzhabc])?s?"
+)
+CELL_SHORT = ("lat", "hmat", "h", "abc", "tv")
+CELL_SCALARS = ({"lx", "ly", "lz"}, {"a", "b", "c", "alpha", "beta", "gamma"}, {"xlo", "xhi"})
+CELL_OF_IPI = re.compile(r"cell[({]", re.IGNORECASE)  # CELL(abcABC): 10 10 10 90 90 90
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def _not_given() -> np.ndarray:
@@ -81,8 +91,10 @@ class System:
             pbc: overrides the periodicity of `atoms`, for example False for a molecule in a box.
 
         Raises:
-            ValueError: for no atoms, ghost atoms, coordinates that are not finite, a singular cell.
+            ValueError: for no atoms, ghost atoms, coordinates that are not finite, a singular cell, and a cell among
+                the entries of ``atoms.info`` only.
         """
+        check_cell_entries(atoms)
         total_charge, spin_multiplicity = electronic_state(atoms)
         return cls.from_arrays(
             atoms.positions,
@@ -133,11 +145,6 @@ class System:
             raise ValueError(
                 "`positions`, `cell` and `atomic_numbers` must have the shapes (n, 3), (3, 3) and (n,), got "
                 f"{positions.shape}, {cell.shape} and {atomic_numbers.shape}."
-            )
-        if n and atomic_numbers.min() < 1:
-            atom = int(np.argmin(atomic_numbers))
-            raise ValueError(
-                f"`atomic_numbers` of atom {atom} must be at least 1, got {atomic_numbers[atom]}. Remove ghost atoms."
             )
         pbc = directions(pbc)
         check_geometry(positions, cell, pbc)
@@ -214,12 +221,42 @@ def check_ghosts(atomic_numbers: np.ndarray, mask: np.ndarray | None = None, *, 
         mask: True for real atoms; all are if it is not given.
         where: file and structure, the start of the message.
     """
-    ghosts = np.argwhere((atomic_numbers == 0) & (True if mask is None else mask))
-    if len(ghosts):
+    is_element = (atomic_numbers >= 1) & (atomic_numbers <= MAX_ELEMENT)
+    others = np.argwhere(~is_element & (True if mask is None else mask))
+    if not len(others):
+        return
+    number, atom = atomic_numbers[tuple(others[0])], ", ".join(map(str, others[0]))
+    if number == 0:
         raise ValueError(
-            f"{where}Atom {', '.join(map(str, ghosts[0]))} is a ghost atom (symbol X, atomic number 0), which no model "
-            "knows: remove it, or give it an element."
+            f"{where}Atom {atom} is a ghost atom (symbol X, atomic number 0), which no model knows: remove it, or give "
+            "it an element."
         )
+    raise ValueError(f"{where}Atom {atom} has the atomic number {number}; elements have 1 to {MAX_ELEMENT}.")
+
+
+def check_cell_entries(atoms: "ase.Atoms") -> None:
+    """Raise ValueError for a structure without a cell that has one in ``atoms.info``, under a name that is not read."""
+    if not atoms.info or atoms.cell.array.any():
+        return
+    entries = {str(key): value for key, value in atoms.info.items() if value is not None}
+    sizes = {key: len(NUMBER.findall(x)) if isinstance(x, str) else np.size(x) for key, x in entries.items()}
+    scalars = {key.lower() for key, size in sizes.items() if size == 1}
+    for key, value in entries.items():
+        words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", key).lower())
+        name, size = "".join(words), sizes[key]
+        if isinstance(value, bool):
+            is_cell = CELL_OF_IPI.match(key)
+        elif size == 1:
+            is_cell = CELL_NAME.fullmatch(name) or any(key.lower() in names <= scalars for names in CELL_SCALARS)
+        else:
+            is_cell = size in (3, 6, 9) and (
+                name in CELL_SHORT or CELL_NAME.fullmatch(name) or any(map(CELL_WORD.fullmatch, words))
+            )
+        if is_cell:
+            raise ValueError(
+                f"it has no cell, but an entry `{key}` = {str(value)[:60]!r}. Write the lattice vectors as "
+                '`Lattice="ax ay az bx by bz cx cy cz"`, or rename the entry if it is something else.'
+            )
 
 
 def electronic_state(atoms: "ase.Atoms") -> tuple[float, float]:

@@ -10,7 +10,7 @@ import math
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "cutoff": (0.1, 50.0), "cutoff_p": (1.0, 64.0), "n_bessel": (1, 64), "n_radial": (1, 128), "n_embedding": (1, 16),
     "embedding_scale": (1e-6, 1e3), "max_l": (0, 5), "message_scale": (1e-6, 1e3), "energy_scale": (1e-9, 1e6),
     "n_channels": (1, 32), "scale": (1e-6, 1e3), "self_energies_removed": (0, 64),
-    "sigma": (1e-2, 50.0), "k_cutoff": (1e-3, 100.0), "accuracy": (1e-12, 0.5),
+    "sigma": (1e-2, 50.0), "k_cutoff": (1e-3, 100.0), "accuracy": (1e-12, 0.5), "n_atoms": (1, 10**9),
     # dynamics
     "steps": (1, 10**9), "log_every": (1, 10**9), "frame_every": (1, 10**9), "checkpoint_every": (1, 10**9),
     "timestep": (1e-6, 100.0), "temperature": (0.0, 1e7), "pressure": (-1e7, 1e7), "thermostat_time": (1e-3, 1e9),
-    "barostat_time": (1e-3, 1e9), "skin": (0.0, 20.0), "epsilon_infinity": (1e-6, 1e6), "seed": (0, 2**32 - 1),
+    "barostat_time": (1e-3, 1e9), "electric_field": (-1e3, 1e3), "skin": (0.0, 20.0), "epsilon_infinity": (1e-6, 1e6),
+    "seed": (0, 2**32 - 1),
     # training
     "epochs": (1, 10**7), "learning_rate": (1e-12, 1e300), "final_factor": (1e-12, 1e3), "factor": (1e-12, 1e3),
     "step_epochs": (1, 10**7), "patience": (1, 10**7), "batch_size": (1, 10**6), "weight_decay": (0.0, 1e3),
@@ -71,6 +72,19 @@ def _within_bounds(name: str, value: Any) -> str | None:
         return None
     low, high = BOUNDS[name]
     return None if low <= value <= high else f"lie from {low:g} to {high:g}"
+
+
+def check_bounds(values: Mapping[str, Any]) -> None:
+    """Check numbers, and lists of them, by their rows of `BOUNDS`: before what checks the rest takes seconds to import.
+
+    Raises:
+        ValueError: for the first one beyond them, with its name.
+    """
+    for name, value in values.items():
+        for entry in value if isinstance(value, list) else [value]:
+            requirement = _within_bounds(name, entry)
+            if requirement is not None:
+                raise ValueError(f"`{name}` must {requirement}, got {_shortened(entry)}.")
 
 
 def _shortened(value: Any) -> str:
@@ -162,8 +176,8 @@ def not_both(**values: object) -> None:
         raise ValueError(f"Give {names}, not both; got {texts}.")
 
 
-def number(name: str, value: Any, rule: Rule) -> float:
-    """Take a number from outside, of Python or numpy, that keeps a rule.
+def number(name: str, value: Any, rule: Rule, *, bounded: bool = False) -> float:
+    """Take a number from outside, of Python or numpy, that keeps a rule, and where `bounded` its row of `BOUNDS`.
 
     Raises:
         ValueError: for one that does not, with its name.
@@ -171,6 +185,8 @@ def number(name: str, value: Any, rule: Rule) -> float:
     if isinstance(value, np.generic) or (hasattr(value, "item") and np.shape(value) == ()):  # arrays of jax, too
         value = value.item()
     requirement = rule(value) or ("be finite" if abs(value) > sys.float_info.max else None)
+    if requirement is None and bounded:
+        requirement = _within_bounds(name, value)
     if requirement is not None:
         raise ValueError(f"`{name}` must {requirement}, got {_shortened(value)}.")
     return float(value)
@@ -192,8 +208,10 @@ def array(
         The array with its dtype; int64 for whole numbers.
 
     Raises:
-        ValueError: for another kind of entries, or one that is too large or not finite, with its place.
+        ValueError: for another kind of entries, masked ones, or one that is too large or not finite, with its place.
     """
+    if np.ma.is_masked(value):
+        raise ValueError(f"`{name}` must be real numbers, got masked entries: leave them out, or fill them.")
     try:
         values = np.asarray(value)
     except ValueError as error:  # rows of different lengths

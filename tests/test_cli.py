@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,14 @@ from toy import CONFIG, make_frames
 
 LABELS = ("energy", "forces", "stress", "charges")
 SCORES = {"charges_r2", "charges_corr2"}
-METRICS = {"n_structures", *SCORES, *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae"))}
+GROUPS = {"units", "by_element", "by_composition"}
+METRICS = {
+    "n_structures",
+    "charges",
+    "net_charge",
+    *SCORES,
+    *(f"{label}_{kind}" for label in LABELS for kind in ("rmse", "mae")),
+}
 
 
 def write_inputs(folder):
@@ -59,13 +67,21 @@ def test_train_writes_its_files(run):
     assert {name: part["n_structures"] for name, part in metrics.items()} == {
         "training": 7, "validation": 1, "test": 3
     }  # fmt: skip
-    assert all(set(part) == METRICS for part in metrics.values())
+    assert all(set(part) == METRICS | GROUPS for part in metrics.values())
     assert [record["epoch"] for record in read_log(folder / "run" / "log.jsonl")] == [1, 2, 3]
 
 
 def test_train_tells_what_it_does(run):
     folder, out = run
     assert "7 structures to train on, 1 to validate" in out
+    lines = out.splitlines()
+    assert lines[0] == f"{folder / 'config.toml'}: reading the data; results in {folder / 'run'}/"
+    assert lines.index("compiling …") < next(i for i, line in enumerate(lines) if line.startswith("epoch "))
+    assert [line.partition(":")[0] for line in lines if line.startswith("epoch ")] == [
+        f"epoch {i}/3" for i in (1, 2, 3)
+    ]
+    assert "eV/Å" in out
+    assert "meV" not in out
     assert "training: 7 structures" in out
     assert "test: 3 structures" in out
     assert str(folder / "run" / "model") in out
@@ -76,13 +92,28 @@ def test_evaluate(run, tmp_path, capsys):
     outputs = ["--json", str(tmp_path / "new" / "m.json"), "--plot", str(tmp_path / "p.png")]
     assert cli.main(["evaluate", str(folder / "run" / "model"), str(folder / "test.xyz"), *outputs]) == 0
     metrics = json.loads((tmp_path / "new" / "m.json").read_text())
-    assert set(metrics) == METRICS
+    assert set(metrics) == METRICS | GROUPS
+    assert metrics["units"] == {"energy": "eV/atom", "forces": "eV/Å", "stress": "eV/Å³", "charges": "e"}
+    assert metrics["by_element"]["Na"]["n_atoms"] == 6
     assert metrics == json.loads((folder / "run" / "metrics.json").read_text())["test"]
-    assert all(math.isfinite(value) for value in metrics.values())
+    assert set(metrics["charges"]["Na"]) == {"mean", "std"}
+    assert set(metrics["net_charge"]) == {"mean", "largest"}
+    net = metrics["net_charge"]
+    plain = {**metrics["charges"]["Na"], **net, **{name: metrics[name] for name in METRICS - {"charges", "net_charge"}}}
+    assert all(math.isfinite(value) for value in plain.values())
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     captured = capsys.readouterr()
     assert captured.err == ""
-    assert "forces (eV/Å)" in captured.out
+    for word in ("eV/atom", "eV/Å", "RMSE by element", "Na"):
+        assert word in captured.out
+    # the table, plots and file have one unit
+    assert f"{metrics['energy_rmse']:.4g}" in captured.out
+    assert "sum over a structure" in captured.out
+    warnings.filterwarnings("always", "The latent charges of neutral cells")
+    assert cli.main(["evaluate", str(folder / "run" / "model"), str(folder / "test.xyz")]) == 0
+    error = capsys.readouterr().err
+    assert f"The latent charges of neutral cells add up to as much as {abs(net['largest']):.3g} e" in error
+    assert "`model.long_range.charges.constraint` = 'neutral'" in error
 
 
 def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
@@ -95,8 +126,29 @@ def test_evaluate_with_other_names_and_periodicity(run, tmp_path, capsys):
     command = ["evaluate", str(folder / "run" / "model"), str(tmp_path / "mine.xyz"), "--json", str(tmp_path / "m")]
     assert cli.main([*command, "--key", "energy=mine", "--pbc", "false"]) == 0
     metrics = json.loads((tmp_path / "m").read_text())
-    assert set(metrics) == {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
-    assert "energy per atom (meV)" in capsys.readouterr().out
+    groups = {*GROUPS, "charges", "net_charge"}  # the last two of the model: there are no labels of them
+    assert set(metrics) - groups == {"n_structures", "energy_rmse", "energy_mae", "forces_rmse", "forces_mae"}
+
+
+@pytest.mark.filterwarnings("default:2 of 4 structures are left out")
+def test_evaluate_a_file_of_two_methods(run, tmp_path, capsys):
+    """The error names the option, and with it the other structures are left out."""
+    folder, _ = run
+    frames = make_frames(4, seed=1)
+    for atoms in frames[1:3]:
+        atoms.info["energy"] = atoms.info.pop("REF_energy") + 10.0
+    frames[0].info["config_type"] = "rattled"
+    io.write(tmp_path / "mixed.xyz", frames)
+    command = ["evaluate", str(folder / "run" / "model"), str(tmp_path / "mixed.xyz"), "--json", str(tmp_path / "m")]
+    assert cli.main(command) == 1
+    assert "lesjax evaluate --labels skip" in capsys.readouterr().err
+    assert cli.main([*command, "--labels", "skip"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "lesjax evaluate: 2 of 4 structures are left out, which lack `REF_energy`.\n"
+    metrics = json.loads((tmp_path / "m").read_text())
+    assert metrics["n_structures"] == 2
+    assert metrics["by_config_type"].keys() == {"rattled", "(none)"}
+    assert "RMSE by config_type" in captured.out
 
 
 def test_ensemble(run, tmp_path, capsys):
@@ -105,7 +157,10 @@ def test_ensemble(run, tmp_path, capsys):
     output = tmp_path / "several"
     command = ["train", str(folder / "config.toml"), "--ensemble", "2", "--set", f"output={output}"]
     assert cli.main([*command, "--set", "training.phases.0.epochs=1", "--set", "data.test=test.xyz"]) == 0
-    assert "rank correlation" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Spearman" in out
+    assert sum(line.startswith("epoch ") for line in out.splitlines()) == 2
+    assert max(len(line) for line in out.splitlines() if str(folder) not in line and str(output) not in line) <= 80
     plots = {f"{kind}_{name}.png" for kind in ("parity", "calibration") for name in ("training", "validation", "test")}
     assert {path.name for path in output.iterdir()} == plots | {"config.json", "members", "metrics.json", "model"}
     assert (output / "members" / "1" / "learning_curve.png").exists()
@@ -116,7 +171,10 @@ def test_ensemble(run, tmp_path, capsys):
     assert metrics == json.loads((output / "metrics.json").read_text())["test"]
     assert {"forces_spread", "forces_spearman", "energy_spread"} <= set(metrics)
     assert plot.read_bytes().startswith(b"\x89PNG")
-    capsys.readouterr()
+    assert cli.main(["info", str(output / "model")]) == 0
+    shown = capsys.readouterr().out
+    assert "members" in shown
+    assert "charges of member 1 after training (structures: 1):" in shown
     assert cli.main(["evaluate", str(folder / "run" / "model"), *arguments]) == 1
     assert "`--calibration` needs an ensemble" in capsys.readouterr().err
 
@@ -128,6 +186,7 @@ def test_help_names_the_metrics(capsys):
     kinds = ("charges", "dipole", "quadrupole", "bec", "bec_diagonal", "bec_off_diagonal")
     assert all(name in out for name in {*METRICS, *(f"{kind}_{score}" for kind in kinds for score in ("r2", "corr2"))})
     assert "eV/atom" in out
+    assert all(name in out for name in ("--labels", "by_config_type", *GROUPS))
 
 
 def test_options_of_md_are_the_settings(capsys):
@@ -150,6 +209,27 @@ def test_info(run, capsys):
     expected = ("parameters", "Na, Cl", "state_inputs", "short_range.cutoff", "3.6", "long_range.sigma")
     for text_of_table in (*expected, "reference energy of Na"):
         assert text_of_table in out
+    for line in (
+        f"trained by lesjax: {lesjax.__version__}",
+        "data: data.train: train.xyz: 8 structures; REF_energy, REF_forces, REF_stress, REF_charges",
+        "structures: 7 to train on, 1 to validate",
+        "units: eV, Å, e",
+        "reference energies from: Na, Cl: fitted",
+        "sign of the charges from: electronegativities: Cl is negative",
+        "charges after training (structures: 1):",
+    ):
+        assert line in out.splitlines()
+    assert "sum over a structure" in out
+
+
+def test_info_of_a_model_that_does_not_know_where_it_comes_from(run, tmp_path, capsys):
+    folder, _ = run
+    shutil.copytree(folder / "run" / "model", tmp_path / "old")
+    description = json.loads((tmp_path / "old" / "config.json").read_text())
+    del description["provenance"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(description))
+    assert cli.main(["info", str(tmp_path / "old")]) == 0
+    assert "provenance: unknown" in capsys.readouterr().out.splitlines()
 
 
 @pytest.fixture
@@ -182,7 +262,7 @@ def inputs(tmp_path, monkeypatch):
 def test_mistakes_are_one_line(inputs, capsys, arguments, expected):
     assert cli.main(arguments.split()) == 1
     captured = capsys.readouterr()
-    assert captured.out == ""
+    assert captured.out.count("\n") <= 1  # what is at work
     assert captured.err.startswith(f"lesjax {arguments.split()[0]}: ")
     assert expected in captured.err
     assert captured.err.count("\n") == 1
@@ -201,6 +281,7 @@ def test_mistakes_of_evaluate(run, tmp_path, capsys):
         ([model, str(folder / "test.xyz"), "--key", "enrgy=E"], "`--key` needs one of born_effective_charges,"),
         ([model, str(folder / "test.xyz"), "--key", "energy"], "`--key` needs one of"),
         ([model, str(folder / "test.xyz"), "--key", "energy="], "`--key` needs one of"),
+        ([model, str(folder / "test.xyz"), "--key", "energy=a", "--key", "energy=b"], "`--key energy` is given twice"),
         ([model, str(folder / "test.xyz"), "--key", "energy=dft_enrgy"], "`--key energy=dft_enrgy`: no structure has"),
         ([str(folder / "run"), str(folder / "test.xyz")], f"The model of this training is '{folder}/run/model'"),
     ):

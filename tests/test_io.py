@@ -322,3 +322,7 @@ def test_compressed_file_that_explodes(module, ending, tmp_path):
     path.write_bytes(module.compress(text + bytes(50_000_000)))
     with pytest.raises(ValueError, match=r"frames\.xyz.*has more than \d+ bytes when decompressed"):
         io.read(path)
+    path = tmp_path / f"OUTCAR.{ending}"  # which ase would read to its end
+    path.write_bytes(module.compress(b"\n" * 10_000_000))
+    with pytest.raises(ValueError, match=r"OUTCAR.*has more than \d+ bytes when decompressed"):
+        io.read(path)

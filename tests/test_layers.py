@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # An import points to the left. Modules with a comma between them may import each other,
 # those on either side of a bar may not.
 DIRECTION = (
-    "units, numerics, validate, schema, processes, signals, files < runs < io, system, neighbors"
+    "units, numerics, validate, schema, processes, signals, files, progress < runs < io, system, neighbors"
     " < ewald < response < properties < models < training | dynamics < fitting < cli, demo, __main__"
 )
 

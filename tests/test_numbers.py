@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lesjax import ewald, io, load
+from lesjax import cli, datasets, ewald, io, load
 from lesjax.dynamics import LesCalculator, Settings, simulate
+from lesjax.dynamics.integrators import ENSEMBLES
+from lesjax.dynamics.settings import ANGULAR_MOMENTA, FORMATS
 from lesjax.models import (
     CACEConfig,
     Ensemble,
+    FixedCharges,
     LatentCharges,
     LongRangeConfig,
     ModelConfig,
@@ -26,8 +29,11 @@ from lesjax.models import (
     potential as potential_module,
 )
 from lesjax.neighbors.host import bring_home, neighbor_arrays
+from lesjax.runs import read_table
 from lesjax.system import System
-from lesjax.validate import BOUNDS, check_memory, directions, number, positive
+from lesjax.training import evaluate
+from lesjax.training.data import make_dataset
+from lesjax.validate import BOUNDS, array, check_memory, directions, number, positive
 from toy import CELL, MODEL, make_frame, moved_potential
 
 
@@ -126,8 +132,28 @@ def test_pairs_are_estimated(monkeypatch):
 def test_k_vectors_are_counted_first():
     with pytest.raises(ValueError, match=r"A sum over .* k-vectors up to .* 1/Å for edges \[3000.0.* would take about"):
         ewald.make_solver(np.eye(3) * 3e3, True, n_atoms=8)
-    with pytest.raises(ValueError, match="k-vectors up to 1e"):
-        ewald.make_solver(np.eye(3) * 10.0, True, n_atoms=8, k_cutoff=1e4)
+    with pytest.raises(ValueError, match="k-vectors up to 90 1/Å"):
+        ewald.make_solver(np.eye(3) * 50.0, True, n_atoms=8, k_cutoff=90.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k_cutoff": 1e4}, r"`k_cutoff` must lie from 0\.001 to 100, got 10000\.0"),
+        ({"k_cutoff": 1e-300}, "`k_cutoff` must lie from"),
+        ({"accuracy": 1e-30}, "`accuracy` must lie from 1e-12 to"),
+        ({"sigma": 1e9}, r"`sigma` must lie from 0\.01 to 50"),
+        ({"n_atoms": 10**12}, r"`n_atoms` must lie from 1 to 1e\+09"),
+    ],
+)
+def test_settings_of_a_plan_have_the_same_bounds(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ewald.make_solver(CELL, True, **{"n_atoms": 4, **settings})
+
+
+def test_lattices_that_are_lower_than_atoms_are_apart():
+    with pytest.raises(ValueError, match=r"`cell` has lattice planes 0\.00.* Å apart, less than 0\.1 Å"):
+        ewald.make_solver(CELL * 1e-3, True, n_atoms=4)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +207,48 @@ def test_labels_that_are_infinite(frame):
     frame.info["REF_energy"] = math.inf
     with pytest.raises(ValueError, match="`energy` must be finite numbers"):
         io.labels(frame)
+
+
+def test_labels_that_are_nan_are_told(frame):
+    """NaN stands for none."""
+    other = frame.copy()
+    other.info["REF_energy"] = math.nan
+    other.arrays["REF_forces"][1, 2] = math.nan
+    with pytest.warns(UserWarning, match="has NaN in") as told:
+        selection = io.select([frame, other])
+    texts = [str(warning.message) for warning in told]
+    for name in ("REF_energy", "REF_forces"):
+        assert f"`{name}` has NaN in 1 of 2 structures (first: 1), which counts as no label." in texts
+    assert np.isnan(selection.labels[1].energy)
+
+
+def test_masked_entries():
+    with pytest.raises(ValueError, match="`positions` must be real numbers, got masked entries"):
+        array("positions", np.ma.array([1.0, 2.0], mask=[False, True]))
+
+
+def test_options_of_md_are_checked_before_anything_is_imported(tmp_path, capsys):
+    """Their names and bounds are those of `Settings`, which takes seconds to import."""
+    assert cli.ENSEMBLES == ENSEMBLES
+    choices = {name: options.get("choices") for name, _, options in cli.MD_OPTIONS}
+    assert (choices["angular_momentum"], choices["format"]) == (ANGULAR_MOMENTA, FORMATS)
+    command = ["md", "no model", "no structure", "--out", str(tmp_path / "md")]
+    for option, value, message in (
+        ("--steps", "0", "`steps` must lie from 1 to 1e+09, got 0"),
+        ("--pressure", "1e9", "`pressure` must lie from"),
+        ("--timestep", "nan", "`timestep` must lie from"),
+        ("--temperature", "inf", "`temperature` must lie from"),
+        ("--seed", "9" * 400, "`seed` must lie from"),
+    ):
+        assert cli.main([*command, option, value]) == 1
+        assert message in capsys.readouterr().err
+    assert cli.main([*command, "--electric-field", "0", "nan", "0"]) == 1
+    assert "`electric_field` must lie from" in capsys.readouterr().err
+    for option, value in (("--steps", "1.5"), ("--log-every", "10.0"), ("--ensemble", "nvtt"), ("--format", "pdb")):
+        with pytest.raises(SystemExit):
+            cli.main([*command, option, value])
+        assert f"error: argument {option}: invalid" in capsys.readouterr().err
+    assert not (tmp_path / "md").exists()
 
 
 def test_saved_numbers(potential, tmp_path):
@@ -280,6 +348,45 @@ def test_far_from_the_origin(potential, frame, pbc):
         np.testing.assert_allclose(prediction.dipole_moment, expected, rtol=1e-9 if X64 else 1e-5)
 
 
+@pytest.mark.parametrize("pbc", [True, (True, True, False), False])
+def test_far_from_the_origin_in_evaluation_training_and_dynamics(potential, frame, pbc, tmp_path):
+    """1000 Å away: the same arrays in a batch, errors of forces, and first frames of a run, to rounding."""
+    frame.pbc = pbc
+    if pbc == (True, True, False):
+        frame.cell[2] = [0.0, 0.0, 12.0]
+    for name in ("REF_stress", "REF_charges"):
+        frame.info.pop(name, None), frame.arrays.pop(name, None)
+    moved = frame.copy()
+    moved.positions += np.array([200, -200, 100]) @ CELL if pbc is True else [400 * CELL[0, 0], 0.0, 1000.0]
+    tolerance = 1e-8 if X64 else 2e-5
+    pairs = [evaluate(potential, [atoms]).parity["forces"] for atoms in (frame, moved)]
+    np.testing.assert_allclose(pairs[0].predicted, pairs[1].predicted, rtol=0, atol=tolerance)
+    systems = [
+        make_dataset(CONFIG, [atoms], io.all_labels([atoms])).buckets[0].system for atoms in (frame, moved)
+    ]  # what a step of training takes
+    vectors = [
+        np.sort(np.asarray(jax.vmap(lambda s: s.neighborhood().vectors)(system)), axis=None) for system in systems
+    ]
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-8 if X64 else 1e-5)
+    settings = Settings(steps=1, timestep=0.01, temperature=1.0)
+    for name, atoms in (("near", frame), ("far", moved)):
+        simulate(potential, atoms, tmp_path / name, settings, quiet=True)
+    first = [ase.io.read(tmp_path / name / "trajectory.xyz", 0).get_forces() for name in ("near", "far")]
+    np.testing.assert_allclose(first[0], first[1], rtol=0, atol=max(tolerance, 1e-7))  # digits of the file
+
+
+def test_logs_keep_their_digits(potential, frame, tmp_path):
+    """The total energy of a run goes on in small steps at -3e7 eV; float32 has steps of 2 eV there."""
+    settings = Settings(steps=20, timestep=1.0, temperature=300.0, log_every=1)
+    simulate(potential, frame, tmp_path / "md", settings, quiet=True)
+    log = read_table(tmp_path / "md" / "log.csv")
+    assert log["potential_energy_eV"][0] < -3e7
+    kinetic = log["total_energy_eV"] - log["potential_energy_eV"]
+    assert np.ptp(kinetic) > 1e-3
+    assert np.ptp(log["total_energy_eV"]) < 0.05 * np.ptp(kinetic)
+    assert len(set(np.diff(log["potential_energy_eV"]))) == 20
+
+
 def test_home_is_where_the_atoms_are(frame):
     inside = bring_home(frame.positions, CELL, (True,) * 3)
     np.testing.assert_array_equal(inside[0], frame.positions)
@@ -303,7 +410,7 @@ def test_trajectories_stay_where_they_are(potential, frame, tmp_path, pbc):
 
 
 def test_plans_of_other_cells_change_energies_little():
-    """Charges of one e in NaCl at the default accuracy: at most 0.01 meV per atom by the history of a calculator."""
+    """Charges of one e in NaCl at the default accuracy: about 0.01 meV per atom by the history of a calculator."""
     atoms = ase.build.bulk("NaCl", "rocksalt", a=5.64, cubic=True).repeat(2)
     atoms.rattle(0.1, seed=1)
     charges, fractional = jnp.asarray(np.where(atoms.symbols == "Na", 1.0, -1.0)), atoms.get_scaled_positions()
@@ -314,6 +421,26 @@ def test_plans_of_other_cells_change_energies_little():
         solvers = kept, ewald.make_solver(cell, True, n_atoms=len(atoms))
         energies = [float(ewald.energy(s, jnp.asarray(fractional @ cell), jnp.asarray(cell), charges)) for s in solvers]
         assert abs(energies[0] - energies[1]) / len(atoms) < (1e-5 if X64 else 5e-5)
+
+
+def test_history_of_a_calculator_changes_energies_of_water_little():
+    """Cells of a run at constant pressure up to where the plan ends: below 0.003 meV per atom (the bound is 0.05)."""
+    water = next(a for a in datasets.load("kf_water_test") if a.info["kind"] == "bulk" and a.info["n_pairs"] == 0)
+    short_range = dataclasses.replace(MODEL.short_range, elements=(1, 8), cutoff=2.0, max_nu=1)
+    charges = FixedCharges((("H", 0.4238), ("O", -0.8476)))
+    model = dataclasses.replace(MODEL, short_range=short_range, long_range=LongRangeConfig(charges))
+    calculators = LesCalculator(Potential.create(model)), LesCalculator(Potential.create(model))
+    calculators[0].get_potential_energy(water)
+    plan = calculators[0]._plan
+    for strain in (0.029, -0.09, [0.028, -0.08, 0.0]):
+        changed = water.copy()
+        changed.set_cell(water.cell.array @ (np.eye(3) * (1.0 + np.asarray(strain))), scale_atoms=True)
+        changed.rattle(0.05, seed=2)
+        calculators[1]._plan = None
+        kept, fresh = (c.get_potential_energy(changed) for c in calculators)
+        assert calculators[0]._plan is plan
+        assert calculators[1]._plan[1] is not plan[1]
+        assert abs(kept - fresh) / len(water) < (4e-6 if X64 else 1e-5)
 
 
 def test_born_charges_can_be_written(potential, frame, tmp_path):

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 from lesjax import runs
 from lesjax.files import atomic_path
 from lesjax.runs import RunFolder, read_log, read_table
+from toy import read_only
 
 
 ARRAYS = {"w": np.arange(6.0).reshape(2, 3), "count": np.array(3, np.int32)}
@@ -83,6 +85,10 @@ def test_a_file_is_no_folder(tmp_path):
     folder = RunFolder(tmp_path / "run", description="d.json", log="log")
     with pytest.raises(ValueError, match=r"run' is a file: choose another folder"), folder.locked():
         pass
+    folder.path.unlink()
+    folder.path.symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"run' is a file: choose another folder"), folder.locked():
+        pass
 
 
 def test_leftovers_are_removed(folder):
@@ -122,8 +128,36 @@ def test_hidden_files_and_other_folders_are_no_hindrance(folder):
     for i in range(6):
         (folder.path / f"{i}.txt").touch()
     folder.description.unlink()
-    with pytest.raises(ValueError, match=r"\(0\.txt, 1\.txt, 2\.txt, 3\.txt and 3 more\)"):
+    for name in (folder.log.name, folder.checkpoint.name):  # names of a run, of another kind perhaps, come last
+        (folder.path / name).touch()
+    with pytest.raises(ValueError, match=r"did not write \(0\.txt, 1\.txt, 2\.txt, 3\.txt and 5 more\)"):
         folder.check_files()
+
+
+def test_errors_name_the_file_and_not_the_temporary_one(tmp_path):
+    with pytest.raises(OSError, match=r"No such file or directory: '.*/note'"), atomic_path(tmp_path / "note") as path:
+        path.read_text()
+
+
+def test_folder_that_is_gone(described):
+    """Nothing brings it back."""
+    described.write_checkpoint(ARRAYS, HOST, "step 5")
+    shutil.rmtree(described.path)
+    with pytest.raises(FileNotFoundError, match=r"is gone while the run works: start it anew"):
+        described.append({"step": 1})
+    with pytest.raises(FileNotFoundError, match=r"d\.json' is gone while the run works"):
+        described.write_checkpoint(ARRAYS, HOST, "step 6")
+    assert not described.path.exists()
+
+
+def test_folder_that_cannot_be_written(tmp_path):
+    """There or not; as on a file system that is mounted for reading only, which binds root as well."""
+    with read_only(tmp_path / "there"):
+        for path in (tmp_path / "there", tmp_path / "there" / "new" / "er"):
+            folder = RunFolder(path, description="d.json", log="log.csv")
+            for check in (folder.check_files, lambda folder=folder: folder.check(RUN)):
+                with pytest.raises(PermissionError, match=r"there' cannot be written: choose another folder, or make"):
+                    check()
 
 
 def test_full_disk_names_the_file(folder, tmp_path):
@@ -308,8 +342,12 @@ def test_files_are_cut_to_the_checkpoint(described):
     assert described.log.read_bytes() == at_checkpoint
     assert frames.read_text() == "abc"
     frames.write_text("ab")
-    with pytest.raises(ValueError, match=r"frames' lacks what was written before the last checkpoint\. Put it back"):
-        described.rewind(described.read_checkpoint())
+    with open(described.log, "a") as file:
+        file.write("3,1.0")
+    for refuse in (lambda: described.check(RUN), lambda: described.rewind(described.read_checkpoint())):
+        with pytest.raises(ValueError, match=r"frames' lacks what was written before the last checkpoint\. Put it"):
+            refuse()
+    assert described.log.read_bytes() == at_checkpoint + b"3,1.0"  # nothing is touched
     described.rewind(None)
     assert names(described) == ["checkpoint.safetensors", "d.json"]
 
@@ -331,3 +369,13 @@ def test_table_without_a_line(folder):
     folder.log.write_text("step,energy\n")
     with pytest.raises(ValueError, match=r"log\.csv' has no line"):
         read_table(folder.log)
+
+
+def test_a_bit_of_a_checkpoint(described):
+    """The number stays finite, but is another one."""
+    described.write_checkpoint({"w": np.linspace(1.0, 2.0, 7)}, HOST, "step 5")
+    data = bytearray(described.checkpoint.read_bytes())
+    data[-8] ^= 1
+    described.checkpoint.write_bytes(data)
+    with pytest.raises(ValueError, match="is damaged: its content does not match its hash"):
+        described.read_checkpoint()

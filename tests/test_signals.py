@@ -1,13 +1,19 @@
 """Signals become an exception in the block, one line and an exit status; what is ignored stays ignored."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from lesjax.signals import Stopped, stopping
+
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
@@ -52,3 +58,43 @@ def test_one_line_in_any_case(program, line, status):
     command = [sys.executable, "-c", HEAD + PROGRAMS[program]]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (run.stderr, run.returncode) == (line + "\n", status)
+
+
+# as parts in C do, which catch whatever is raised and go on, or crash
+HOSTILE = "import os\ntry:\n os.kill(os.getpid(), 15); os.kill(os.getpid(), 2)\nexcept BaseException: print('caught')"
+
+
+def test_nothing_is_raised_in_an_import(tmp_path):
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    program = "with stopping(for_good=True) as stop:\n stop.line = lambda error: f'{error}, then'\n import hostile"
+    command = [sys.executable, "-c", HEAD + program]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert (run.stdout, run.stderr, run.returncode) == ("", "stopped by SIGTERM, then\n", 143)
+
+
+def catches(process, number):
+    """Whether a process has a handler of its own for a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(re.search("SigCgt:\t(.*)", status)[1], 16) >> (number - 1) & 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nothing tells here whether signals are caught")
+@pytest.mark.parametrize("words", [["info", "nothing"], ["md", "nothing", "nothing", "--out", "here"]])
+def test_command_is_stopped_while_it_imports(words, tmp_path):
+    """At any moment from its first handler on, and twice: one line, no traceback, no crash."""
+    resumed = "" if words[0] == "info" else "; the same command resumes from the last checkpoint"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for i in range(12):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lesjax", *words], cwd=tmp_path, env=environment, text=True, stderr=subprocess.PIPE
+        )
+        while not catches(process, signal.SIGTERM):
+            assert process.poll() is None
+        time.sleep(0.07 * i)
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        at_end = error.startswith(f"lesjax {words[0]}: ") and error.count("\n") == 1
+        assert at_end or (process.returncode, error) in [(130, f"interrupted{end}\n") for end in {"", resumed}]
+        assert list(tmp_path.iterdir()) == []

@@ -132,6 +132,12 @@ def test_electronic_state_that_is_not_given(crystal):
     assert np.isnan(System.from_ase(crystal, cutoff=4.0).spin_multiplicity)
 
 
+def test_negative_atomic_number(crystal):
+    numbers = [30, -16]
+    with pytest.raises(ValueError, match=r"`atomic_numbers` must lie from 1 to 118, got -16 of atom 1\.$"):
+        System.from_arrays(crystal.positions, crystal.cell.array, numbers, True, cutoff=3.0)
+
+
 def test_ghost_atom(crystal):
     """Number 0 is for padding, which systems that were made here may have."""
     padded = System.from_ase(crystal, cutoff=4.0).pad_to(9, 60)
@@ -156,3 +162,13 @@ def test_ghost_atom(crystal):
 def test_errors(atoms, message):
     with pytest.raises(ValueError, match=message):
         System.from_ase(atoms, cutoff=4.0)
+
+
+@pytest.mark.parametrize("name", ["lattice", "Cell", "simulation_box"])
+def test_cell_among_the_entries(name):
+    """As ase reads a comment line with such a key: a crystal would become a cluster."""
+    atoms = Atoms("NaCl", [[0, 0, 0], [2.8, 0, 0]], info={name: np.eye(3).ravel() * 5.6})
+    with pytest.raises(ValueError, match=f"it has no cell, but an entry `{name}`"):
+        System.from_ase(atoms, cutoff=3.0)
+    atoms.set_cell([5.6] * 3)
+    assert System.from_ase(atoms, cutoff=3.0).pbc == (False,) * 3

@@ -1,6 +1,9 @@
 """Data and models small enough to train in a test: a few ions with Lennard-Jones energies and charges of ±1."""
 
+import contextlib
 import dataclasses
+import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import ase
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from ase.calculators.lj import LennardJones
 
 from lesjax import io
@@ -108,6 +112,40 @@ def killing(function: Callable, period: int, counter: Iterator[int]) -> Callable
         return function(*arguments, **options)
 
     return call
+
+
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """A folder, which is created, in which nothing can be written; for root, whom permissions do not bind, a mount."""
+    folder.mkdir()
+    if os.geteuid():
+        folder.chmod(0o555)
+    elif subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(folder)], check=False).returncode:
+        pytest.skip("root may write everywhere here, and cannot mount")
+    try:
+        yield
+    finally:
+        if os.geteuid():
+            folder.chmod(0o755)
+        else:
+            subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files cannot grow beyond a size: writing ends in the middle, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY if hard < 0 else hard, hard))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def moved_potential(config: ModelConfig) -> Potential:

@@ -1,17 +1,20 @@
 """Analysis of trajectories, where ase and MDAnalysis have no single call for it.
 
-All functions take frames of ase (`ase.io.read(path, ":")`) and return numpy arrays. Positions of `lesjax.dynamics`
-trajectories are not wrapped, as the mean squared displacement needs them.
+All functions take frames of ase (`ase.io.read(path, ":")`) and return numpy arrays; `infrared_spectrum` also reads the
+file itself. Positions of `lesjax.dynamics` trajectories are not wrapped, as the mean squared displacement needs them.
 """
 
+import os
 from collections.abc import Sequence
 
 import ase
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from lesjax import io, properties
 from lesjax.neighbors.host import neighbor_arrays
-from lesjax.units import AMU_PER_A3, BAR, BOLTZMANN
+from lesjax.units import AMU_PER_A3, BAR, BOLTZMANN, FEMTOSECOND
 
 
 def radial_distribution(
@@ -136,6 +139,87 @@ def temperature(frames: Sequence[ase.Atoms], *, dof: int | None = None) -> Float
     """
     dof = max(1, 3 * len(_not_empty(frames)[0]) - 3) if dof is None else dof
     return np.array([2.0 * atoms.get_kinetic_energy() / (dof * BOLTZMANN) for atoms in frames])
+
+
+def born_effective_charges(frames: Sequence[ase.Atoms]) -> Float[np.ndarray, "t n 3 3"]:
+    """Born effective charges that `lesjax md` wrote into the frames, e: [frame, atom, polarization, displacement].
+
+    ase keeps them in ``atoms.calc.results["born_effective_charges"]``, with nine columns from extended xyz.
+
+    Raises:
+        ValueError: for frames that have none, or not the same number of atoms.
+    """
+    read = [io.labels(atoms).born_effective_charges for atoms in _not_empty(frames)]
+    if len({len(values) for values in read}) > 1:
+        raise ValueError("`frames` have different numbers of atoms.")
+    values = np.array(read)
+    if np.isnan(values).any():
+        frame = int(np.argwhere(np.isnan(values))[0, 0])
+        raise ValueError(
+            f"`frames` have no Born effective charges, first frame {frame}: run `lesjax md` with "
+            "--born-effective-charges (`Settings(born_effective_charges=True)`). Polarizations alone give no spectrum."
+        )
+    return values
+
+
+def infrared_spectrum(
+    trajectory: str | os.PathLike | Sequence[ase.Atoms],
+    *,
+    skip: float = 0.0,
+    temperature: float | None = None,
+    volume: float | None = None,
+    resolution: float = 30.0,
+    n_blocks: int = 5,
+) -> properties.Spectrum:
+    r"""Infrared absorption n(ω) α(ω) over the wavenumber, both in cm⁻¹, of a run with Born effective charges.
+
+    From the autocorrelation of :math:`\dot M = \sum_i Z^*_i v_i`, see `lesjax.properties.infrared_spectrum`. Frames
+    every 2.5 fs reach to 6670 cm⁻¹; bands beyond 16678 / interval cm⁻¹ would be folded back.
+
+    Args:
+        trajectory: file of `lesjax md`, ``trajectory.xyz`` or ``.traj``, or its frames.
+        skip: time at the start that is left out, for equilibration, fs.
+        temperature: K; by default that of the velocities, mean over the frames, with 3n - 3 degrees of freedom.
+        volume: volume per absorbing system, Å³; by default that of the cell, mean over the frames. Needed without three
+            periodic directions: for a gas the volume per molecule.
+        resolution: full width at half maximum that a sharp line gets, cm⁻¹. Lower needs a longer run.
+        n_blocks: number of blocks for the average and its errors.
+
+    Raises:
+        ValueError: for frames without Born effective charges, velocities or ``info["time_fs"]``, or not at equal steps
+            of time; a missing volume; a trajectory too short for `resolution` and `n_blocks`.
+    """
+    frames = io.read(trajectory) if isinstance(trajectory, str | os.PathLike) else _not_empty(trajectory)
+    missing = [i for i, atoms in enumerate(frames) if "time_fs" not in atoms.info or not atoms.has("momenta")]
+    if missing:
+        raise ValueError(
+            f"`trajectory` needs velocities and `info['time_fs']` in each frame, as `lesjax md` writes them: frame "
+            f"{missing[0]} lacks them."
+        )
+    times = np.array([float(atoms.info["time_fs"]) for atoms in frames])
+    kept = times >= times[0] + skip
+    frames, times = [atoms for atoms, keep in zip(frames, kept, strict=True) if keep], times[kept]
+    intervals = np.diff(times)
+    if len(intervals) == 0 or not intervals[0] > 0 or np.ptp(intervals) > 1e-3 * intervals[0]:
+        raise ValueError(
+            f"`trajectory` must have at least two frames after `skip` = {skip} fs, at equal steps of time; the steps "
+            f"are {sorted(set(intervals.round(6).tolist()))[:5]} fs."
+        )
+    if volume is None:
+        if not all(atoms.pbc.all() for atoms in frames):
+            raise ValueError("`volume` per molecule, in Å³, is needed for frames without three periodic directions.")
+        volume = float(np.mean([atoms.get_volume() for atoms in frames]))
+    mean = _mean_temperature(frames) if temperature is None else temperature
+    velocities = np.array([atoms.get_velocities() for atoms in frames]) * FEMTOSECOND
+    rate = np.einsum("tnad,tnd->ta", born_effective_charges(frames), velocities)
+    spectrum = properties.infrared_spectrum(
+        rate, float(np.mean(intervals)), volume, mean, resolution=resolution, n_blocks=n_blocks
+    )
+    return jax.device_get(spectrum)
+
+
+def _mean_temperature(frames: Sequence[ase.Atoms]) -> float:
+    return float(np.mean(temperature(frames)))
 
 
 def _not_empty(frames: Sequence[ase.Atoms]) -> Sequence[ase.Atoms]:

@@ -24,10 +24,10 @@ class LesCalculator(Calculator):
 
     The width of the neighbour arrays has some slack and only grows, so that a simulation compiles once; where the
     number of atoms changes, it is padded likewise. The plan of the long-range sum stays while it is valid for the
-    cell, so that energies stay smooth; the cells that a calculator has seen before then change an energy by up to 0.01
-    meV per atom at the default accuracy (rattled NaCl with charges of one e), and by a hundredth of that with
-    ``accuracy = 1e-5`` of the model's `LongRangeConfig`. A total charge and spin multiplicity are taken from
-    ``atoms.info``, see `System.from_ase`.
+    cell, so that energies stay smooth; the cells that a calculator has seen before then change an energy by up to 0.014
+    meV per atom at the default accuracy (rattled NaCl with charges of one e; water: 0.003), and by a hundredth of that
+    with ``accuracy = 1e-5`` of the model's `LongRangeConfig` (``benchmarks/plan_history.py``). A total charge and spin
+    multiplicity are taken from ``atoms.info``, see `System.from_ase`.
 
     Args:
         potential: the model.

@@ -135,6 +135,7 @@ def energy_neighbor_list(
         state = init(key, positions, kT, mass=masses, neighbor=neighbors)
         state = step(state, neighbor=neighbors)
         neighbors = neighbors.update(state.position)       # and check neighbors.did_buffer_overflow now and then
+        neighbors = neighbor_fn.allocate(position, extra_capacity=4, at_least=neighbors.neighbor_list.plan)   # if so
 
     ``energy_fn(R, neighbor, box=None, perturbation=None)`` is the total energy without the reference energies of the
     elements, eV, which keeps its digits in float32. Atoms may be wrapped into the box or not. `box` is that of `atoms`
@@ -176,6 +177,7 @@ def energy_neighbor_list(
                 neighbor_list.plan,
                 capacity=neighbor_list.plan.capacity + extra_capacity,
                 wide_capacity=neighbor_list.plan.wide_capacity + extra_capacity,
+                bin_capacity=neighbor_list.plan.bin_capacity + extra_capacity,
             )
             neighbor_list = allocate_pairs(potential, template, positions, cell, skin, larger)
         solver = plan_solver(potential, template, positions, cell)

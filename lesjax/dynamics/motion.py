@@ -19,7 +19,8 @@ from lesjax.dynamics.energy import forces_and_virial
 from lesjax.dynamics.integrators import with_mixed_dtypes
 from lesjax.dynamics.momenta import temperature_of
 from lesjax.dynamics.settings import Settings, make_integrator
-from lesjax.models.potential import Potential, Prediction, predict, predict_born_charges
+from lesjax.models.potential import Potential, predict, predict_born_charges
+from lesjax.models.prediction import Prediction
 from lesjax.neighbors.verlet import NeighborList, crowded, renew, within_cutoff
 from lesjax.numerics import determinant
 from lesjax.properties import field_forces

@@ -22,17 +22,20 @@ from jaxtyping import Array, Float
 from lesjax import ewald, io
 from lesjax.dynamics.settings import Settings
 from lesjax.files import atomic_path, naming
-from lesjax.models.potential import Potential, Prediction, variables
+from lesjax.models.potential import Potential, variables
+from lesjax.models.prediction import Prediction
 from lesjax.models.storage import to_files
 from lesjax.neighbors.host import bring_home, complete_cell
 from lesjax.neighbors.plan import NeighborPlan
 from lesjax.neighbors.verlet import NeighborList
-from lesjax.runs import RunFolder, progress_bar, read_table, simulation_folder
+from lesjax.progress import progress_bar
+from lesjax.runs import RunFolder, read_table, simulation_folder
 from lesjax.system import System, electronic_info, electronic_state
 
 
 # Bytes at the start of ase's binary format in which appending changes the number of frames and where their table is.
 ULM_HEADER = 48
+SECONDS = 5.0  # between two lines of progress
 
 
 @dataclass
@@ -219,13 +222,14 @@ class Output:
         save_plot(self.folder.path / "md.png", read_table(self.folder.log))
 
     @contextmanager
-    def progress_bar(self, done: int, quiet: bool | None) -> Iterator[Callable[[int, float, dict[str, Any]], None]]:
-        """Show a bar with temperature, energy, steps per second and time left; yields a function that moves it."""
-        with progress_bar("step", self.settings.steps, done, quiet) as show:
+    def progress_bar(self, done: int, quiet: bool | None) -> Iterator[Callable[..., None]]:
+        """Show progress with temperature, energy and steps per second; yields the function that does it."""
+        with progress_bar("step", self.settings.steps, done, quiet, SECONDS) as show:
 
-            def report(step: int, speed: float, observed: dict[str, Any]) -> None:
+            def report(step: int, observed: dict[str, Any], speed: float | None = None) -> None:
                 energy = float(observed["potential_energy"]) + self.reference_energy
-                show(step, f"{float(observed['temperature']):.0f} K, {energy:.6g} eV, {speed:.3g} steps/s")
+                text = f"{float(observed['temperature']):.0f} K, {energy:.6g} eV"
+                show(step, text if speed is None else f"{text}, {speed:.3g} steps/s")
 
             yield report
 
@@ -281,7 +285,7 @@ def save_plot(path: pathlib.Path, log: dict[str, Float[np.ndarray, " t"]]) -> No
     for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         values = log[name]
         if name == "conserved_energy_eV":
-            values, label = 1e3 * (values - values[0]), "conserved energy,\nchange (meV)"
+            values, label = values - values[0], "conserved energy,\nchange (eV)"
         axes.plot(1e-3 * log["time_fs"], values, color="#1f6f8b", linewidth=1)
         axes.set(xlabel="time (ps)", ylabel=label)
         axes.grid(alpha=0.3)

@@ -15,12 +15,11 @@ from lesjax.neighbors.host import neighbor_arrays
 from lesjax.neighbors.plan import DEFAULT_SKIN
 from lesjax.system import System
 from lesjax.units import BAR, BOLTZMANN, FEMTOSECOND
-from lesjax.validate import array, check, finite, flag, not_negative, one_of, optional, positive, whole
+from lesjax.validate import BOUNDS, array, check, finite, flag, not_negative, one_of, optional, positive, whole
 
 
 # closer pairs are an error in the structure, Å
 MIN_DISTANCE = 0.4
-MAX_FIELD = 1e3  # V/Å
 ANGULAR_MOMENTA = ("keep", "zero")
 FORMATS = ("xyz", "traj")
 
@@ -96,7 +95,7 @@ class Settings:
             skin=not_negative,
         )
         if self.electric_field is not None:
-            field = array("electric_field", self.electric_field, largest=MAX_FIELD).astype(float)
+            field = array("electric_field", self.electric_field, largest=BOUNDS["electric_field"][1]).astype(float)
             if field.shape != (3,):
                 raise ValueError(f"`electric_field` must be three finite numbers, got {self.electric_field}.")
             object.__setattr__(self, "electric_field", tuple(field.tolist()))

@@ -25,6 +25,7 @@ from lesjax.models.checks import check_solution
 from lesjax.models.potential import Potential
 from lesjax.neighbors.plan import NeighborPlan, grown
 from lesjax.neighbors.verlet import NeighborList
+from lesjax.progress import compilations
 
 
 MAX_GROWTHS = 20
@@ -53,7 +54,7 @@ def simulate(
         atoms: the first structure.
         out: folder; the same call resumes from the checkpoint there.
         settings: settings of the run.
-        quiet: no progress bar; by default where the output is not a terminal.
+        quiet: no progress, see `lesjax.progress.progress_bar`; by default where the output is not a terminal.
 
     Returns:
         The last frame.
@@ -65,7 +66,7 @@ def simulate(
             of its cell; the last good frame is in the trajectory.
     """
     folder = records.run_folder(out, settings)
-    with folder.locked():
+    with folder.locked(), compilations(quiet):
         folder.check_files()
         return Simulation(potential, atoms, out, settings).run(quiet)
 
@@ -136,10 +137,13 @@ class Simulation:
     def run(self, quiet: bool | None) -> ase.Atoms:
         """Run all remaining steps."""
         settings, progress, output = self.settings, self.progress, self.output
+        compiled = progress.step == 0
         with output.progress_bar(progress.step, quiet) as report:
             if progress.step == 0:
-                output.log(progress, self.run_block(0).observed)
+                observed = self.run_block(0).observed
+                output.log(progress, observed)
                 output.write(self.frame())
+                report(0, observed)
             while progress.step < settings.steps:
                 started, before = time.perf_counter(), progress.step
                 intervals = (settings.log_every, settings.frame_every, settings.checkpoint_every)
@@ -152,7 +156,9 @@ class Simulation:
                 self.replan_if_drifted()
                 if target % settings.checkpoint_every == 0 or target == settings.steps:
                     output.checkpoint(self.state, self.neighbor_list, progress, self.solver)
-                report(progress.step, (target - before) / (time.perf_counter() - started), observed)
+                speed = (target - before) / (time.perf_counter() - started)
+                report(progress.step, observed, speed if compiled else None)
+                compiled = True
         if settings.steps % settings.log_every:  # after the checkpoint: a longer run has no such line
             output.log(progress, self.run_block(0).observed)
         final = self.frame()

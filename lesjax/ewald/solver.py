@@ -13,6 +13,7 @@ from lesjax.ewald.solvers import DirectSolver, MeshSolver, NufftSolver, OpenSolv
 from lesjax.ewald.solvers.mesh_plan import choose_mesh
 from lesjax.ewald.solvers.nufft import require_finufft
 from lesjax.ewald.solvers.periodic import make_kmask
+from lesjax.neighbors.host import check_height
 from lesjax.validate import MAX_LENGTH, array, directions, finite, number, positive, whole
 
 
@@ -78,8 +79,8 @@ def make_solver(
     if method not in ("auto", *allowed):
         names = ", ".join(map(repr, allowed))
         raise ValueError(f"`method` must be 'auto' or one of {names} for pbc {periodic}, got {method!r}.")
-    number("n_atoms", n_atoms, whole(1))
-    sigma = number("sigma", sigma, positive)
+    number("n_atoms", n_atoms, whole(1), bounded=True)
+    sigma = number("sigma", sigma, positive, bounded=True)
     if k_cutoff is not None and accuracy is not None:
         raise ValueError(f"Give `k_cutoff` or `accuracy`, not both; got {k_cutoff} and {accuracy}.")
     interaction = interaction.for_boundaries(periodic)
@@ -88,19 +89,24 @@ def make_solver(
         return OpenSolver(sigma=width, interaction=interaction)
     if method == "auto":
         method = _periodic_method(n_atoms)
-    target = DEFAULT_ACCURACY if accuracy is None else number("accuracy", accuracy, finite)
+    target = DEFAULT_ACCURACY if accuracy is None else number("accuracy", accuracy, finite, bounded=True)
     # the part of the error that the cutoff leaves to interpolation
     share = 1.0 if k_cutoff is not None else math.sqrt(1.0 - TRUNCATION_SHARE**2)
     if k_cutoff is not None:
-        k_cutoff = number("k_cutoff", k_cutoff, positive)
+        k_cutoff = number("k_cutoff", k_cutoff, positive, bounded=True)
     else:
         k_cutoff = cutoff_for_accuracy(target if method == "direct" else target * TRUNCATION_SHARE, sigma, interaction)
     planned_cell = array("cell", cell, largest=MAX_LENGTH).astype(float)
     if planned_cell.shape != (3, 3):
         raise ValueError(f"`cell` must have the shape (3, 3), got {planned_cell.shape}.")
     repeated_cell, period = interaction.plan_cell(planned_cell, sigma)
+    if abs(np.linalg.det(planned_cell)) > 1e-9 * np.prod(
+        np.linalg.norm(planned_cell, axis=1)
+    ):  # else `make_kmask` says it
+        check_height(planned_cell, periodic)
+    kmask = make_kmask(repeated_cell, k_cutoff)
     plan = {
-        "sigma": width, "kmask": make_kmask(repeated_cell, k_cutoff), "planned_cell": planned_cell.astype(width.dtype),
+        "sigma": width, "kmask": kmask, "planned_cell": planned_cell.astype(width.dtype),
         "period": period, "interaction": interaction,
     }  # fmt: skip
     if method == "direct":

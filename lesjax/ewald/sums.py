@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from lesjax.ewald.arguments import check_arrays, check_geometry
 from lesjax.ewald.multipoles import (
     Multipoles,
     check_order,
@@ -20,7 +21,7 @@ from lesjax.ewald.multipoles import (
     self_potential,
 )
 from lesjax.ewald.solver import Solver
-from lesjax.ewald.solvers import OpenSolver
+from lesjax.ewald.solvers import DirectSolver, MeshSolver, NufftSolver, OpenSolver
 from lesjax.ewald.solvers.periodic import Grid
 
 
@@ -169,12 +170,13 @@ def energy(
 
     Raises:
         ValueError: for charges or a mask that do not fit the positions, dipoles or quadrupoles whose shape does not
-            follow that of the charges, or that the interaction of the solver does not have.
+            follow that of the charges, or that the interaction of the solver does not have; entries that are complex,
+            or, where they have values, not finite.
 
     References:
         Cheng, npj Comput. Mater. 11, 80 (2025), doi:10.1038/s41524-025-01577-7.
     """
-    _check_shapes(positions, charges, atom_mask)
+    check_charges(solver, positions, cell, charges, atom_mask, dipoles=dipoles, quadrupoles=quadrupoles)
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
     form = make_form(solver, positions, cell, atom_mask, self_interaction)
     return form.energy(multipoles)
@@ -208,7 +210,7 @@ def potential(
     Returns:
         One value per atom and channel, in the shape of `charges`; zero for padded atoms.
     """
-    _check_shapes(positions, charges, atom_mask)
+    check_charges(solver, positions, cell, charges, atom_mask, dipoles=dipoles, quadrupoles=quadrupoles)
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
     form = make_form(solver, positions, cell, atom_mask, self_interaction)
     values, _ = form.gradient(multipoles, dipoles=False)
@@ -235,7 +237,7 @@ def field(
     Returns:
         One vector per atom and channel, in the shape of `charges` and three; zero for padded atoms.
     """
-    _check_shapes(positions, charges, atom_mask)
+    check_charges(solver, positions, cell, charges, atom_mask, dipoles=dipoles, quadrupoles=quadrupoles)
     multipoles = make_multipoles(charges, dipoles, quadrupoles, atom_mask)
     form = make_form(solver, positions, cell, atom_mask, self_interaction)
     _, slopes = form.gradient(multipoles, charges=False)
@@ -243,15 +245,28 @@ def field(
     return -slopes.reshape(*charges.shape, 3)
 
 
-def _check_shapes(positions: Array, charges: Array, atom_mask: Array | None) -> None:
-    """Raise ValueError for shapes that would be broadcast, or fail deep inside."""
+def check_charges(
+    solver: Solver, positions: Array, cell: Array, charges: Array, atom_mask: Array | None, **others: Array | None
+) -> None:
+    """Raise ValueError for arrays that would be broadcast, fail deep inside, or mean nothing.
+
+    Args:
+        solver: the plan.
+        positions: as in `energy`.
+        cell: as in `energy`.
+        charges: as in `energy`.
+        atom_mask: as in `energy`.
+        **others: further arrays of real numbers.
+    """
+    if not isinstance(solver, DirectSolver | MeshSolver | NufftSolver | OpenSolver):
+        raise ValueError(f"`solver` must be a plan from `make_solver`, got {type(solver).__name__}.")
+    check_geometry(positions, None if isinstance(solver, OpenSolver) else cell, atom_mask)
+    check_arrays(charges=charges, **{name: value for name, value in others.items() if value is not None})
     n = len(positions)
     if charges.ndim not in (1, 2) or len(charges) != n:
         raise ValueError(
             f"`charges` must have the shape {(n,)}, or {(n, 'channels')}, for {n} positions, got {charges.shape}."
         )
-    if atom_mask is not None and atom_mask.shape != (n,):
-        raise ValueError(f"`atom_mask` must have the shape {(n,)} for {n} positions, got {atom_mask.shape}.")
 
 
 def _pair_mask(positions: Float[Array, "n 3"], atom_mask: Bool[Array, " n"] | None) -> Bool[Array, "n n"]:

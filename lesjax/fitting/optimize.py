@@ -25,7 +25,7 @@ from jaxtyping import Array, PyTree
 from lesjax.fitting.observables import Observable
 from lesjax.fitting.targets import Loss, Reweighting, Target, check_coverage, make_evaluation, redraw, with_measured
 from lesjax.models.potential import Potential
-from lesjax.runs import progress_bar
+from lesjax.progress import progress_bar
 from lesjax.training.loop import DivergedError
 
 
@@ -67,7 +67,7 @@ def fit(
             targets the loss is steep.
         steps: number of steps.
         log: JSON-lines file with a record for each step; an older one is replaced.
-        quiet: no progress bar; by default where the output is not a terminal.
+        quiet: no progress, see `lesjax.progress.progress_bar`; by default where the output is not a terminal.
 
     Returns:
         Parameters after the last step, history, and the ensembles with their last trajectories.

@@ -13,7 +13,8 @@ from lesjax import io
 from lesjax.dynamics import Settings, SimulationError, simulate
 from lesjax.models.checks import check_solution
 from lesjax.models.ensemble import Ensemble, summarize
-from lesjax.models.potential import Potential, Prediction, Solved
+from lesjax.models.potential import Potential, Solved
+from lesjax.models.prediction import Prediction
 from lesjax.system import electronic_state
 from lesjax.training.config import RunConfig
 from lesjax.training.data import Batch, epoch_batches, make_dataset, take
@@ -134,7 +135,7 @@ def active_learning(
             that breaks down is used up to that point.
         minimum: smallest spread of the force on an atom, eV/Å, of structures to label. The loop ends if no structure
             exceeds it.
-        quiet: no progress bars; by default where the output is not a terminal.
+        quiet: no progress, see `lesjax.progress.progress_bar`; by default where the output is not a terminal.
 
     Returns:
         The rounds with their ensembles; the last has no selection.

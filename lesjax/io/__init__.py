@@ -4,6 +4,7 @@ from ase import Atoms as Atoms
 from ase.data import chemical_symbols as chemical_symbols
 
 from lesjax.io.files import (
+    composition as composition,
     element_names as element_names,
     find_files as find_files,
     frozen as frozen,

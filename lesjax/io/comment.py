@@ -1,5 +1,6 @@
 """Comment lines of extended xyz, which writers spell in more ways than ase reads."""
 
+import itertools
 import re
 from typing import Any
 
@@ -21,20 +22,29 @@ def parse_comment(line: str) -> dict[str, Any]:
     """Entries of a comment line as ase reads them, with keys of any case and stresses of six or nine numbers.
 
     Raises:
-        ValueError: for a key that is there twice, or periodic directions that are neither true nor false.
+        ValueError: for a key or a column that is there twice, or periodic directions that are neither true nor false.
     """
-    pieces, end, seen = [], 0, set()
-    for start, stop in _keys(line):
-        key = line[start:stop]
+    pieces, end, seen = [], 0, {}
+    places = _keys(line)
+    for (start, stop), (after, _) in itertools.zip_longest(places, places[1:], fillvalue=(len(line), 0)):
+        key, value = line[start:stop], line[stop:after].strip()
         lower = key.lower()
         spelling = SPELLINGS.get(lower, f"\0{lower}" if lower in MATRICES else key)
-        if lower in SPELLINGS or lower in MATRICES:
-            if lower in seen:
-                raise ValueError(f"`{spelling.lstrip(chr(0))}` is in the comment line twice: delete one.")
-            seen.add(lower)
+        # another entry may be there twice if both say the same
+        if spelling in seen and (spelling != key or lower in SPELLINGS or seen[spelling] != value):
+            raise ValueError(f"`{spelling.lstrip(chr(0))}` is in the comment line twice: delete one.")
+        seen[spelling] = value
         pieces += [line[end:start], spelling]
         end = stop
-    info = key_val_str_to_dict("".join([*pieces, line[end:]]))
+    text = "".join([*pieces, line[end:]])
+    try:
+        info = key_val_str_to_dict(text)
+    except ValueError as error:
+        if "Lattice" not in str(error):
+            raise
+        raise ValueError(
+            '`Lattice` must be the nine numbers of three lattice vectors, `Lattice="ax ay az bx by bz cx cy cz"`.'
+        ) from error
     for name in MATRICES:
         if (value := info.pop(f"\0{name}", None)) is not None:
             info[name] = np.reshape(value, (3, 3), order="F") if np.shape(value) == (9,) else value
@@ -47,6 +57,13 @@ def parse_comment(line: str) -> dict[str, Any]:
         fields = info["Properties"].split(":")
         fields[::3] = [COLUMNS.get(name.lower(), name) for name in fields[::3]]
         info["Properties"] = ":".join(fields)
+        widths = fields[2::3]
+        if any(not width.isdecimal() or len(width) > 4 for width in widths):  # ase would make a name for each number
+            raise ValueError(
+                f"`Properties` has a column of {max(widths, key=len)[:20]!r} numbers, at most 9999 are read."
+            )
+        if repeated := [name for name in fields[::3] if fields[::3].count(name) > 1]:
+            raise ValueError(f"`Properties` has the column `{repeated[0]}` twice: rename one.")
     return info
 
 

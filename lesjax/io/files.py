@@ -10,7 +10,8 @@ import pathlib
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from io import StringIO
 from typing import Any
@@ -18,45 +19,39 @@ from xml.etree import ElementTree
 
 import ase.db
 import ase.io
-import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
+from ase.formula import Formula
 from ase.io.formats import UnknownFileTypeError, filetype
 
 from lesjax.files import atomic_path
 from lesjax.io.comment import parse_comment
+from lesjax.io.foreign import check_foreign
 from lesjax.io.units import factor, stated_units
+from lesjax.system import check_cell_entries
 
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 # Bytes of a compressed file, which is read into memory, and how many times its size that may be.
 MAX_DECOMPRESSED, MAX_RATIO = 2**32, 100
-# formats of other programs that ase does not read, and how to convert them
-WRITE = 'and write them with `ase.io.write("data.xyz", frames, format="extxyz")`'
-FOREIGN = {
-    "npz": f"arrays of numpy. Make `ase.Atoms` of each structure, labels in `info` and `arrays` as REF_energy and "
-    f"REF_forces, {WRITE}",
-    "hdf5": f"HDF5. Read it with h5py, make `ase.Atoms` of each structure, labels in `info` and `arrays`, {WRITE}",
-    "mtp": f"configurations of MLIP (MTP). Convert them to extended xyz with its own tools, or read them into "
-    f"`ase.Atoms` {WRITE}; mind that PlusStress is a virial in eV (`data.keys.virial`)",
-    "deepmd": "data of DeePMD-kit. Convert them: `frames = dpdata.LabeledSystem(folder, fmt=\"deepmd/npy\")"
-    f".to(\"ase/structure\")`, {WRITE}",
-}  # fmt: skip
-SUFFIXES = {".npz": "npz", ".npy": "npz", ".h5": "hdf5", ".hdf5": "hdf5", ".hdf": "hdf5", ".raw": "deepmd"}
-CELL_WORDS = {"cell", "box", "lattice", "unitcell", "supercell", "simulationcell", "boxsize", "boxlength", "celldm"}
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 
 
 def find_files(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[pathlib.Path]:
     """Files of a path, of a pattern (``*``, ``?``, ``[...]``) in the order of their names, or of a list of both.
 
+    One that a list names twice is there once.
+
     Raises:
         FileNotFoundError: for a missing file, or a pattern that none has.
     """
     if not isinstance(path, str | os.PathLike):
-        return [file for entry in path for file in find_files(entry)]
+        files = [file for entry in path for file in find_files(entry)]
+        unique: dict[pathlib.Path, pathlib.Path] = {}
+        for file in files:
+            unique.setdefault(file.resolve(), file)
+        return list(unique.values())
     place = pathlib.Path(path).expanduser()
     found = [place] if place.exists() else [pathlib.Path(name) for name in sorted(glob.glob(str(place)))]
     if not found:
@@ -83,7 +78,7 @@ def read(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Atoms]:
 
 
 def _read(path: pathlib.Path) -> list[Atoms]:
-    _check_foreign(path)
+    check_foreign(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
     frames: list[Atoms] = []
@@ -92,6 +87,8 @@ def _read(path: pathlib.Path) -> list[Atoms]:
     try:
         # frame by frame, so that the message can say which one is broken
         kind = filetype(str(path))
+        if path.suffix in OPENERS and kind != "extxyz":
+            deque(_blocks(path), maxlen=0)  # ase reads these without a limit
         if kind == "extxyz":
             source, options = _decompressed(path), {"properties_parser": parse_comment}
             _check_lines(path, source)  # ase would count to the number of atoms in a header, whatever follows
@@ -102,36 +99,42 @@ def _read(path: pathlib.Path) -> list[Atoms]:
     except _LinesError:
         raise
     except Exception as error:
-        symbol = error.args[0] if isinstance(error, KeyError) and kind in ("extxyz", "xyz") else None
-        reason = repr(error) if symbol is None else f"unknown species {symbol!r}, which is no symbol of an element"
+        reason = str(error) if type(error) is ValueError else repr(error)
+        if isinstance(error, KeyError) and kind in ("extxyz", "xyz"):
+            symbol, atom = error.args[0], _atom_of(source, len(frames), error.args[0])
+            reason = f"unknown species {symbol!r}{atom}, which is no symbol of an element"
         if isinstance(error, UnknownFileTypeError):
             reason += ". ase does not know the format: convert it to extended xyz (.xyz)."
         raise ValueError(f"{str(path)!r} cannot be read at frame {len(frames)} (counted from 0): {reason}") from error
     if not frames:
         raise ValueError(f"{str(path)!r} contains no structure.")
+    is_stated = ["length" in stated_units(atoms.info) for atoms in frames]
     for i, atoms in enumerate(frames):
         try:
-            _check_cell(atoms)
+            check_cell_entries(atoms)
             _convert_length(atoms)
+            if any(is_stated) and not is_stated[i]:
+                raise ValueError(
+                    f"states no unit of length, and structure {is_stated.index(True)} does: state it in all."
+                )
         except ValueError as error:
             raise ValueError(f"{str(path)!r}: Structure {i}: {error}") from error
     return _converged(path, kind, frames)
 
 
-def _check_foreign(path: pathlib.Path) -> None:
-    """Raise ValueError for formats that ase does not read, with how to convert them."""
-    kind = SUFFIXES.get(path.suffix.lower())
-    if path.is_dir() and (any(path.glob("**/type.raw")) or any(path.glob("**/set.*"))):
-        kind = "deepmd"
-    elif path.is_file():
-        with open(path, "rb") as file:
-            head = file.read(4096)
-        if head.startswith(b"\x89HDF"):
-            kind = "hdf5"
-        elif b"BEGIN_CFG" in head:
-            kind = "mtp"
-    if kind is not None:
-        raise ValueError(f"{str(path)!r} holds {FOREIGN[kind]}.")
+def _atom_of(source: pathlib.Path | StringIO, frame: int, symbol: str) -> str:
+    """Say which atom of a frame has this symbol, which ase spells with one capital letter."""
+    lines = iter(
+        (source.getvalue() if isinstance(source, StringIO) else source.read_text(errors="replace")).splitlines()
+    )
+    atoms: list[str] = []
+    for _ in range(frame + 1):
+        number = next(lines, "")
+        if not number.strip().isdigit():
+            return ""
+        _, *atoms = itertools.islice(lines, int(number) + 1)
+    places = [i for i, line in enumerate(atoms) if str(symbol).lower() in line.lower().split()]
+    return f" of atom {places[0]}" if places else ""
 
 
 def _rows(path: pathlib.Path) -> Iterable[Atoms]:
@@ -147,15 +150,26 @@ def _decompressed(path: pathlib.Path) -> pathlib.Path | StringIO:
 
     ase seeks back and forth in extended xyz, which would decompress it from the start for each frame.
     """
-    opener = OPENERS.get(path.suffix)
-    if opener is None:
+    if path.suffix not in OPENERS:
         return path
-    limit = min(MAX_DECOMPRESSED, MAX_RATIO * path.stat().st_size + 2**20)
-    with opener(path, "rb") as file:
-        text = file.read(limit + 1)
-    if len(text) > limit:
-        raise ValueError(f"it has more than {limit} bytes when decompressed: decompress it first, if that is right")
-    return StringIO(text.decode(), newline=None)
+    return StringIO(b"".join(_blocks(path)).decode(), newline=None)
+
+
+def _blocks(path: pathlib.Path) -> Iterator[bytes]:
+    """Yield the content of a compressed file.
+
+    Raises:
+        ValueError: for far more than its size lets expect.
+    """
+    limit, size = min(MAX_DECOMPRESSED, MAX_RATIO * path.stat().st_size + 2**20), 0
+    with OPENERS[path.suffix](path, "rb") as file:
+        while block := file.read(2**20):
+            size += len(block)
+            if size > limit:
+                raise ValueError(
+                    f"it has more than {limit} bytes when decompressed: decompress it first, if that is right"
+                )
+            yield block
 
 
 class _LinesError(ValueError):
@@ -188,24 +202,6 @@ def _check_lines(path: pathlib.Path, source: pathlib.Path | StringIO) -> None:
                     )
 
 
-def _check_cell(atoms: Atoms) -> None:
-    """Raise ValueError for a frame without a cell that has one under a name that is not read."""
-    if atoms.cell.array.any():
-        return
-    for key, value in atoms.info.items():
-        words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", str(key)).lower())
-        if not CELL_WORDS & {*words, "".join(words)}:
-            continue
-        if isinstance(value, bool):
-            continue
-        numbers = len(NUMBER.findall(value)) if isinstance(value, str) else np.size(value)
-        if numbers in (3, 6, 9) or (numbers and "".join(words) in CELL_WORDS):
-            raise ValueError(
-                f"it has no cell, but an entry `{key}` = {str(value)[:60]!r}. Write the lattice vectors as "
-                '`Lattice="ax ay az bx by bz cx cy cz"`, or rename the entry if it is something else.'
-            )
-
-
 def _convert_length(atoms: Atoms) -> None:
     """Bring positions and cell into Å where the frame states another unit."""
     length = factor(stated_units(atoms.info), "length")
@@ -219,15 +215,15 @@ def _convert_length(atoms: Atoms) -> None:
 def _converged(path: pathlib.Path, kind: str, frames: list[Atoms]) -> list[Atoms]:
     """Frames whose electronic steps converged, as far as an output of VASP tells."""
     converged: list[bool] = []
+    opener = OPENERS.get(path.suffix, open)
     if kind == "vasp-out":
-        opener = OPENERS.get(path.suffix, open)
         with opener(path, "rt", encoding="utf-8", errors="replace") as file:
             ends = re.findall(r"aborting loop[^\n]*EDIFF[^\n]*", file.read())
         converged = ["not reached" not in end for end in ends]
     elif kind == "vasp-xml":
         limit = None
-        with suppress(ElementTree.ParseError):  # a run that was cut off
-            for _, element in ElementTree.iterparse(path):
+        with opener(path, "rb") as file, suppress(ElementTree.ParseError):  # a run that was cut off
+            for _, element in ElementTree.iterparse(file):
                 if element.get("name") == "NELM" and limit is None:
                     limit = int(str(element.text))
                 elif element.tag == "calculation":
@@ -261,6 +257,14 @@ def frozen(atoms: Atoms) -> Atoms:
     if results:
         copy.calc = SinglePointCalculator(copy, **{name: results[name] for name in all_properties if name in results})
     return copy
+
+
+def composition(atomic_numbers: Iterable[int]) -> str:
+    """Formula unit and how many of them there are, as "H2O×64"; the whole formula where no unit is that small."""
+    formula = Formula.from_dict(Counter(chemical_symbols[z] for z in atomic_numbers))
+    unit, number = formula.reduce()
+    small = number > 1 and max(unit.count().values()) < 10
+    return f"{unit:metal}×{number}" if small else f"{formula:metal}"
 
 
 def element_names(atomic_numbers: Iterable[int]) -> str:

@@ -12,13 +12,12 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from lesjax.io.keys import BORN_ORDER_OF_NAME, Keys, Labels
 from lesjax.io.units import factor, stated_units
+from lesjax.io.values import entry, warn_of_unread_weights, warn_of_values, weights
 from lesjax.validate import array, parse_json
 
 
 MIXED = ("energy", "forces", "stress")
 FAMILY = re.compile(r"(free_?)?energ(y|ies)|forces?|stress(es)?|virials?", re.IGNORECASE)
-LARGE_STRESS = 1.0  # eV/Å³, 160 GPa
-WEIGHTS = ("config_weight", "energy_weight", "forces_weight", "stress_weight")
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def select(
         raise ValueError(
             f"The structures differ in the names of their labels, as if two methods were mixed: {counts}. Name the "
             "right ones in `data.keys` (--key on the command line), take the others out of the file, or set "
-            "`data.labels` = 'skip' to leave out structures without the names above."
+            "`data.labels` = 'skip' (`lesjax evaluate --labels skip`) to leave out structures without the names above."
         )
     if skipped:
         used = ", ".join(f"`{choice.names[kind]}`" for kind in choice.differing)
@@ -109,18 +108,36 @@ def select(
         try:
             result.labels.append(_labels(frames[i], keys, choice.names, needed, unusable))
             result.frames.append(_with_state(frames[i], keys, needed, unusable))
-            result.weights.append(_weights(frames[i], keys))
+            result.weights.append(weights(frames[i], keys))
         except ValueError as error:
             raise ValueError(f"Structure {i}: {error}") from error
         result.members.append(i)
+    _check_units(result, frames)
     for texts in unusable.values():
         count = f" ({len(texts)} structures)" if len(texts) > 1 else ""
         warnings.warn(f"Left out, since nothing asks for it{count}: {texts[0]}", stacklevel=2)
+    _warn_of_nan(frames, keys)
     for kind in list(result.names):
         if not any(np.isfinite(getattr(label, kind)).any() for label in result.labels):
             del result.names[kind]
-    _warn_of_values(result)
+    warn_of_unread_weights(result.frames, keys)
+    warn_of_values(result.frames, result.labels, choice.names, result.members, needed)
     return result
+
+
+def _check_units(selection: Selection, frames: Sequence[Atoms]) -> None:
+    """Raise ValueError where only some of the structures state the unit of a label that they have, if it is another."""
+    stated = {i: stated_units(frames[i].info) for i in selection.members}
+    for kind, name in selection.names.items() if any(stated.values()) else ():
+        holders = [i for i in stated if _has(frames[i], name)]
+        silent = [i for i in holders if kind not in stated[i]]
+        speaking = [i for i in holders if kind in stated[i] and factor(stated[i], kind) != 1.0]
+        if silent and speaking:
+            key, text = stated[speaking[0]][kind]
+            raise ValueError(
+                f"`{key}` = {text!r} is stated in {len(speaking)} of {len(holders)} structures with {kind} (first: "
+                f"{speaking[0]}), and no unit in {len(silent)} others (first: {silent[0]}). State it in all of them."
+            )
 
 
 class _Choice(NamedTuple):
@@ -141,10 +158,9 @@ def _choose(frames: Sequence[Atoms], keys: Keys, needed: Collection[str]) -> _Ch
     places: dict[str, dict[str, list[int]]] = {}
     for kind in Labels.shapes(0):
         known = keys.names(kind)
-        # in another case only where the file has no such name of this label
         spelled = [
-            other for name in known for other in ([name] if name in holders else holders)
-            if other == name or (other.lower() == name.lower() and other not in known)
+            other for name in known for other in (name, *sorted(holders))
+            if other in holders and (other == name or (other.lower() == name.lower() and other not in known))
         ]  # fmt: skip
         places[kind] = {name: [i for i in holders[name] if _has(frames[i], name)] for name in dict.fromkeys(spelled)}
     present = {kind: [name for name, where in by_name.items() if where] for kind, by_name in places.items()}
@@ -164,16 +180,19 @@ def _choose(frames: Sequence[Atoms], keys: Keys, needed: Collection[str]) -> _Ch
             continue
         # of a family that has a label of its own where another one is used: numbers of another method
         rivals = [
-            name for other, chosen in names.items() for name in present[other]
-            if other != kind and other in MIXED and name != chosen and _family(name) == _family(candidates[0])
+            name for other, chosen in names.items() if other != kind and other in MIXED
+            for name in dict.fromkeys((*present[other], *Keys().names(other)))
+            if name in holders and name != chosen and _family(name) == _family(candidates[0])
         ]  # fmt: skip
         if rivals and kind not in keys.chosen():
-            used = ", ".join(f"`{name}`" for other, name in names.items() if other in MIXED and other != kind)
+            used = _listed({other: name for other, name in names.items() if other != kind})
             foreign.append(
                 f"The {kind} `{candidates[0]}` is left out: it belongs with `{rivals[0]}`, while {used} is used. Name "
                 f"it in `data.keys.{kind}` if it is of the same method."
             )
             del names[kind]
+    if not {"energy", "forces"} & keys.chosen():
+        foreign += _other_methods(holders, names)
     differing = {}
     for kind, name in names.items():
         if kind not in needed:
@@ -182,6 +201,29 @@ def _choose(frames: Sequence[Atoms], keys: Keys, needed: Collection[str]) -> _Ch
         if missing := sorted(others - set(places[kind][name])):
             differing[kind] = missing
     return _Choice(names, differing, foreign)
+
+
+def _other_methods(holders: Mapping[str, list[int]], names: Mapping[str, str]) -> list[str]:
+    """Say where energy and forces are of two families, or have plain names beside those of a method."""
+    if "energy" not in names or "forces" not in names:
+        return []
+    energy, forces = names["energy"], names["forces"]
+    if _family(energy) != _family(forces):
+        return [f"The energy `{energy}` and the forces `{forces}` have names of two methods; they should be of one."]
+    others: dict[str, dict[str, str]] = {}
+    for name in holders if not _family(energy) else ():
+        for kind, pattern in (("energy", "energ(y|ies)"), ("forces", "forces?")):
+            if re.search(f"(^|[_.-]){pattern}($|[_.-])", name, re.IGNORECASE) and _family(name):
+                others.setdefault(_family(name), {})[kind] = name
+    return [
+        f"`{kinds['energy']}` and `{kinds['forces']}` are in the file, too, but {_listed(names)} are used. Name the "
+        "right ones in `data.keys` (--key on the command line)."
+        for kinds in others.values() if len(kinds) == 2
+    ]  # fmt: skip
+
+
+def _listed(names: Mapping[str, str]) -> str:
+    return ", ".join(f"`{name}`" for kind, name in names.items() if kind in MIXED) or "none"
 
 
 def _family(name: str) -> str:
@@ -194,14 +236,6 @@ def _find(atoms: Atoms, name: str) -> Any:
     return next((p[name] for p in (atoms.info, atoms.arrays, results) if p.get(name) is not None), None)
 
 
-def _entry(atoms: Atoms, names: Sequence[str]) -> tuple[str, Any]:
-    """Name and value of the first of these entries of the comment line, in another case too; None where none is."""
-    info = {key: value for key, value in atoms.info.items() if isinstance(key, str) and value is not None}
-    lower = {key.lower(): key for key in info}
-    found = [name for name in names if name in info] + [lower[n.lower()] for n in names if n.lower() in lower]
-    return (found[0], info[found[0]]) if found else (names[0], None)
-
-
 def _has(atoms: Atoms, name: str) -> bool:
     """Whether there is anything under this name but NaN."""
     value = _find(atoms, name)
@@ -209,7 +243,7 @@ def _has(atoms: Atoms, name: str) -> bool:
         return False
     try:
         return not np.all(np.isnan(np.asarray(value, float))) or np.size(value) == 0
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return True
 
 
@@ -218,7 +252,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
         if isinstance(value, str) and value.lstrip().startswith("["):
             value = parse_json(value, nonfinite=True)
         return np.asarray(value, dtype=np.float64)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"`{name}` must hold numbers, got {str(value)[:60]!r}.") from error
 
 
@@ -315,7 +349,7 @@ def _with_state(atoms: Atoms, keys: Keys, needed: Collection[str], unusable: dic
     """
     changed = {}
     for kind, usual in (("total_charge", Keys.total_charge), ("spin_multiplicity", Keys.spin_multiplicity)):
-        name, value = _entry(atoms, getattr(keys, kind))
+        name, value = entry(atoms, getattr(keys, kind))
         number = np.asarray(np.nan if value is None else value)
         if value is not None and (number.size != 1 or number.dtype.kind not in "iuf" or not np.isfinite(number).all()):
             text = f"`{name}` must be a number ({kind}), got {str(value)[:60]!r}; its key is set by `data.keys.{kind}`."
@@ -334,47 +368,17 @@ def _with_state(atoms: Atoms, keys: Keys, needed: Collection[str], unusable: dic
     return copy
 
 
-def _weights(atoms: Atoms, keys: Keys) -> dict[str, float]:
-    """Factor of each label of a frame in the loss."""
-    found = {}
-    for kind in WEIGHTS:
-        name, value = _entry(atoms, getattr(keys, kind))
-        number = np.asarray(1.0 if value is None else value)
-        if number.size != 1 or number.dtype.kind not in "iuf" or not 0 <= number.item() < np.inf:
-            raise ValueError(f"`{name}` must be a weight, a number that is not negative, got {str(value)[:60]!r}.")
-        found[kind] = float(number.item())
-    return {kind: found["config_weight"] * found.get(f"{kind}_weight", 1.0) for kind in Labels.shapes(0)}
+def _warn_of_nan(frames: Sequence[Atoms], keys: Keys) -> None:
+    """Say which labels have entries that are NaN, which stands for none."""
+    for name in dict.fromkeys(name for kind in Labels.shapes(0) for name in keys.names(kind)):
+        places = [i for i, atoms in enumerate(frames) if _has_nan(_find(atoms, name))]
+        if places:
+            text = f"`{name}` has NaN in {len(places)} of {len(frames)} structures (first: {places[0]})"
+            warnings.warn(f"{text}, which counts as no label.", stacklevel=3)
 
 
-def _warn_of_values(selection: Selection) -> None:
-    """Warn of energies that are zero or all equal, and of stresses beyond `LARGE_STRESS`."""
-    energies = np.array([float(label.energy) for label in selection.labels])
-    known = energies[np.isfinite(energies)]
-    name = selection.names.get("energy", "")
-    zeros = int(np.sum(known == 0.0))
-    if zeros > 1 or (zeros and zeros == len(known)):
-        warnings.warn(
-            f"The energy `{name}` is exactly 0 in {zeros} of {len(known)} structures, as if it had not been computed. "
-            "Name the right one in `data.keys.energy`, or train without a weight of the energy.",
-            stacklevel=3,
-        )
-    elif len(known) > 1 and np.ptp(known) == 0.0 and not _all_same(selection.frames):
-        warnings.warn(
-            f"The energy `{name}` is {known[0]:.6g} eV in all of {len(known)} structures, which differ. Name the right "
-            "one in `data.keys.energy`, or train without a weight of the energy.",
-            stacklevel=3,
-        )
-    largest = np.array([np.max(np.abs(label.stress)) for label in selection.labels])
-    large = np.flatnonzero(largest > LARGE_STRESS)
-    if len(large):
-        warnings.warn(
-            f"The stress `{selection.names['stress']}` reaches {largest[large].max():.3g} eV/Å³ in {len(large)} "
-            f"structures (first: {selection.members[large[0]]}); 1 eV/Å³ is 160 GPa. Give a virial as "
-            "`data.keys.virial`, and a stress in eV/Å³.",
-            stacklevel=3,
-        )
-
-
-def _all_same(frames: Sequence[Atoms]) -> bool:
-    first = frames[0]
-    return all(len(atoms) == len(first) and np.array_equal(atoms.positions, first.positions) for atoms in frames)
+def _has_nan(value: Any) -> bool:
+    try:
+        return value is not None and bool(np.isnan(_numbers("", value)).any())
+    except ValueError:
+        return False

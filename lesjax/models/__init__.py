@@ -14,5 +14,6 @@ from lesjax.models.long_range import (
     LatentCharges as LatentCharges,
     LongRangeConfig as LongRangeConfig,
 )
-from lesjax.models.potential import Potential as Potential, Prediction as Prediction, load as load
+from lesjax.models.potential import Potential as Potential, load as load
+from lesjax.models.prediction import Prediction as Prediction
 from lesjax.models.short_range import Features as Features, Kind as Kind, register as register

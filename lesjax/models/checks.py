@@ -18,12 +18,18 @@ from lesjax.system import System, check_ghosts
 NEUTRAL = 1e-2
 
 
-def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray) -> None:
-    """Raise ValueError for atoms of an element that the model was not trained on; 0 is for padding."""
+def check_elements(elements: tuple[int, ...], atomic_numbers: np.ndarray, name: str = "`system`") -> None:
+    """Raise ValueError for atoms of an element that the model was not trained on; 0 is for padding.
+
+    Args:
+        elements: of the model.
+        atomic_numbers: of the atoms.
+        name: what they are the atoms of, the start of the message.
+    """
     unknown = sorted(set(np.unique(atomic_numbers).tolist()) - {0, *elements})
     if unknown:
         raise ValueError(
-            f"`system` contains {element_names(unknown)}, but the model knows only {element_names(elements)}. Train on "
+            f"{name} contains {element_names(unknown)}, but the model knows only {element_names(elements)}. Train on "
             "structures that contain all elements."
         )
 

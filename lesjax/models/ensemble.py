@@ -5,6 +5,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,9 @@ from lesjax import ewald
 from lesjax.models import storage
 from lesjax.models.checks import check_solution, warn_if_charged
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Potential, Prediction, load, predict, variables
+from lesjax.models.potential import Potential, load, predict, variables
+from lesjax.models.prediction import Prediction
+from lesjax.models.provenance import Provenance
 from lesjax.schema import to_plain
 from lesjax.system import System
 from lesjax.validate import differences
@@ -39,16 +42,18 @@ class EnsemblePrediction:
     members: Prediction
 
 
-@jax.tree_util.register_dataclass
+@partial(jax.tree_util.register_dataclass, data_fields=("stacked",), meta_fields=(), drop_fields=("provenances",))
 @dataclass(frozen=True)
 class Ensemble:
     """Potentials of one configuration; a sequence of them, and one function that calls all at once.
 
     Attributes:
         stacked: the members, their parameters and signs stacked along a leading axis.
+        provenances: where each member comes from; no part of the pytree, see `Potential`.
     """
 
     stacked: Potential
+    provenances: tuple[Provenance | None, ...] = ()
 
     @classmethod
     def of(cls, potentials: Sequence[Potential]) -> "Ensemble":
@@ -67,7 +72,8 @@ class Ensemble:
                     f"`potentials` must share their configuration, but number {i} differs from number 0 in "
                     f"{', '.join(f'`{name}`' for name in names)}. Train them on the same data with the same settings."
                 )
-        return cls(jax.tree.map(lambda *leaves: jnp.stack(leaves), *potentials))
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *potentials)
+        return cls(stacked, tuple(potential.provenance for potential in potentials))
 
     def __len__(self) -> int:
         return jax.tree.leaves(self.stacked)[0].shape[0]
@@ -76,7 +82,12 @@ class Ensemble:
         """Return one member, an ordinary potential."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"`index` must be a number from 0 to {len(self) - 1}, got {index}.")
-        return jax.tree.map(lambda leaf: leaf[index], self.stacked)
+        member = jax.tree.map(lambda leaf: leaf[index], self.stacked)
+        return dataclasses.replace(member, provenance=self.provenances[index] if self.provenances else None)
+
+    def members(self) -> list[Potential]:
+        """Return all members."""
+        return [self[i] for i in range(len(self))]
 
     @property
     def config(self) -> ModelConfig:
@@ -120,7 +131,7 @@ class Ensemble:
             raise ValueError(f"There is something other than an ensemble at {str(path)!r}. Choose another path.")
         contents = {}
         for i in range(len(self)):
-            files = storage.to_files(self.config, variables(self[i]))
+            files = storage.to_files(self.config, variables(self[i]), self[i].provenance)
             contents |= {f"{i}/{name}": content for name, content in files.items()}
         storage.replace_folder(path, contents)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import jax
@@ -19,6 +19,8 @@ from lesjax.models.config import ModelConfig
 from lesjax.models.les import LesModel
 from lesjax.models.long_range.plan import make_solver
 from lesjax.models.long_range.sources import LongRange, Sources
+from lesjax.models.prediction import Prediction
+from lesjax.models.provenance import Provenance
 from lesjax.numerics import check_volume
 from lesjax.processes import check_process
 from lesjax.properties import born_effective_charges, dipole_moment, energy_forces_stress
@@ -26,46 +28,12 @@ from lesjax.system import System
 from lesjax.validate import check_memory
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Prediction:
-    """Values that a potential predicts for a system. Entries that do not exist for it are None.
-
-    Attributes:
-        energy: energy of interaction, eV: without the reference energies of the elements. It keeps its digits in
-            float32.
-        total_energy: energy with the reference energies, eV, in float64; on the host only, None where the elements are
-            traced.
-        short_range_energy: short-range part of the interaction, eV.
-        long_range_energy: Ewald part of it, eV; None for a short-range model.
-        forces: eV/Å.
-        stress: eV/Å³, ASE's sign; None unless all directions are periodic (a slab has no volume of its own).
-        charges: latent charges of each channel, e, induced ones included, from which dipole moments and Born effective
-            charges are computed; None for a short-range model. Energies leave the sign of each channel open: training
-            sets it, see `lesjax.training.sign`.
-        dipoles: latent dipoles of each channel, e Å, induced ones included; None without latent and induced dipoles.
-        quadrupoles: latent quadrupoles of each channel, e Å².
-        dipole_moment: dipole moment of all charges and dipoles, about the origin of the coordinates as they were given,
-            e Å; only without periodic directions, where it is well-defined.
-        induction: the induced part of charges and dipoles, with the flags of its solution.
-        equilibration: the solution for equilibrated charges, with its flag.
-    """
-
-    energy: Float[Array, "*b"]
-    total_energy: Float[np.ndarray, "*b"] | None
-    short_range_energy: Float[Array, "*b"]
-    long_range_energy: Float[Array, "*b"] | None
-    forces: Float[Array, "*b n 3"]
-    stress: Float[Array, "*b 3 3"] | None
-    charges: Float[Array, "*b n c"] | None = None
-    dipoles: Float[Array, "*b n c 3"] | None = None
-    quadrupoles: Float[Array, "*b n c 3 3"] | None = None
-    dipole_moment: Float[Array, "*b 3"] | None = None
-    induction: response.InducedMultipoles | None = None
-    equilibration: response.Equilibration | None = None
-
-
-@jax.tree_util.register_dataclass
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("params", "signs"),
+    meta_fields=("config",),
+    drop_fields=("provenance",),
+)
 @dataclass(frozen=True)
 class Potential:
     """A model with its parameters.
@@ -77,11 +45,14 @@ class Potential:
         signs: 1 or -1 for each channel of latent charges, which energies and forces leave open; None for a short-range
             model. They are not parameters: gradients of energies with respect to them have no use.
         config: hyper-parameters; static.
+        provenance: where it comes from, which is saved with it; None if that is not known. It is no part of the
+            pytree: what `jax.tree.map` or a compiled function returns has none.
     """
 
     params: PyTree
     signs: Float[Array, "*b c"] | None
-    config: ModelConfig = field(metadata={"static": True})
+    config: ModelConfig
+    provenance: Provenance | None = None
 
     @classmethod
     def create(cls, config: ModelConfig, seed: int = 0) -> "Potential":
@@ -211,7 +182,7 @@ class Potential:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the potential to a folder: JSON for the configuration, safetensors for the parameters."""
-        storage.save(self.config, variables(self), path)
+        storage.save(self.config, variables(self), path, self.provenance)
 
     def core(self) -> "Potential":
         """Return the potential without reference energies, for compiled functions.
@@ -254,14 +225,14 @@ def load(path: str | pathlib.Path) -> Potential:
         ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
     """
     check_process()
-    config, arrays = storage.read(path)
+    config, arrays, provenance = storage.read(path)
     description, parameters = (str(pathlib.Path(path) / name) for name in storage.FILES)
     try:
         like = jax.eval_shape(lambda: variables(Potential.create(config)))  # shapes only: nothing is compiled
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
         raise ValueError(f"{description!r} does not describe a model: {error}") from error
     values = storage.unflatten(like, arrays, parameters)
-    return Potential(values["params"], values.get("signs"), config)
+    return Potential(values["params"], values.get("signs"), config, provenance)
 
 
 def energy_parts(

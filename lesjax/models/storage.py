@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save as to_bytes
 
 from lesjax.files import atomic_path, naming, sync
 from lesjax.models.config import ModelConfig
+from lesjax.models.provenance import Provenance
 from lesjax.schema import build, to_plain
 from lesjax.validate import parse_json, read_json
 
@@ -22,11 +23,11 @@ from lesjax.validate import parse_json, read_json
 FORMAT = 2
 FILES = ("config.json", "params.safetensors")
 DTYPES = ("F32", "F64")
-# Bytes; those of all elements with their energies take a tenth.
-MAX_DESCRIPTION = 2**16
+# Bytes; those of all elements with their energies, and their charges in 32 channels, take half.
+MAX_DESCRIPTION = 2**19
 
 
-def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike) -> None:
+def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike, provenance: Provenance | None = None) -> None:
     """Write a potential to the folder `path`; an earlier one there is replaced as a whole.
 
     Raises:
@@ -35,7 +36,7 @@ def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike) -> Non
     path = pathlib.Path(path)
     # a path ending in dots has no name to put a temporary folder beside
     path = path if path.name not in ("", "..") else path.resolve()
-    contents = to_files(config, variables)
+    contents = to_files(config, variables, provenance)
     if path.exists():
         # names with a dot may be left from a killed process
         if not path.is_dir() or {f.name for f in path.iterdir() if not f.name.startswith(".")} - set(FILES):
@@ -50,9 +51,12 @@ def save(config: ModelConfig, variables: PyTree, path: str | os.PathLike) -> Non
     replace_folder(path, contents)
 
 
-def to_files(config: ModelConfig, variables: PyTree) -> dict[str, bytes]:
+def to_files(config: ModelConfig, variables: PyTree, provenance: Provenance | None = None) -> dict[str, bytes]:
     """Return the files of a potential by their names."""
-    description = json.dumps({"format": FORMAT, "config": to_plain(config)}, indent=2) + "\n"
+    content = {"format": FORMAT, "config": to_plain(config)}
+    if provenance is not None:
+        content["provenance"] = to_plain(provenance)
+    description = json.dumps(content, indent=2) + "\n"
     return dict(zip(FILES, (description.encode(), to_bytes(flatten(variables))), strict=True))
 
 
@@ -85,8 +89,8 @@ def is_ensemble(path: str | os.PathLike) -> bool:
     return all((path / "0" / name).is_file() for name in FILES) and not (path / FILES[0]).exists()
 
 
-def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """Read the configuration and the flat parameters of a potential that `save` wrote.
+def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray], Provenance | None]:
+    """Read the configuration, the flat parameters and the provenance of a potential that `save` wrote.
 
     Raises:
         FileNotFoundError: if `path` is not such a folder.
@@ -116,15 +120,16 @@ def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray]]:
             "with the version that saved it, or train the model again."
         )
     try:
-        if unknown := sorted(data.keys() - {"format", "config"}):
+        if unknown := sorted(data.keys() - {"format", "config", "provenance"}):
             raise ValueError(f"Unknown key `{unknown[0]}`.")
         config = build(ModelConfig, data["config"])
+        provenance = build(Provenance, data["provenance"], "provenance.") if "provenance" in data else None
         if not config.short_range.elements:
             raise ValueError("`config.short_range.elements` is empty.")
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         reason = str(error) if len(str(error)) < 400 else f"{str(error)[:300]} …"
         raise ValueError(f"{str(description)!r} does not describe a model: {reason}") from error
-    return config, _read_arrays(parameters, config)
+    return config, _read_arrays(parameters, config), provenance
 
 
 def _read_arrays(path: pathlib.Path, config: ModelConfig) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ neighbours is a matrix product and never a scatter. A pair's vector is r_j - r_i
 entry points to the atom itself with shift zero and is False in the mask.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -13,11 +14,14 @@ from jaxtyping import Bool, Float, Int
 from lesjax.validate import BOUNDS, MAX_LENGTH, array, check_memory, number, positive
 
 
-MIN_DISTANCE = 1e-6  # Å; closer atoms have no direction, and NaN forces
+# Å; atoms that are closer, or a lattice that is lower, are a mistake or in another unit: nuclei of H2 have 0.74
+MIN_DISTANCE = 0.1
 # Å; of a potential with its skin
 MAX_CUTOFF = BOUNDS["cutoff"][1] + BOUNDS["skin"][1]
 # More neighbours of one atom are a mistake in the lattice or its units: diamond has 6000 within 20 Å
 MAX_NEIGHBORS = 20_000
+# Bins that vesin makes at most
+MAX_BINS = 1e5
 # Memory of a pair while a list is made, bytes
 PAIR_BYTES = 85
 # Grid that origins lie on, Å: positions near zero stay as they are
@@ -45,11 +49,9 @@ def neighbor_arrays(
         Index of each neighbour, its lattice translation, and the mask of real entries.
 
     Raises:
-        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite or shared by two
-            atoms, more pairs than there is memory for, or a capacity that is too small.
+        ValueError: for a cutoff that is not positive, a singular cell, coordinates that are not finite, atoms closer
+            than `MIN_DISTANCE`, more pairs than there is memory for, or a capacity that is too small.
     """
-    import vesin  # imports ase where that is installed, which `import lesjax` must not
-
     positions, cell = np.asarray(positions), np.asarray(cell)
     check_geometry(positions, cell, pbc)
     cutoff = number("cutoff", cutoff, positive)
@@ -57,13 +59,19 @@ def neighbor_arrays(
         raise ValueError(f"`cutoff` must be at most {MAX_CUTOFF:g} Å, got {cutoff}.")
     n = len(positions)
     check_size(positions.astype(float), cell.astype(float), pbc, cutoff)
-    n_threads = 1 if n < 4000 else 0  # for few atoms, starting threads costs more than it saves
-    calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=n_threads)
-    positions, cell = positions.astype(float), cell.astype(float)  # vesin needs one dtype
-    first, second, shift, distances = calculator.compute(points=positions, box=cell, periodic=pbc, quantities="ijSd")
+    first, second, shift, distances = _pairs(positions.astype(float), cell.astype(float), pbc, cutoff)
     if len(distances) and not distances.min() > MIN_DISTANCE:
         pair = int(np.argmin(distances))
-        raise ValueError(f"`positions` of atoms {first[pair]} and {second[pair]} are the same: correct the structure.")
+        one, other = int(first[pair]), int(second[pair])
+        names = (
+            f"`positions` of atoms {one} and {other}" if one != other else f"`positions` of atom {one} and its image"
+        )
+        if distances[pair] < 1e-6:
+            raise ValueError(f"{names} are the same: correct the structure.")
+        raise ValueError(
+            f"{names} are {distances[pair]:.3g} Å apart, less than {MIN_DISTANCE} Å: correct the structure, or its "
+            "units (they must be Å, and no fractions of the cell)."
+        )
     receivers, senders = first.astype(np.int64), second.astype(np.int32)
     counts = np.bincount(receivers, minlength=n)
     needed = max(1, int(counts.max(initial=0)))
@@ -78,6 +86,55 @@ def neighbor_arrays(
     cell_shifts[receivers, column] = shift
     mask[receivers, column] = True
     return neighbors, cell_shifts, mask
+
+
+def _pairs(
+    positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool], cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return receivers and senders of all pairs in order, the lattice translations of the senders, and distances.
+
+    vesin 0.6 divides by zero, or never ends, in large cells of which one direction is open. A period that is longer
+    than the atoms extend by more than the cutoff takes its place. It also divides by zero where one edge is short and
+    the bins of the others are too many for it; there a tree finds the pairs.
+    """
+    import vesin  # imports ase where that is installed, which `import lesjax` must not
+
+    box = complete_cell(cell, pbc)
+    extents = np.ptp(positions @ np.linalg.inv(box), axis=0) + 1.01 * cutoff
+    box = box * np.where(pbc, 1.0, extents)[:, None]
+    bins = np.maximum(np.floor(heights(box, (True, True, True)) / cutoff), 1.0)
+    if bins.min() * (MAX_BINS / np.prod(bins)) ** (1 / 3) < 2.0 and np.prod(bins) > MAX_BINS:
+        return _pairs_by_tree(positions, box, cutoff)
+    n_threads = 1 if len(positions) < 4000 else 0  # for few atoms, starting threads costs more than it saves
+    calculator = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True, n_threads=n_threads)
+    first, second, shift, distances = calculator.compute(points=positions, box=box, periodic=True, quantities="ijSd")
+    return first, second, shift, distances
+
+
+def _pairs_by_tree(
+    positions: Float[np.ndarray, "n 3"], box: Float[np.ndarray, "3 3"], cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """As `_pairs`, for sparse boxes that are periodic in all directions."""
+    from scipy.spatial import KDTree
+
+    turns = np.floor(positions @ np.linalg.inv(box))
+    home = positions - turns @ box
+    low, high = home.min(axis=0) - cutoff, home.max(axis=0) + cutoff
+    reach = np.ceil(cutoff / heights(box, (True, True, True))).astype(int)
+    atoms, translations = [], []
+    for translation in itertools.product(*(range(-k, k + 1) for k in reach)):
+        images = home + np.array(translation, float) @ box
+        near = np.flatnonzero(((images >= low) & (images <= high)).all(axis=1))
+        atoms.append(near)
+        translations.append(np.tile(translation, (len(near), 1)))
+    atom, translation = np.concatenate(atoms), np.concatenate(translations)
+    images = KDTree(home[atom] + translation @ box)
+    found = KDTree(home).sparse_distance_matrix(images, cutoff, output_type="coo_matrix")
+    first, second, shift = found.row, atom[found.col], translation[found.col]
+    real = (first != second) | shift.any(axis=1)
+    order = np.flatnonzero(real)[np.lexsort((second[real], first[real]))]
+    first, second = first[order], second[order]
+    return first, second, (shift[order] + turns[first] - turns[second]).astype(int), found.data[order]
 
 
 def check_geometry(
@@ -105,6 +162,16 @@ def check_geometry(
 def heights(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> Float[np.ndarray, " d"]:
     """Distances of the lattice planes along the periodic directions, Å: of the cell's opposite faces."""
     return 1.0 / np.linalg.norm(np.linalg.pinv(cell[list(pbc)], rcond=1e-12), axis=0)
+
+
+def check_height(cell: Float[np.ndarray, "3 3"], pbc: tuple[bool, bool, bool]) -> None:
+    """Raise ValueError for a lattice in which an atom would be closer than `MIN_DISTANCE` to its images."""
+    lowest = float(np.min(heights(cell, pbc), initial=np.inf))
+    if lowest < MIN_DISTANCE:
+        raise ValueError(
+            f"`cell` has lattice planes {lowest:.3g} Å apart, less than {MIN_DISTANCE} Å: {cell.tolist()}. Check the "
+            "lattice and its units."
+        )
 
 
 def check_size(

@@ -39,6 +39,7 @@ from lesjax.neighbors.plan import (
 )
 from lesjax.numerics import inverse, matmul
 from lesjax.system import System
+from lesjax.validate import MAX_LENGTH, array, directions, not_negative, number, positive
 
 
 @jax.tree_util.register_dataclass
@@ -96,9 +97,15 @@ def allocate(
         ValueError: for a cutoff that is not positive, a negative skin, a singular cell, coordinates that are not
             finite, a cutoff that reaches over too many cells.
     """
-    host_positions, host_cell = np.asarray(positions, float), np.asarray(cell, float)
-    if not 0 <= skin < math.inf:
-        raise ValueError(f"`skin` must be zero or positive, got {skin}.")
+    host_positions = array("positions", positions, largest=math.inf, missing=True).astype(float)
+    host_cell = array("cell", cell, largest=MAX_LENGTH).astype(float)
+    if host_positions.shape != (len(host_positions), 3) or host_cell.shape != (3, 3):
+        raise ValueError(
+            f"`positions` and `cell` must have the shapes (n, 3) and (3, 3), got {host_positions.shape} and "
+            f"{host_cell.shape}."
+        )
+    pbc, cutoff = directions(pbc), number("cutoff", cutoff, positive)
+    skin = number("skin", skin, not_negative, bounded=True)
     check_geometry(host_positions, host_cell, pbc)
     plan, frame, region = make_plan(host_positions, host_cell, pbc, cutoff, skin, bins)
     if at_least is not None:

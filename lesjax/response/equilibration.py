@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lesjax.ewald import Solver, energy
 from lesjax.ewald.multipoles import Multipoles, mask_atoms
-from lesjax.ewald.sums import make_form
+from lesjax.ewald.sums import check_charges, make_form
 from lesjax.response.linear import Answer, stationary, total_field
 
 
@@ -79,8 +79,10 @@ def equilibrate(
             default.
         max_iterations: number of iterations after which `converged` is False.
     """
+    total_charge = jnp.asarray(total_charge)
+    check_charges(solver, positions, cell, electronegativity, atom_mask, hardness=hardness, total_charge=total_charge)
     dtype = positions.dtype
-    total_charge = jnp.asarray(total_charge).astype(dtype)
+    total_charge = total_charge.astype(dtype)
     sigma = jnp.asarray(solver.sigma).astype(dtype)
     chi = mask_atoms(electronegativity, atom_mask)
     padded = hardness if atom_mask is None else jnp.where(atom_mask, hardness, 1.0)

@@ -34,7 +34,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lesjax.ewald import Solver
 from lesjax.ewald.multipoles import Multipoles, make_multipoles, mask_atoms
-from lesjax.ewald.sums import Form, make_form
+from lesjax.ewald.sums import Form, check_charges, make_form
 from lesjax.response.linear import Answer, add, dot, scale, stationary, total_field
 
 
@@ -73,6 +73,9 @@ class _Problem(NamedTuple):
     alpha: Array | None
     external_potential: Array | None
     external_field: Array | None
+
+
+CHECKED_APART = ("solver", "positions", "cell", "charges", "atom_mask")
 
 
 def one_shot_induction(
@@ -280,7 +283,10 @@ def _induction(
 
 
 def _checked(problem: _Problem) -> _Problem:
-    """Check the shapes and set the response of padded atoms to zero."""
+    """Check the arrays and set the response of padded atoms to zero."""
+    arrays = {name: value for name, value in problem._asdict().items() if name not in CHECKED_APART}
+    geometry = problem.solver, problem.positions, problem.cell
+    check_charges(*geometry, problem.charges, problem.atom_mask, **arrays)
     shape = problem.charges.shape
     kappa, alpha, mask = problem.kappa, problem.alpha, problem.atom_mask
     if kappa is None and alpha is None:

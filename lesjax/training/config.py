@@ -221,7 +221,7 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         raise FileNotFoundError(f"There is no configuration {str(path)!r}; shipped with lesjax: {names}.")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of the encoding, of thousands of digits
         raise ValueError(f"{str(path)!r} is not a TOML file: {error}") from error
     for override in overrides:
         _apply(data, override)
@@ -255,6 +255,8 @@ def _apply(data: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
+    except ValueError as error:  # thousands of digits
+        raise ValueError(f"`--set {override[:60]}…` is no value: {error}") from error
     *tables, last = key.strip().split(".")
     node: Any = data
     for table in tables:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from lesjax import ewald, io
-from lesjax.models.checks import check_state
+from lesjax.models.checks import check_elements, check_state
 from lesjax.models.config import ModelConfig
 from lesjax.models.long_range.plan import grid_sizes, make_solver, plan_bucket
 from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
@@ -21,6 +21,7 @@ from lesjax.system import System, check_ghosts, electronic_state
 
 
 Periodic = bool | tuple[bool, bool, bool] | None
+LONE = re.compile("((isolated|single|lone|free)(atom|ion)|atoms?$)")
 
 
 @jax.tree_util.register_dataclass
@@ -56,11 +57,13 @@ class Dataset:
         buckets: stacked structures.
         members: index in the original list of each structure of each bucket.
         config: the model that it was made for, which sets neighbours, plans and reference energies.
+        config_types: entry ``config_type`` of each structure, empty where there is none.
     """
 
     buckets: tuple[Batch, ...]
     members: tuple[np.ndarray, ...]
     config: ModelConfig
+    config_types: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(map(len, self.members))
@@ -69,16 +72,37 @@ class Dataset:
 def is_lone(atoms: io.Atoms, cutoff: float | None = None, pbc: Periodic = None) -> bool:
     """Whether a structure is one atom without neighbours: open, marked as such, or without an image within the cutoff.
 
-    The mark is "IsolatedAtom" as `config_type`, in any spelling.
+    The mark is "IsolatedAtom" as `config_type`, both in any spelling, or a word like it, as "single_atom".
     """
     if len(atoms) != 1:
         return False
     directions = np.broadcast_to(atoms.pbc if pbc is None else pbc, 3)
-    mark = re.sub("[^a-z]", "", str(atoms.info.get("config_type", "")).lower())
-    if mark == "isolatedatom" or not directions.any():
+    marks = [value for key, value in atoms.info.items() if _letters(key) == "configtype"]
+    if any(LONE.match(_letters(mark)) for mark in marks) or not directions.any():
         return True
     a, b, c = map(bool, directions)
     return cutoff is not None and not neighbor_arrays(atoms.positions, atoms.cell.array, (a, b, c), cutoff)[2].any()
+
+
+def _letters(text: object) -> str:
+    return re.sub("[^a-z]", "", str(text).lower())
+
+
+def lone_atom_energies(
+    elements: Sequence[int],
+    frames: Sequence[io.Atoms],
+    labels: Sequence[io.Labels],
+    *,
+    cutoff: float | None = None,
+    pbc: Periodic = None,
+) -> Float[np.ndarray, " e"]:
+    """Lowest energy of a lone neutral atom of each element, eV, NaN where there is none; see `reference_energies`."""
+    lone: dict[int, list[float]] = {z: [] for z in elements}
+    for atoms, label in zip(frames, labels, strict=True):
+        is_neutral = np.nan_to_num(electronic_state(atoms)[0]) == 0.0
+        if np.isfinite(label.energy) and is_neutral and is_lone(atoms, cutoff, pbc):
+            lone.setdefault(int(atoms.numbers[0]), []).append(float(label.energy))
+    return np.array([min(lone[z], default=np.nan) for z in elements])
 
 
 def reference_energies(
@@ -103,13 +127,7 @@ def reference_energies(
     counts = np.array([[np.sum(atoms.numbers == z) for z in elements] for atoms in frames], float)
     energies = np.array([float(label.energy) for label in labels])
     has_energy = np.isfinite(energies)
-    lone = np.array([is_lone(atoms, cutoff, pbc) for atoms in frames])
-    neutral = np.nan_to_num([electronic_state(atoms)[0] for atoms in frames]) == 0.0
-    solution = np.full(len(elements), np.nan)
-    for i in range(len(elements)):
-        lone_of_element = has_energy & lone & neutral & (counts[:, i] == 1)
-        if lone_of_element.any():
-            solution[i] = energies[lone_of_element].min()
+    solution = lone_atom_energies(elements, frames, labels, cutoff=cutoff, pbc=pbc)
     free = np.isnan(solution)
     rows = has_energy & counts[:, free].any(axis=1)
     rest = energies - counts[:, ~free] @ solution[~free]
@@ -155,10 +173,9 @@ def make_dataset(
     file_indices = list(range(len(frames))) if indices is None else list(indices)
     for index, atoms in zip(file_indices, frames, strict=True):
         cutoff = config.short_range.cutoff
-        if atoms.numbers.all():
-            check_elements(config, atoms, index)
+        check_ghosts(atoms.numbers, where=f"Structure {index}: ")
+        check_elements(config.short_range.elements, atoms.numbers, f"Structure {index}")
         try:
-            check_ghosts(atoms.numbers)
             check_electronic_state(config, atoms)
             directions = False if is_lone(atoms, cutoff, pbc) else pbc
             systems.append(System.from_ase(atoms, cutoff=cutoff, pbc=directions))
@@ -195,7 +212,8 @@ def make_dataset(
             )
             buckets.append(jax.tree.map(jnp.asarray, batch))
             members.append(np.array(in_bucket))
-    return Dataset(buckets=tuple(buckets), members=tuple(members), config=config)
+    types = tuple(str(atoms.info.get("config_type", "")) for atoms in frames)
+    return Dataset(buckets=tuple(buckets), members=tuple(members), config=config, config_types=types)
 
 
 def plan_solvers(
@@ -215,17 +233,6 @@ def plan_solvers(
             except ValueError as error:
                 raise ValueError(f"Structure {index}: {error}") from error
         raise
-
-
-def check_elements(config: ModelConfig, atoms: io.Atoms, index: int | str) -> None:
-    """Raise ValueError for elements that the model does not know, with their names and those of the model."""
-    elements = config.short_range.elements
-    unknown = set(atoms.numbers.tolist()) - set(elements)
-    if unknown:
-        raise ValueError(
-            f"Structure {index} contains {io.element_names(unknown)}, but the model knows only "
-            f"{io.element_names(elements)}. Train on structures that contain all elements."
-        )
 
 
 def check_electronic_state(config: ModelConfig, atoms: io.Atoms) -> None:

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lesjax.models.ensemble import Ensemble
+from lesjax.progress import compilations
 from lesjax.runs import RunFolder
 from lesjax.training.config import Phase, RunConfig
 from lesjax.training.folder import check_folder, run_folder, write_description
@@ -31,15 +32,14 @@ from lesjax.training.loop import (
     Run,
     bar,
     check_lbfgs,
-    labels_set_sign,
     load_best,
-    phase_weights,
     start,
-    validated,
+    warn_of_charges,
 )
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.sign import align, decisive
 from lesjax.training.step import adam_step, lbfgs_step, update_rule
+from lesjax.training.validation import labels_set_sign, phase_weights, validated
 
 
 def train_ensemble(
@@ -53,7 +53,7 @@ def train_ensemble(
     Args:
         config: the run, see `load_config`.
         prepared: data in memory, instead of reading `config.data`.
-        quiet: no progress bar; by default where the output is not a terminal.
+        quiet: no progress, see `lesjax.progress.progress_bar`; by default where the output is not a terminal.
         together: one step of all members at once, by `vmap`, instead of one member on each core; by default where
             JAX does not run on CPUs.
 
@@ -68,8 +68,10 @@ def train_ensemble(
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
-    with folder.locked():
-        return _train_members(config, prepared, folder, quiet, together)
+    with folder.locked(), compilations(quiet):
+        ensemble = _train_members(config, prepared, folder, quiet, together)
+    warn_of_charges(ensemble.members())
+    return ensemble
 
 
 def _train_members(
@@ -86,7 +88,7 @@ def _train_members(
     with bar(len(runs) * sum(phase.epochs for phase in config.training.phases), epochs_of(runs), quiet) as report:
         run_all(runs, lambda _, record: report(epochs_of(runs), record))
     for run in runs:
-        run.orient_models()
+        run.finish_models()
     potentials = [load_best(run.folder.path) for run in runs]
     if not labels_set_sign(config.training):
         names = validated(phase_weights(config.training.phases[-1]))

@@ -5,6 +5,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,40 +15,15 @@ from lesjax import io
 from lesjax.models.checks import check_solution
 from lesjax.models.ensemble import Ensemble
 from lesjax.models.potential import Potential
+from lesjax.models.provenance import ChargeStatistics
+from lesjax.training.charges import StructureCharges, charge_statistics, split_charges
 from lesjax.training.data import Dataset, epoch_batches, make_dataset
+from lesjax.training.groups import Groups, groups
+from lesjax.training.parity import Parity
 from lesjax.training.sign import sign_is_free
 from lesjax.training.step import compare_rows
 from lesjax.training.terms import BORN, TERMS, Term, labelled_rows
-
-
-@dataclass(frozen=True)
-class Parity:
-    """Reference and predicted values of one kind, where there is a reference."""
-
-    reference: np.ndarray
-    predicted: np.ndarray
-
-    def rmse(self) -> float:
-        """Root mean square error."""
-        return float(np.sqrt(np.mean((self.predicted - self.reference) ** 2)))
-
-    def mae(self) -> float:
-        """Mean absolute error."""
-        return float(np.mean(np.abs(self.predicted - self.reference)))
-
-    def r2(self) -> float:
-        """Coefficient of determination; NaN where the reference does not vary."""
-        if np.ptp(self.reference) == 0:
-            return math.nan
-        spread = np.sum((self.reference - self.reference.mean()) ** 2)
-        return float(1.0 - np.sum((self.predicted - self.reference) ** 2) / spread)
-
-    def corr2(self) -> float:
-        """Square of Pearson's correlation, blind to a factor and an offset; NaN where one of the two does not vary."""
-        if np.ptp(self.reference) == 0 or np.ptp(self.predicted) == 0:
-            return math.nan
-        reference, predicted = self.reference - self.reference.mean(), self.predicted - self.predicted.mean()
-        return float((reference @ predicted) ** 2 / ((reference @ reference) * (predicted @ predicted)))
+from lesjax.validate import number, positive
 
 
 @dataclass(frozen=True)
@@ -86,11 +62,28 @@ class Evaluation:
             Energies are per atom and without the reference energies of the elements. Predictions of an ensemble are
             the mean of its members.
         calibration: error and spread of the same terms, for an ensemble.
+        by_element: errors of the labels of atoms for each element, with its number of atoms ``n_atoms``.
+        by_config_type: errors for each ``config_type`` of the structures, with ``n_structures``; empty where none has
+            one.
+        by_composition: the same for each composition, such as "H2O×64".
+        charges: statistics of the latent charges, labels or not, with the sign of the model; None for a short-range
+            model. For an ensemble, those of the mean of its members, channels summed.
     """
 
     metrics: dict[str, float | int]
     parity: dict[str, Parity]
     calibration: dict[str, Calibration] = field(default_factory=dict)
+    by_element: Groups = field(default_factory=dict)
+    by_config_type: Groups = field(default_factory=dict)
+    by_composition: Groups = field(default_factory=dict)
+    charges: ChargeStatistics | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Metrics, latent charges, ``units`` and the errors of groups, as in the JSON files of the command line."""
+        units = {term.short: term.unit for term in TERMS if term.short in self.parity}
+        groups = {name: value for name, value in vars(self).items() if name.startswith("by_") and value}
+        charges = {} if self.charges is None else self.charges.metrics()
+        return {**self.metrics, **charges, "units": units, **groups}
 
 
 def evaluate(
@@ -99,6 +92,7 @@ def evaluate(
     *,
     keys: io.Keys | None = None,
     pbc: bool | tuple[bool, bool, bool] | None = None,
+    mixed: str = "error",
     batch_size: int = 8,
     epsilon_infinity: float | str | None = None,
 ) -> Evaluation:
@@ -123,6 +117,7 @@ def evaluate(
             model.
         keys: names of the labels of structures.
         pbc: overrides the periodicity of structures.
+        mixed: "skip" leaves out structures that have a label under another name than most, see `lesjax.io.select`.
         batch_size: structures computed at once.
         epsilon_infinity: electronic dielectric constant; Born effective charges are multiplied by its root. "fit" for
             the value of least squares, which is reported in the metrics. By default the value of the data set, and one
@@ -135,8 +130,8 @@ def evaluate(
     if not isinstance(data, Dataset):
         needed = {"energy", "forces", *potential.config.state_inputs}
         needed |= {"total_charge"} if potential.config.needs_total_charge else set()
-        chosen = io.select(data, keys, needed=needed)
-        dataset = make_dataset(potential.config, chosen.frames, chosen.labels, pbc)
+        chosen = io.select(data, keys, mixed=mixed, needed=needed)
+        dataset = make_dataset(potential.config, chosen.frames, chosen.labels, pbc, chosen.members)
     else:
         dataset = data
         if keys is not None or pbc is not None:
@@ -149,10 +144,12 @@ def evaluate(
     if epsilon_infinity is not None:
         dataset = _with_epsilon(dataset, epsilon_infinity)
     parity, spread = {}, {}
-    for name, (reference, predicted) in _values(potential, dataset, batch_size).items():
-        if len(reference):
-            parity[name] = Parity(reference, predicted.mean(axis=0))
-            spread[name] = predicted.std(axis=0, ddof=1) if len(predicted) > 1 else None
+    values, structures = _values(potential, dataset, batch_size)
+    for name, pair in values.items():
+        if len(pair.reference):
+            members = pair.predicted
+            parity[name] = dataclasses.replace(pair, predicted=members.mean(axis=0))
+            spread[name] = members.std(axis=0, ddof=1) if len(members) > 1 else None
     terms = [term for term in TERMS if term.short in parity]
     signed = [term for term in terms if term.signed]
     if not terms:
@@ -168,7 +165,7 @@ def evaluate(
     scored = {name: term for term in signed for name in (term.short, *term.names_of_parts()) if name in parity}
     for name, term in scored.items():
         factor = born_factor if term is BORN else sign
-        parity[name] = Parity(parity[name].reference, factor * parity[name].predicted)
+        parity[name] = dataclasses.replace(parity[name], predicted=factor * parity[name].predicted)
         spread[name] = None if spread[name] is None else abs(factor) * spread[name]
     for term in terms:
         metrics[f"{term.short}_rmse"] = parity[term.short].rmse()
@@ -184,14 +181,23 @@ def evaluate(
             rank = calibrations[term.short].spearman()
             if math.isfinite(rank):
                 metrics[f"{term.short}_spearman"] = rank
-    return Evaluation(metrics, {term.short: parity[term.short] for term in terms}, calibrations)
+    of_terms = {term.short: parity[term.short] for term in terms}
+    charges = charge_statistics(structures, _initial_size(potential)) if structures else None
+    return Evaluation(metrics, of_terms, calibrations, *groups(of_terms, dataset), charges)
+
+
+def _initial_size(potential: Potential | Ensemble) -> float | None:
+    """Size of the charges before training, if the model knows it; of the first member of an ensemble."""
+    provenance = (potential[0] if isinstance(potential, Ensemble) else potential).provenance
+    return None if provenance is None or provenance.charges is None else provenance.charges.initial_size
 
 
 def _with_epsilon(dataset: Dataset, epsilon_infinity: float | str) -> Dataset:
     """Return the data set with this electronic dielectric constant; one if it is to be fitted."""
-    if epsilon_infinity != "fit" and (isinstance(epsilon_infinity, str) or not epsilon_infinity > 0):
+    if isinstance(epsilon_infinity, str) and epsilon_infinity != "fit":
         raise ValueError(f"`epsilon_infinity` must be a positive number or 'fit', got {epsilon_infinity!r}.")
-    value = 1.0 if epsilon_infinity == "fit" else float(epsilon_infinity)
+    fitted = isinstance(epsilon_infinity, str)
+    value = 1.0 if fitted else number("epsilon_infinity", epsilon_infinity, positive, bounded=True)
     buckets = (
         dataclasses.replace(bucket, epsilon_infinity=jnp.full_like(bucket.epsilon_infinity, value))
         for bucket in dataset.buckets
@@ -221,13 +227,18 @@ def fitted_epsilon(pair: Parity, sign: float) -> float:
 
 def _values(
     potential: Potential | Ensemble, dataset: Dataset, batch_size: int
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return, by term and part, flattened references in the order of the structures and predictions [m, values]."""
+) -> tuple[dict[str, Parity], list[StructureCharges]]:
+    """Return values by term and part, in the order of the structures, with predictions [m, values] of m members.
+
+    And the latent charges of all structures, if there are any.
+    """
     potentials = [member.core() for member in (potential if isinstance(potential, Ensemble) else [potential])]
     labelled = [labelled_rows(bucket) for bucket in dataset.buckets]
-    values: dict[str, dict[int, tuple[np.ndarray, np.ndarray]]] = {}
+    values: dict[str, dict[int, Parity]] = {}
+    structures: list[StructureCharges] = []
     for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
         batch = dataset.buckets[bucket]
+        elements = np.asarray(batch.system.atomic_numbers)
         # costly terms are left out of batches without their labels, others of whole buckets: fewer compilations
         names = tuple(
             term.name
@@ -235,11 +246,17 @@ def _values(
             if term.name in labelled[bucket]
             and np.any(labelled[bucket][term.name][rows[mask]] if term.costly else labelled[bucket][term.name])
         )
-        members = []
+        members, member_charges = [], []
         for member in potentials:
-            pairs, solution = jax.device_get(compare_rows(member, batch, rows, mask, names))
+            pairs, solution, charges = jax.device_get(compare_rows(member, batch, rows, mask, names))
             check_solution(*solution)
             members.append(pairs)
+            member_charges.append(charges)
+        if member_charges[0] is not None:
+            # channels mix freely between members
+            of_all = [charges.sum(axis=2, keepdims=True) for charges in member_charges]
+            mean = np.mean(of_all, axis=0) if len(of_all) > 1 else member_charges[0]
+            structures += split_charges(mean, batch.system, rows, mask)
         for term in (term for term in TERMS if term.name in members[0]):
             reference, has_label = members[0][term.name].reference, members[0][term.name].known
             predicted = np.stack([pairs[term.name].predicted for pairs in members], axis=1)
@@ -248,13 +265,19 @@ def _values(
                     selected = has_label[k] & part
                     structure = int(dataset.members[bucket][rows[k]])
                     labels, outputs = reference[k][selected], predicted[k][:, selected]
-                    pair = np.asarray(labels, np.float64), np.asarray(outputs, np.float64)
-                    values.setdefault(name, {})[structure] = pair
+                    values.setdefault(name, {})[structure] = Parity(
+                        np.asarray(labels, np.float64),
+                        np.asarray(outputs, np.float64),
+                        np.full(len(labels), structure),
+                        elements[rows[k]][np.nonzero(selected)[0]] if term.per_atom else None,
+                    )
     result = {}
     for name, by_structure in values.items():
-        references, predictions = zip(*(by_structure[i] for i in sorted(by_structure)), strict=True)
-        result[name] = np.concatenate(references), np.concatenate(predictions, axis=1)
-    return result
+        pairs = [by_structure[i] for i in sorted(by_structure)]
+        columns = zip(*(vars(pair).values() for pair in pairs), strict=True)
+        joined = (None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in columns)
+        result[name] = Parity(*joined)  # pyright: ignore[reportArgumentType]
+    return result, structures
 
 
 def evaluate_file(
@@ -263,12 +286,13 @@ def evaluate_file(
     *,
     keys: io.Keys | None = None,
     pbc: bool | None = None,
+    mixed: str = "error",
     epsilon_infinity: float | str | None = None,
 ) -> Evaluation:
     """Apply `evaluate` to a file that ase reads; an error names the file."""
     frames = io.read(path)
     try:
-        return evaluate(potential, frames, keys=keys, pbc=pbc, epsilon_infinity=epsilon_infinity)
+        return evaluate(potential, frames, keys=keys, pbc=pbc, mixed=mixed, epsilon_infinity=epsilon_infinity)
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
 

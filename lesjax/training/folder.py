@@ -6,6 +6,7 @@ import platform
 
 import jax
 
+from lesjax.models.storage import read
 from lesjax.runs import RunFolder
 from lesjax.schema import to_plain
 from lesjax.training.config import RunConfig
@@ -29,27 +30,29 @@ def run_folder(path: str | os.PathLike) -> RunFolder:
 
 
 def has_begun(folder: RunFolder) -> bool:
-    """Return whether a run has left anything in `folder` that another one would overwrite."""
-    traces = ("model", folder.checkpoint.name, f"members/*/{folder.checkpoint.name}")
-    return any(any(folder.path.glob(name)) for name in traces)
+    """Return whether a run has left more than its description and a log, which another one would overwrite."""
+    least = {folder.description.name, folder.log.name, "members"}
+    paths = [*folder.path.glob("*"), *folder.path.glob("members/*/*")]
+    return any(folder.writes(path.name) and path.name not in least for path in paths)
 
 
 def check_folder(config: RunConfig, folder: RunFolder) -> None:
     """Refuse a folder of another run, of files that no run wrote, or of a run of which parts are gone.
 
     Raises:
-        ValueError: see `RunFolder.check`; and where the models that belong to a checkpoint are gone.
+        ValueError: see `RunFolder.check`; and where the models that belong to a checkpoint are gone or damaged.
     """
+    folder.check_files()
     content = folder.read_description()
-    if content is None:
-        folder.check_files()
-    elif has_begun(folder):
+    if content is not None and has_begun(folder):
         # without a fingerprint nothing but its path tells the data
         free = folder.free if content.get("fingerprint") is not None else folder.free - {"data.train", "data.valid"}
         folder.check(to_plain(config), dtype=_dtype(), free=free)
         for model in (folder.path / name for name in MODELS if folder.checkpoint.exists()):
-            if not model.is_dir():
-                raise folder.incomplete(model)
+            try:
+                read(model)
+            except FileNotFoundError as error:
+                raise folder.incomplete(model) from error
 
 
 def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) -> None:

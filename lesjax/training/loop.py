@@ -9,7 +9,8 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -19,19 +20,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lesjax.models.checks import check_solution
 from lesjax.models.potential import Potential, load
+from lesjax.models.provenance import collapse_text, has_collapsed, has_learned_charges
 from lesjax.models.storage import flatten, unflatten
-from lesjax.runs import RunFolder, progress_bar
+from lesjax.progress import compilations, progress_bar
+from lesjax.runs import RunFolder
+from lesjax.training.charges import charge_size, charges_of
 from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
+from lesjax.training.finish import finish
 from lesjax.training.folder import MODELS, check_folder, run_folder, write_description
 from lesjax.training.initialize import initial_state, scaled_potential
-from lesjax.training.losses import Sums, loss_of_sums
 from lesjax.training.prepare import Prepared, prepare
-from lesjax.training.sign import decisive, flip, orient
-from lesjax.training.step import adam_step, evaluate_rows, lbfgs_step, update_rule
-from lesjax.training.terms import TERMS, Weights
+from lesjax.training.sign import flip
+from lesjax.training.step import adam_step, lbfgs_step, update_rule
+from lesjax.training.terms import Weights
+from lesjax.training.validation import dataset_errors, phase_weights, sets_sign, validated
 
 
 class DivergedError(RuntimeError):
@@ -51,6 +55,8 @@ class TrainProgress:
     plateau_waited: int = 0
     plateau_factor: float = 1.0
     seconds: float = 0.0
+    initial_charges: float | None = None
+    charges_collapsed: bool = False
 
 
 def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | None = None) -> Potential:
@@ -62,7 +68,7 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     Args:
         config: the run, see `load_config`.
         prepared: data in memory, instead of reading `config.data`.
-        quiet: no progress bar; by default where the output is not a terminal.
+        quiet: no progress, see `lesjax.progress.progress_bar`; by default where the output is not a terminal.
 
     Returns:
         The potential with the best validation loss.
@@ -80,12 +86,24 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
     check_lbfgs(config.training, prepared.train)
-    with folder.locked():
+    with folder.locked(), compilations(quiet):
         run = start(config, prepared)
         with bar(sum(p.epochs for p in config.training.phases), run.progress.epoch, quiet) as report:
             run.run(report)
-        run.orient_models()
-        return load_best(folder.path)
+        run.finish_models()
+    potential = load_best(folder.path)
+    warn_of_charges([potential])
+    return potential
+
+
+def warn_of_charges(potentials: Iterable[Potential]) -> None:
+    """Warn of the charges of trained models that are not as they should be: of the first with each kind of fault."""
+    texts: dict[str, str] = {}
+    for potential in potentials:
+        if potential.provenance is not None and potential.provenance.charges is not None:
+            texts = potential.provenance.charges.warnings(potential.config) | texts
+    for text in texts.values():
+        warnings.warn(text, stacklevel=3)
 
 
 def load_best(folder: str | pathlib.Path) -> Potential:
@@ -107,7 +125,11 @@ def start(config: RunConfig, prepared: Prepared) -> "Run":
     state = initial_state(section, potential)
     progress = TrainProgress()
     checkpoint = folder.read_checkpoint()
-    if checkpoint is not None:
+    if checkpoint is None and has_learned_charges(prepared.model):
+        valid, names = prepared.train if prepared.valid is None else prepared.valid, phase_weights(section.phases[0])
+        size = charge_size(charges_of(potential, valid, validated(names), section.batch_size))
+        progress.initial_charges = size if math.isfinite(size) else None
+    elif checkpoint is not None:
         state = unflatten(state, checkpoint.arrays, str(folder.checkpoint))
         progress = TrainProgress(**checkpoint.host)
     folder.rewind(checkpoint)
@@ -257,6 +279,11 @@ class Run:
         record |= {"valid_loss": valid_loss, **metrics, "seconds": round(progress.seconds, 3)}
         self.folder.append(record)
         report(progress.epoch, record)
+        size = metrics.get("charges_size", math.inf)
+        if not progress.charges_collapsed and has_collapsed(potential.config, size, progress.initial_charges):
+            progress.charges_collapsed = True
+            text = collapse_text(potential.config, size, progress.initial_charges)
+            warnings.warn(f"Epoch {progress.epoch}: {text}", stacklevel=2)
         if valid_loss < progress.best_loss:
             progress.best_loss, progress.evaluations_since_best = valid_loss, 0
             self.best = potential
@@ -277,7 +304,7 @@ class Run:
         """Potential to validate and save: with the running average of the parameters if there is one."""
         potential = self.state["potential"]
         params = self.state["ema"] if self.section.ema > 0 else potential.params
-        return Potential(params, potential.signs, self.prepared.model)
+        return Potential(params, potential.signs, self.prepared.model, self.prepared.provenance)
 
     def checkpoint(self) -> None:
         """Write the models, then the checkpoint."""
@@ -293,26 +320,13 @@ class Run:
             self.best.save(self.folder.path / "model")
             self.best_saved = True
 
-    def orient_models(self) -> None:
-        """Give the charges of the models on disk the sign of the convention, unless labels have set it."""
-        if labels_set_sign(self.section):
-            return
-        dataset = decisive(self.prepared.train, self.prepared.valid)
-        arguments = (dataset, validated(phase_weights(self.section.phases[-1])), self.section.batch_size)
+    def finish_models(self) -> None:
+        """Give the models on disk the sign of the convention, unless labels have set it, and their provenance."""
         for name in MODELS:
-            oriented = orient(load(self.folder.path / name), *arguments)
-            if oriented is not None:
-                oriented.save(self.folder.path / name)
-
-
-def labels_set_sign(section: TrainingSection) -> bool:
-    """Return whether any phase trains on labels that depend on the sign of the latent charges."""
-    return any(map(sets_sign, section.phases))
-
-
-def sets_sign(phase: Phase) -> bool:
-    """Return whether a phase trains on labels that depend on the sign of the latent charges."""
-    return any(term.signed and term.name in phase_weights(phase) for term in TERMS)
+            potential = load(self.folder.path / name)
+            finished = finish(potential, self.prepared, self.section, self.progress.initial_charges)
+            if finished is not potential:
+                finished.save(self.folder.path / name)
 
 
 def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
@@ -324,16 +338,6 @@ def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
                 f"`training.phases[{i}].lbfgs` needs the training set in one batch, but it has {n_batches}: "
                 "raise `training.batch_size`, or use L-BFGS only for sets whose structures have about one size."
             )
-
-
-def phase_weights(phase: Phase) -> Weights:
-    """Positive weights of a phase: a term with a weight of zero is left out and costs nothing."""
-    return {name: weight for name, weight in phase.weights.items() if weight > 0}
-
-
-def validated(weights: Weights) -> tuple[str, ...]:
-    """Terms of a validation: all of the loss, and others that cost no further pass through the model."""
-    return tuple(term.name for term in TERMS if term.name in weights or not term.costly)
 
 
 def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> float:
@@ -348,40 +352,15 @@ def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> fl
     return phase.learning_rate * factor
 
 
-def dataset_errors(
-    potential: Potential, dataset: Dataset, batch_size: int, weights: Weights
-) -> tuple[float, dict[str, float]]:
-    """Loss of the whole set, and RMSE and MAE of each `validated` term with labels.
-
-    Raises:
-        ValueError: for induced or equilibrated charges that have no solution.
-    """
-    batches = []
-    for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        sums, prediction = evaluate_rows(potential, dataset.buckets[bucket], rows, mask, validated(weights))
-        check_solution(prediction.induction, prediction.equilibration)
-        batches.append(sums)
-    batches = jax.device_get(batches)
-    totals, metrics = {}, {}
-    for term in TERMS:
-        parts = [sums[term.name] for sums in batches if term.name in sums]
-        total = Sums(*np.sum(parts, axis=0, dtype=float)) if parts else None
-        if total is not None and total.number > 0:
-            totals[term.name] = total
-            metrics[f"{term.short}_rmse"] = math.sqrt(total.squares / total.number)
-            metrics[f"{term.short}_mae"] = float(total.magnitudes / total.number)
-    return float(loss_of_sums(totals, weights)), metrics
-
-
 @contextmanager
 def bar(total: int, done: int, quiet: bool | None) -> Iterator[Any]:
-    """Progress bar with the validation loss and the time left."""
+    """Progress with the validation loss and the error of the forces."""
     with progress_bar("epoch", total, done, quiet) as show:
 
         def report(epoch: int, record: dict[str, Any]) -> None:
             text = f"validation loss {record['valid_loss']:.3g}"  # with the forces just in 80 columns
             if "forces_rmse" in record:
-                text += f", forces {1e3 * record['forces_rmse']:.3g} meV/Å"
+                text += f", forces {record['forces_rmse']:.3g} eV/Å"
             show(epoch, text)
 
         yield report

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from lesjax.models.potential import Potential, Prediction, predict
+from lesjax.models.potential import Potential, predict
+from lesjax.models.prediction import Prediction
 from lesjax.training.data import Batch
 from lesjax.training.terms import TERMS, Weights
 

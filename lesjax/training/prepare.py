@@ -11,12 +11,16 @@ import numpy as np
 
 from lesjax import io
 from lesjax.models.config import ModelConfig
+from lesjax.models.provenance import Provenance
+from lesjax.runs import lesjax_version
 from lesjax.system import check_ghosts, electronic_state
 from lesjax.training.config import DataConfig, RunConfig
-from lesjax.training.data import Dataset, is_lone, make_dataset, reference_energies
+from lesjax.training.data import Dataset, is_lone, lone_atom_energies, make_dataset, reference_energies
 from lesjax.training.terms import TERMS, labelled
 
 
+# files that a saved model names
+MAX_FILES = 20
 # reason why no structure has a label, by `Term.where`
 NOWHERE = {
     "any": "no structure has it. Leave it out.",
@@ -31,7 +35,7 @@ class Prepared:
     """Data and model of a run; `valid` and `test` are None where there is no such set.
 
     `fingerprint` identifies the training and validation data, see `fingerprint`; None where it is not known. `files`
-    has a line about each file that was read.
+    has a line about each file that was read. `provenance` is what a saved model says about its data.
     """
 
     model: ModelConfig
@@ -40,6 +44,7 @@ class Prepared:
     test: Dataset | None = None
     fingerprint: str | None = None
     files: tuple[str, ...] = ()
+    provenance: Provenance | None = None
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -50,10 +55,10 @@ def prepare(config: RunConfig) -> Prepared:
     """
     data, cutoff = config.data, config.model.short_range.cutoff
     source = _read("train", data.train, config)
-    files = source.files
+    files, contents = source.files, source.contents
     if data.valid is not None:
         train, valid = source, _read("valid", data.valid, config)
-        files += valid.files
+        files, contents = files + valid.files, contents + valid.contents
     else:
         # lone atoms fix the reference energies, and are no sample of anything
         drawn = np.array([i for i, atoms in enumerate(source.frames) if not is_lone(atoms, cutoff, source.pbc)], int)
@@ -75,6 +80,7 @@ def prepare(config: RunConfig) -> Prepared:
         valid=valid.dataset(model) if valid.frames else None,
         fingerprint=fingerprint(train, valid),
         files=files,
+        provenance=_provenance(model, data, train, valid, contents),
     )
     check_labels(config, prepared, train.name, valid.name)
     if data.test is None:
@@ -89,7 +95,10 @@ def prepare(config: RunConfig) -> Prepared:
 
 @dataclass(frozen=True)
 class _Source:
-    """Structures of one or several files, or some of them, with their labels, weights and indices in the files."""
+    """Structures of one or several files, or some of them, with their labels, weights and indices in the files.
+
+    `files` has a line for each file, `contents` the same without its folder.
+    """
 
     name: str
     frames: list[io.Atoms]
@@ -99,6 +108,7 @@ class _Source:
     files: tuple[str, ...]
     pbc: bool | tuple[bool, bool, bool] | None
     epsilon_infinity: float = 1.0
+    contents: tuple[str, ...] = ()
 
     def take(self, members: list[int]) -> "_Source":
         """Return some of the structures."""
@@ -134,7 +144,7 @@ def _read(name: str, path: str | tuple[str, ...], config: RunConfig) -> _Source:
     pbc = None if isinstance(data.pbc, str) else data.pbc
     where = f"`data.{name}` = {path if isinstance(path, str) else list(path)!r}"
     source = _Source(where if len(files) > 1 else f"`data.{name}` = {str(files[0])!r}", [], [], [], [], (), pbc)
-    lines = []
+    lines, contents = [], []
     for file in files:
         frames = io.read(file)
         if name == "train" and data.max_frames is not None:
@@ -151,7 +161,10 @@ def _read(name: str, path: str | tuple[str, ...], config: RunConfig) -> _Source:
         source.weights.extend(chosen.weights)
         names = ", ".join(chosen.names.values()) or "no labels"
         lines.append(f"data.{name}: {file}: {len(chosen.members)} structures; {names}")
-    source = dataclasses.replace(source, files=tuple(lines), epsilon_infinity=data.epsilon_infinity)
+        contents.append(f"data.{name}: {file.name}: {len(chosen.members)} structures; {names}")
+    source = dataclasses.replace(
+        source, files=tuple(lines), contents=tuple(contents), epsilon_infinity=data.epsilon_infinity
+    )
     # no weight counts in a test; all of them are one there
     return source if name == "test" else _weighed(source)
 
@@ -183,6 +196,8 @@ def _weighed(source: _Source) -> _Source:
     if len(kept) < len(labels):
         number = len(labels) - len(kept)
         warnings.warn(f"{source.name}: {number} structures of weight 0 are left out.", stacklevel=2)
+    if labels and not kept:
+        raise ValueError(f"{source.name}: all {len(labels)} structures have the weight 0. Leave one a weight.")
     return dataclasses.replace(source, labels=labels).take(kept)
 
 
@@ -206,6 +221,29 @@ def fingerprint(*sources: _Source) -> str:
     return digest.hexdigest()
 
 
+def _provenance(
+    model: ModelConfig, data: DataConfig, train: _Source, valid: _Source, contents: tuple[str, ...]
+) -> Provenance:
+    """What a saved model says about its data, the same for the same data in any folder."""
+    elements = model.short_range.elements
+    if isinstance(data.reference_energies, dict):
+        how = ["given"] * len(elements)
+    elif data.reference_energies == "none":
+        how = ["none"] * len(elements)
+    else:
+        lone = lone_atom_energies(elements, train.frames, train.labels, cutoff=model.short_range.cutoff, pbc=train.pbc)
+        how = ["fitted" if np.isnan(energy) else "lone atom" for energy in lone]
+    rest = len(contents) - MAX_FILES
+    return Provenance(
+        lesjax_version(),
+        data=contents if rest <= 0 else (*contents[:MAX_FILES], f"{rest} more files"),
+        fingerprint=fingerprint(train, valid),
+        n_train=len(train.frames),
+        n_valid=len(valid.frames),
+        reference_energies=dict(zip((io.chemical_symbols[z] for z in elements), how, strict=True)),
+    )
+
+
 def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_name: str) -> None:
     """Raise ValueError where a phase has a weight for a label that no structure has or that cannot be computed."""
     train, valid = labelled(prepared.train), labelled(prepared.valid) if prepared.valid is not None else None
@@ -218,11 +256,12 @@ def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_n
             if term.name not in train:
                 kind = "" if term.where == "any" else f"{term.where} "
                 names = ", ".join(config.data.keys.names(term.name))
+                virial = " (a virial: in `data.keys.virial`)" if term.name == "stress" else ""
                 order = f"{term.name}_order"
                 order = f", their order in `data.keys.{order}`," if hasattr(config.data.keys, order) else ""
                 raise ValueError(
                     f"{key} is positive, but no {kind}structure of {train_name} has {term.name}; looked for {names}. "
-                    f"Name the key in `data.keys.{term.name}`{order} or leave the weight out."
+                    f"Name the key in `data.keys.{term.name}`{virial}{order} or leave the weight out."
                 )
             if "charges" in term.needs and config.model.long_range is None:
                 raise ValueError(f"{key} is positive, but `model.long_range` = false leaves no charges. Leave it out.")

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential
-from lesjax.training.data import Dataset, epoch_batches
-from lesjax.training.step import evaluate_rows
+from lesjax.training.charges import charges_of
+from lesjax.training.data import Dataset
 
 
 # Electronegativities of the elements from hydrogen to plutonium; 0 where there is none
@@ -52,14 +53,19 @@ def orient(potential: Potential, dataset: Dataset, names: tuple[str, ...], batch
         names: terms that are computed as well: terms of the validation, for which all is compiled.
         batch_size: structures computed at once.
     """
-    elements = [z for z in potential.config.short_range.elements if z <= len(PAULING)]
-    if len(elements) < 2 or not sign_is_free(potential, dataset):
+    negative = most_electronegative(potential.config)
+    if negative is None or not sign_is_free(potential, dataset):
         return None
-    negative = max(elements, key=lambda z: PAULING[z - 1])
-    charges, numbers = charges_of(potential, dataset, names, batch_size)
+    charges, numbers = _all_charges(potential, dataset, names, batch_size)
     totals = charges[numbers == negative].sum(axis=0)
     signs = np.where(totals > 0, -1.0, 1.0)
     return None if np.all(signs > 0) else flip(potential, signs)
+
+
+def most_electronegative(config: ModelConfig) -> int | None:
+    """Return the atomic number of the element that is negative by the convention; None where there is but one."""
+    elements = [z for z in config.short_range.elements if z <= len(PAULING)]
+    return max(elements, key=lambda z: PAULING[z - 1]) if len(elements) > 1 else None
 
 
 def align(
@@ -71,7 +77,7 @@ def align(
     """
     if not sign_is_free(potentials[0], dataset):
         return list(potentials)
-    charges = [charges_of(potential, dataset, names, batch_size)[0] for potential in potentials]
+    charges = [_all_charges(potential, dataset, names, batch_size)[0] for potential in potentials]
     overlaps = [np.sum(member_charges * charges[0], axis=0) for member_charges in charges]
     return [
         potential if np.all(overlap >= 0) else flip(potential, np.where(overlap < 0, -1.0, 1.0))
@@ -87,21 +93,20 @@ def sign_is_free(potential: Potential, dataset: Dataset) -> bool:
     return potential.config.long_range.charges.sign_is_free(np.concatenate(totals))
 
 
-def charges_of(
+def _all_charges(
     potential: Potential, dataset: Dataset, names: tuple[str, ...], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Latent charges of all atoms, [n, c], and their atomic numbers; arguments as in `orient`."""
-    charges, numbers = [], []
-    for bucket, rows, mask in epoch_batches(dataset, batch_size, None):
-        system = dataset.buckets[bucket].system
-        real = np.asarray(system.atom_mask)[rows] & mask[:, None]
-        batch_charges = evaluate_rows(potential.core(), dataset.buckets[bucket], rows, mask, names)[1].charges
-        charges.append(np.asarray(batch_charges)[real])
-        numbers.append(np.asarray(system.atomic_numbers)[rows][real])
-    return np.concatenate(charges), np.concatenate(numbers)
+    structures = charges_of(potential, dataset, names, batch_size)
+    return np.concatenate([s.charges for s in structures]), np.concatenate([s.numbers for s in structures])
 
 
 def flip(potential: Potential, signs: np.ndarray | float) -> Potential:
     """Multiply the latent charges, dipoles and quadrupoles of each channel by its sign."""
     assert potential.signs is not None
-    return dataclasses.replace(potential, signs=potential.signs * jnp.asarray(signs, potential.signs.dtype))
+    flipped = potential.signs * jnp.asarray(signs, potential.signs.dtype)
+    provenance = potential.provenance
+    if provenance is not None and provenance.charges is not None:
+        factors = np.broadcast_to(np.asarray(signs, float), potential.signs.shape)
+        provenance = dataclasses.replace(provenance, charges=provenance.charges.flipped(factors))
+    return dataclasses.replace(potential, signs=flipped, provenance=provenance)

@@ -10,7 +10,8 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from lesjax.models.config import ModelConfig
-from lesjax.models.potential import Potential, Prediction, Solved
+from lesjax.models.potential import Potential, Solved
+from lesjax.models.prediction import Prediction
 from lesjax.models.short_range import find, name_of
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Batch, take
@@ -135,7 +136,7 @@ def evaluate_rows(
 @partial(jax.jit, static_argnums=4)
 def compare_rows(
     potential: Potential, bucket: Batch, rows: Array, mask: Array, names: tuple[str, ...]
-) -> tuple[dict[str, Pair], Solved]:
-    """Values of these terms for some rows of a bucket, and the flags of induced or equilibrated charges."""
+) -> tuple[dict[str, Pair], Solved, Array | None]:
+    """Values of these terms for some rows of a bucket, flags of induced or equilibrated charges, and the charges."""
     pairs, prediction = compare(potential, take(bucket, rows, mask), names)
-    return pairs, (prediction.induction, prediction.equilibration)
+    return pairs, (prediction.induction, prediction.equilibration), prediction.charges

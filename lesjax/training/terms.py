@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lesjax.models.potential import Potential, Prediction, predict_born_charges
+from lesjax.models.potential import Potential, predict_born_charges
+from lesjax.models.prediction import Prediction
 from lesjax.properties import dipole_moment, quadrupole_moment, traceless
 from lesjax.training.data import Batch, Dataset
 
@@ -33,13 +34,11 @@ class Term:
     Attributes:
         name: name in weights and messages, and of the label in a file.
         title: title in tables and plots.
-        unit: unit of metrics and of the square root of the loss.
+        unit: unit of metrics, tables and plots, and of the square root of the loss.
         predicted: values of a batch from potential and prediction.
         reference: values of the labels of a batch, NaN where there are none.
         per_atom: whether the second axis of the values counts atoms.
         short: name in metrics and plots, `name` if it is empty.
-        table_unit: unit in tables and plots, `unit` if it is empty.
-        table_scale: one `unit` in `table_unit`.
         where: structures that have it: "periodic" in all directions, "open" in all, or any.
         needs: entries of `Prediction` that `predicted` uses and that some models or calls leave out.
         signed: whether it changes its sign with the latent charges; such terms have the scores R² besides errors.
@@ -56,8 +55,6 @@ class Term:
     reference: Callable[[Batch], Any]
     per_atom: bool = False
     short: str = ""
-    table_unit: str = ""
-    table_scale: float = 1.0
     where: Literal["any", "periodic", "open"] = "any"
     needs: tuple[str, ...] = ()
     signed: bool = False
@@ -68,7 +65,6 @@ class Term:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "short", self.short or self.name)
-        object.__setattr__(self, "table_unit", self.table_unit or self.unit)
 
     def applies(self, pbc: Pbc) -> bool:
         """Return whether structures with these periodic directions have it."""
@@ -144,7 +140,7 @@ BORN = Term(
 TERMS = (
     Term(
         "energy", "energy per atom", "eV/atom", lambda _, prediction, batch: prediction.energy / _n_atoms(batch),
-        lambda batch: batch.labels.energy / _n_atoms(batch), table_unit="meV", table_scale=1e3,
+        lambda batch: batch.labels.energy / _n_atoms(batch),
     ),
     Term(
         "forces", "forces", "eV/Å", lambda _, prediction, batch: prediction.forces, attrgetter("labels.forces"),

@@ -1,13 +1,17 @@
 """What is read off trajectories, against direct sums and cases that are known."""
 
+import ase.io
 import ase.units
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.singlepoint import SinglePointCalculator
 
+from lesjax import cli, io, properties
 from lesjax.dynamics import analysis
+from lesjax.system import System
 
 
 def test_radial_distribution_counts_neighbours():
@@ -87,3 +91,86 @@ def test_pressure_and_temperature_of_an_ideal_gas():
 def test_errors(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+SPRING = {"temperature": 300.0, "resolution": 60.0}
+
+
+def oscillating(wavenumber, interval=1.0, steps=4000):
+    """Frames of a charge of 0.7 e on three equal springs at 300 K, the directions a third of a turn apart."""
+    omega = 2.0 * np.pi * wavenumber / 33356.40952  # 1 cm⁻¹ is a period of 33356 fs
+    turns = omega * interval * np.arange(steps)[:, None] + np.array([0.0, 2.0, 4.0]) * np.pi / 3.0
+    # kT for the sum of kinetic and potential energy along each spring, amu and ase's unit of time
+    velocities = -np.sqrt(2.0 * ase.units.kB * 300.0 / 2.0) * np.sin(turns)
+    frames = []
+    for step, velocity in enumerate(velocities):
+        atoms = Atoms("H", [[0.0, 0.0, 0.0]], masses=[2.0], cell=[8.0, 8.0, 8.0], pbc=True)
+        atoms.set_velocities(velocity[None])
+        atoms.info["time_fs"] = step * interval
+        atoms.calc = SinglePointCalculator(atoms, born_effective_charges=0.7 * np.eye(3).reshape(1, 9))
+        frames.append(atoms)
+    return frames
+
+
+def test_infrared_spectrum_of_a_charge_on_a_spring():
+    frames = oscillating(1640.0)
+    found = analysis.infrared_spectrum(frames, **SPRING)
+    assert abs(found.wavenumber[np.argmax(found.intensity)] - 1640.0) <= found.wavenumber[1]
+    # in SI: the integral of n α over the angular frequency is π q² / (2 c ε0 V m)
+    plasma = (0.7 * 1.602176634e-19) ** 2 / (8.8541878128e-12 * 2.0 * 1.66053906660e-27 * 512e-30)
+    area = 1e4 * np.trapezoid(found.intensity, found.wavenumber)  # 1/m²
+    assert area == pytest.approx(plasma / (4.0 * 299792458.0**2), rel=1e-4)
+    half = analysis.infrared_spectrum(frames, volume=2.0 * 512.0, skip=500.0, **SPRING)
+    assert half.intensity.max() == pytest.approx(0.5 * found.intensity.max(), rel=1e-2)
+    # the mean of one atom's kinetic energy is that of three degrees of freedom, counted as one
+    assert analysis.infrared_spectrum(frames, resolution=60.0).intensity.max() == pytest.approx(
+        found.intensity.max() / 3.0, rel=1e-2
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f[0].calc.results.clear(), r"first frame 0: run `lesjax md` with --born-effective-charges"),
+        (lambda f: f[5].info.pop("time_fs"), r"`info\['time_fs'\]` in each frame.*frame 5 lacks them"),
+        (lambda f: f[3].arrays.pop("momenta"), r"needs velocities .*: frame 3 lacks them"),
+        (lambda f: f.pop(7), r"at equal steps of time; the steps are \[1\.0, 2\.0\] fs"),
+        (lambda f: f[2].set_pbc(False), r"`volume` per molecule, in Å³, is needed"),
+        (lambda f: f.clear(), "`frames` is empty"),
+        (len, r"`rate` .*larger `resolution`"),
+    ],
+)
+def test_frames_without_an_infrared_spectrum(change, message):
+    frames = oscillating(1640.0, steps=60)
+    change(frames)
+    with pytest.raises(ValueError, match=message):
+        analysis.infrared_spectrum(frames, **SPRING)
+
+
+@pytest.mark.parametrize("form", ["xyz", "traj"])
+def test_infrared_spectrum_of_a_run_of_the_command(form, ions, small_potential, tmp_path):
+    """As from Born effective charges computed anew for each frame, by all ways of reading the file."""
+    small_potential.save(tmp_path / "model")
+    io.write(tmp_path / "start.xyz", [ions])
+    command = f"md {tmp_path}/model {tmp_path}/start.xyz --out {tmp_path}/md --format {form} --steps 120 --timestep 0.5"
+    command += " --temperature 100 --frame-every 2 --log-every 120 --born-effective-charges --polarization --quiet"
+    assert cli.main(command.split()) == 0
+    path, options = tmp_path / "md" / f"trajectory.{form}", {"skip": 20.0, "resolution": 2000.0, "n_blocks": 2}
+    found = analysis.infrared_spectrum(path, **options)
+    frames = ase.io.read(path, ":")
+    again = analysis.infrared_spectrum(frames, **options)
+    np.testing.assert_array_equal(again.intensity, found.intensity)
+    assert len(frames) == 61
+    frames = frames[20:]  # 20 fs
+    born = []
+    for atoms in frames:
+        atoms.calc = None
+        born.append(small_potential.born_effective_charges(System.from_ase(atoms, cutoff=small_potential.cutoff)))
+    velocities = np.array([atoms.get_velocities() for atoms in frames]) * ase.units.fs
+    rate = properties.dipole_rate(jnp.asarray(np.array(born), float), jnp.asarray(velocities, float))
+    temperature = float(np.mean([2.0 * atoms.get_kinetic_energy() / (21 * ase.units.kB) for atoms in frames]))
+    expected = properties.infrared_spectrum(rate, 1.0, ions.get_volume(), temperature, resolution=2000.0, n_blocks=2)
+    np.testing.assert_allclose(found.wavenumber, expected.wavenumber, rtol=1e-6)
+    size = float(np.max(expected.intensity))
+    np.testing.assert_allclose(found.intensity, expected.intensity, rtol=0, atol=1e-4 * size)
+    assert size > 0.0

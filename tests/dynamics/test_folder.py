@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from lesjax import cli
 from lesjax.dynamics import Settings, records, simulate
 from lesjax.dynamics.simulation import Simulation
+from toy import contents, largest_file, read_only
 
 
 X64 = jax.config.jax_enable_x64
@@ -37,6 +39,10 @@ def test_files_of_others_are_refused_first(name, ions, small_potential, tmp_path
     start = str(folder / name)
     assert cli.main(["md", str(tmp_path / "no-model"), start, "--out", str(folder)]) == 1
     assert capsys.readouterr().err.startswith(f"lesjax md: {str(folder)!r} holds what this run did not write ({name}).")
+    (folder / "settings.json").write_text("[]")
+    assert cli.main(["md", str(tmp_path / "no-model"), start, "--out", str(folder)]) == 1
+    assert "settings.json' is damaged: it does not describe a run. Choose another" in capsys.readouterr().err
+    (folder / "settings.json").unlink()
     monkeypatch.setattr("lesjax.dynamics.simulation.make_template", None)
     with pytest.raises(ValueError, match=rf"did not write \({name}\)"):
         run(small_potential, ions, folder)
@@ -100,6 +106,20 @@ def test_binary_trajectory_is_cut_by_bytes(ions, small_potential, tmp_path, monk
         run(small_potential, ions, tmp_path / "broken", **{**changes, "steps": 30})
 
 
+@pytest.mark.parametrize("name", ["trajectory.xyz", "log.csv"])
+@pytest.mark.parametrize("change", ["cut", "emptied", "gone"])
+def test_text_that_was_cut_is_refused_first(name, change, ions, small_potential, tmp_path, monkeypatch):
+    """Before anything is compiled; nothing is touched."""
+    run(small_potential, ions, tmp_path)
+    path = tmp_path / name
+    path.unlink() if change == "gone" else os.truncate(path, path.stat().st_size - 50 if change == "cut" else 0)
+    before = contents(tmp_path)
+    monkeypatch.setattr("lesjax.dynamics.simulation.Motion", None)
+    with pytest.raises(ValueError, match=rf"{name}' lacks what was written before the last checkpoint\. Put it back"):
+        run(small_potential, ions, tmp_path, steps=15)
+    assert contents(tmp_path) == before
+
+
 def test_longer_run_has_the_log_of_an_unbroken_one(ions, small_potential, tmp_path):
     """No line of the step at which a shorter one ended, which had one."""
     run(small_potential, ions, tmp_path / "whole")
@@ -134,6 +154,64 @@ def test_leftovers_and_full_disks(ions, small_potential, tmp_path, monkeypatch):
     assert len(ase.io.read(tmp_path / "trajectory.xyz", ":")) == 3
 
 
+def test_disk_that_fills_up(ions, small_potential, tmp_path):
+    """Wherever writing ends, in whichever file: a message with its name, and what was good resumes bit for bit."""
+    changes = {"steps": 40, "frame_every": 1}
+    run(small_potential, ions, tmp_path / "whole", **changes)
+    whole = contents(tmp_path / "whole")
+    largest, named = max(len(whole[name]) for name in whole if name != "md.png"), set()
+    for fraction in (0.01, 0.9):
+        folder = tmp_path / str(fraction)
+        with (
+            largest_file(int(fraction * largest)),
+            pytest.raises(OSError, match=f"File too large: '{folder}/") as error,
+        ):
+            run(small_potential, ions, folder, **changes)
+        named.add(Path(error.value.filename).name)
+        run(small_potential, ions, folder, **changes)
+        found = contents(folder)
+        assert found.keys() == whole.keys()
+        assert [name for name in whole if found[name] != whole[name]] == []
+    assert named == {"settings.json", "trajectory.xyz"}
+
+
+@pytest.mark.parametrize(
+    ("form", "event"), [("xyz", "log_every"), ("traj", "frame_every"), ("xyz", "checkpoint_every")]
+)
+def test_folder_that_vanishes(form, event, ions, small_potential, tmp_path, monkeypatch):
+    """An error that names it; nothing comes back in its place."""
+    folder, advance = tmp_path / "run", Simulation.advance
+
+    def vanish(self, target):
+        if target == 7:
+            shutil.rmtree(folder)
+        return advance(self, target)
+
+    monkeypatch.setattr(Simulation, "advance", vanish)
+    with pytest.raises(FileNotFoundError, match=r"run(' is gone while the run works|/settings\.json' is gone|/traj)"):
+        run(small_potential, ions, folder, format=form, **{event: 7})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_at_work_or_read_only_is_refused(ions, small_potential, tmp_path, capsys):
+    """By the command; nothing is lost."""
+    folder = tmp_path / "run"
+    run(small_potential, ions, folder)
+    small_potential.save(tmp_path / "model")
+    ase.io.write(tmp_path / "ions.xyz", ions)
+    words = ["md", str(tmp_path / "model"), str(tmp_path / "ions.xyz"), "--out"]
+    before = contents(folder)
+    with records.run_folder(folder, SHORT).locked():
+        assert cli.main([*words, str(folder)]) == 1
+    assert f"Another process is working in {str(folder)!r}: wait" in capsys.readouterr().err
+    assert contents(folder) == before
+    words[1] = "no-model"  # is not looked for
+    with read_only(tmp_path / "read"):
+        for out in (tmp_path / "read", tmp_path / "read" / "new"):
+            assert cli.main([*words, str(out)]) == 1
+            assert f"{str(tmp_path / 'read')!r} cannot be written: choose another" in capsys.readouterr().err
+
+
 def start(*words):
     environment = {**os.environ, "JAX_ENABLE_X64": str(int(X64)), "TF_CPP_MIN_LOG_LEVEL": "3"}
     environment |= {"JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)}
@@ -156,7 +234,8 @@ def test_signals_say_what_was_kept(ions, small_potential, tmp_path):
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
-    assert (out, process.returncode) == ("", 130)
+    assert out.count("\n") <= 1
+    assert process.returncode == 130
     assert error.startswith("interrupted; ")
     assert error.count("\n") == 1
     process = start(*words)
@@ -164,8 +243,11 @@ def test_signals_say_what_was_kept(ions, small_potential, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
     process.send_signal(signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=60)
     assert process.returncode == 143
+    lines = out.splitlines()
+    assert lines[0] == f"{words[0]} from {words[1]}; results in {broken}/"
+    assert lines.index("compiling …") < lines.index(next(line for line in lines if line.startswith("step 0/400: ")))
     assert error.startswith(f"stopped by SIGTERM; kept in {str(broken)!r}: all up to step ")
     assert error.endswith("; the same command resumes from there\n")
     assert error.count("\n") == 1

@@ -1,6 +1,13 @@
 """jax-md's own integrators, minimizers and quantities on a potential, against ASE."""
 
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
 import ase
+import ase.build
+import ase.io
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +15,8 @@ import pytest
 from jax_md import minimize, partition, quantity, simulate, space
 
 from lesjax.dynamics import LesCalculator, energy_neighbor_list
+from lesjax.models import Features, FixedCharges, LongRangeConfig, ModelConfig, Potential, register
+from lesjax.numerics import safe_norm
 
 
 pytestmark = pytest.mark.usefixtures("jax_md_leniency")
@@ -238,3 +247,75 @@ def test_short_range_potential_and_cluster(ions, short_range_potential):
     cluster.calc = LesCalculator(short_range_potential)
     forces = -jax.jit(jax.grad(energy_fn))(positions, neighbors)
     np.testing.assert_allclose(forces, cluster.get_forces(), atol=TOLERANCE)
+
+
+@dataclass(frozen=True)
+class RepulsionConfig:
+    elements: tuple[int, ...] = (11, 17)
+    cutoff: float = 4.2
+
+
+class Repulsion(nn.Module):
+    """2000 eV exp(-(r / Å)²) for each pair: with charges of one e a stable crystal of rock salt."""
+
+    config: RepulsionConfig
+
+    @nn.compact
+    def __call__(self, system):
+        neighbors, cutoff = system.neighborhood(), self.config.cutoff
+        distances = safe_norm(neighbors.vectors, neighbors.mask)
+        pairs = jnp.where(distances < cutoff, (1.0 - (distances / cutoff) ** 2) ** 3, 0.0)
+        energies = 1000.0 * jnp.sum(jnp.where(neighbors.mask, pairs * jnp.exp(-(distances**2)), 0.0), axis=1)
+        return Features((jnp.ones_like(energies)[:, None],), energy=energies)
+
+
+register("repulsion_of_test_jax_md", Repulsion, RepulsionConfig)
+
+
+def test_loop_of_the_page_makes_room_and_conserves_the_energy(tmp_path, monkeypatch):
+    """2000 steps from a crystal that has been expanded, whose second neighbours soon come within the cutoff."""
+    monkeypatch.chdir(tmp_path)
+    charges = FixedCharges((("Na", 1.0), ("Cl", -1.0)))
+    Potential.create(ModelConfig(RepulsionConfig(), LongRangeConfig(charges), hidden=())).save("runs/my/model")
+    crystal = ase.build.bulk("NaCl", "rocksalt", a=6.2, cubic=True).repeat((2, 1, 1))
+    crystal.rattle(0.05, seed=1)
+    ase.io.write("start.xyz", crystal)
+    page = Path(__file__).parents[2] / "docs" / "howto" / "jax_md.md"
+    first, loop, *others = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.M | re.S)
+    names = {}
+    exec(first, names)
+    assert "for _ in range(40):" in loop
+    exec(loop.replace("for _ in range(40):", "start, room = state, neighbors\nfor _ in range(40):"), names)
+    start, room, state, neighbors = (names[name] for name in ("start", "room", "state", "neighbors"))
+    plans = room.neighbor_list.plan, neighbors.neighbor_list.plan
+    assert plans[1].capacity > plans[0].capacity
+    assert float(jnp.abs(state.position - start.position).max()) > 0.1
+    # the same steps with the first list end without an energy
+    lost = start, room
+    for _ in range(40):
+        lost = names["fifty_steps"](*lost)
+        if lost[1].did_buffer_overflow:
+            break
+    assert lost[1].did_buffer_overflow
+    assert not jnp.isfinite(lost[0].position).all()
+    energy = jax.jit(lambda s, n: names["energy_fn"](s.position, neighbor=n) + simulate.kinetic_energy(s))
+    before, after = float(energy(start, room)), float(energy(state, neighbors))
+    assert after == pytest.approx(float(names["energy"]), abs=1e-3)
+    kinetic = [float(simulate.kinetic_energy(s)) for s in (start, state)]
+    assert abs(kinetic[1] - kinetic[0]) > 0.05
+    assert abs(after - before) < (2e-4 if X64 else 1e-3)
+    for block in others:
+        exec(block, names)
+    np.testing.assert_allclose(names["stress"], names["stress"].T, atol=1e-5)
+
+
+def test_extra_capacity_is_in_all_arrays(ions, small_potential):
+    """Also in the bins of a large system, which a repeated block would overflow forever."""
+    large = ions.repeat((5, 4, 4))
+    (allocate, _), _ = energy_neighbor_list(small_potential, large)
+    positions = jnp.asarray(large.positions)
+    plan = allocate(positions).neighbor_list.plan
+    assert plan.bins is not None
+    more = allocate(positions, extra_capacity=4, at_least=plan).neighbor_list.plan
+    for name in ("capacity", "wide_capacity", "bin_capacity"):
+        assert getattr(more, name) == getattr(plan, name) + 4

@@ -5,12 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax import ewald
+from lesjax import ewald, response
+from lesjax.ewald.arguments import check_arrays, check_geometry
 from lesjax.ewald.solvers.periodic import _warn_of_empty_sum
-from lesjax.ewald.sums import _check_shapes
+from lesjax.ewald.sums import check_charges
 
 
 CUBE = np.eye(3) * 8.0
+COORDINATES = np.eye(4, 3)
 SINGULAR = np.array([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0], [8.0, 8.0, 0.0]])
 
 
@@ -28,8 +30,8 @@ SINGULAR = np.array([[8.0, 0.0, 0.0], [0.0, 8.0, 0.0], [8.0, 8.0, 0.0]])
         (CUBE, True, {"k_cutoff": 3.0, "accuracy": 1e-3}, r"`k_cutoff` or `accuracy`, not both; got 3\.0 and 0\.001"),
         (CUBE, True, {"k_cutoff": 0.0}, r"`k_cutoff` must be positive"),
         (CUBE, True, {"k_cutoff": float("inf")}, r"`k_cutoff` must be positive, got inf"),
-        (CUBE, True, {"accuracy": 0.0}, r"`accuracy` must lie between 0 and 1, got 0\.0"),
-        (CUBE, True, {"accuracy": 1.0}, r"`accuracy` must lie between 0 and 1, got 1\.0"),
+        (CUBE, True, {"accuracy": 0.0}, r"`accuracy` must lie from 1e-12 to 0\.5, got 0\.0"),
+        (CUBE, True, {"accuracy": 1.0}, r"`accuracy` must lie from 1e-12 to 0\.5, got 1\.0"),
         (CUBE, True, {"n_atoms": 0}, r"`n_atoms` must be at least 1, got 0"),
         (CUBE, True, {"method": "open"}, r"`method` must be 'auto'.*'direct'.* got 'open'"),
         (CUBE, False, {"method": "direct"}, r"`method` must be 'auto'.*'open'.* got 'direct'"),
@@ -59,13 +61,47 @@ def test_charges_that_do_not_fit_are_refused():
 
     Here rather than through `energy`, whose annotations say the same while tests run.
     """
-    positions = jnp.asarray(np.eye(4, 3))
+    positions, solver = jnp.asarray(np.eye(4, 3)), ewald.make_solver(CUBE, True, n_atoms=4)
     for charges in (jnp.ones((1, 4)), jnp.ones(1), jnp.ones((4, 1, 1))):
         with pytest.raises(ValueError, match=r"`charges` must have the shape \(4,\), or \(4, 'channels'\), .* got"):
-            _check_shapes(positions, charges, None)
+            check_charges(solver, positions, jnp.asarray(CUBE), charges, None)
     with pytest.raises(ValueError, match=r"`atom_mask` must have the shape \(4,\) for 4 positions, got \(3,\)"):
-        _check_shapes(positions, jnp.ones(4), jnp.ones(3, bool))
-    _check_shapes(positions, jnp.ones((4, 2)), jnp.ones(4, bool))
+        check_charges(solver, positions, jnp.asarray(CUBE), jnp.ones(4), jnp.ones(3, bool))
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (lambda: check_geometry(COORDINATES * (1 + 0j), CUBE), "`positions` must be real numbers, got complex numbers"),
+        (
+            lambda: check_geometry(COORDINATES * np.nan, CUBE),
+            r"`positions` must be finite numbers up to 1e\+06, got nan",
+        ),
+        (lambda: check_geometry(COORDINATES[:, :2], CUBE), r"`positions` must have the shape \(n, 3\), got \(4, 2\)"),
+        (lambda: check_geometry(None, CUBE), "`positions` must be an array of jax or numpy, got NoneType"),
+        (lambda: check_geometry(COORDINATES, CUBE[:2]), r"`cell` must have the shape \(3, 3\)"),
+        (lambda: check_geometry(COORDINATES, CUBE, np.ones(4)), "`atom_mask` must be an array of True and False, got"),
+        (lambda: check_geometry(COORDINATES, None, [True] * 4), r"`atom_mask` must have the shape \(4,\)"),
+        (lambda: check_arrays(charges=np.ones(4) * 1j), "`charges` must be real numbers, got complex numbers"),
+        (lambda: check_arrays(charges=np.ones(4, bool)), "`charges` must be real numbers, got entries of type bool"),
+        (lambda: check_arrays(charges=np.full(4, np.inf)), r"`charges` must be finite numbers up to 1e\+09, got inf"),
+        (lambda: check_arrays(charges=[1.0, -1.0]), "`charges` must be an array of jax or numpy, got list"),
+        (lambda: jax.jit(lambda q: check_arrays(charges=q))(jnp.ones(4, complex)), "got complex numbers"),
+    ],
+)
+def test_arrays_of_the_sum_are_checked(check, message):
+    with pytest.raises(ValueError, match=message):
+        check()
+
+
+def test_charges_that_are_not_finite_are_refused():
+    solver = ewald.make_solver(CUBE, True, n_atoms=4)
+    positions, cell, charges = jnp.asarray(COORDINATES), jnp.asarray(CUBE), jnp.full(4, jnp.nan)
+    for function in (ewald.energy, ewald.potential, ewald.field):
+        with pytest.raises(ValueError, match="`charges` must be finite numbers"):
+            function(solver, positions, cell, charges)
+    with pytest.raises(ValueError, match="`alpha` must be finite numbers"):
+        response.one_shot_induction(solver, positions, cell, jnp.ones(4), alpha=charges)
 
 
 def test_methods_follow_the_boundaries():

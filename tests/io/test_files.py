@@ -1,6 +1,8 @@
 """Files as other programs write them: keys of any case, six-number stresses, databases, formats that ase lacks."""
 
+import gzip
 import re
+import textwrap
 
 import ase
 import ase.db
@@ -10,6 +12,7 @@ import pytest
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from lesjax import io
+from lesjax.io.comment import parse_comment
 
 
 CELL = np.array([[5.0, 0.1, 0.0], [0.0, 6.0, 0.0], [0.3, 0.0, 7.0]])
@@ -56,6 +59,15 @@ def test_keys_of_any_case(tmp_path, comment):
         ('Box="5 6 7"', "no cell, but an entry `Box`"),
         ('cellVectors="[[5, 0, 0], [0, 6, 0], [0, 0, 7]]"', "no cell, but an entry `cellVectors`"),
         ("box=60", "no cell, but an entry `box`"),
+        ('cellpar="5 6 7 90 90 90"', "no cell, but an entry `cellpar`"),
+        (f'boxvectors="{LATTICE}"', "no cell, but an entry `boxvectors`"),
+        (f'h="{LATTICE}"', "no cell, but an entry `h`"),
+        ('Tv_1="5 0 0" Tv_2="0 6 0" Tv_3="0 0 7"', "no cell, but an entry `Tv_1`"),
+        ("box_x=5 box_y=6 box_z=7", "no cell, but an entry `box_x`"),
+        ("Lx=5 Ly=6 Lz=7", "no cell, but an entry `Lx`"),
+        ("a=5 b=6 c=7 alpha=90 beta=90 gamma=90", "no cell, but an entry `a`"),
+        ("CELL(abcABC): 5 6 7 90 90 90 Step: 0", r"no cell, but an entry `CELL\(abcABC\):`"),
+        ('lattice="5 6 7"', "`Lattice` must be the nine numbers of three lattice vectors"),
     ],
 )
 def test_cell_that_would_be_lost(tmp_path, comment, message):
@@ -65,7 +77,10 @@ def test_cell_that_would_be_lost(tmp_path, comment, message):
 
 def test_words_that_are_no_cell(tmp_path):
     """Free text, a name, and the cell of a frame that has one."""
-    for comment in ("a plain comment with lattice and pbc", "cell_type=fcc lattice_type=fcc cellulose=3 n_cells=2"):
+    for comment in (
+        "a plain comment with lattice and pbc", "cell_type=fcc lattice_type=fcc cellulose=3 n_cells=2",
+        "A=1.2 B=3.4 C=5.6 alpha=2.0 h=3 lat=50", "box=none cell=fcc",
+    ):  # fmt: skip
         assert not io.read(file(tmp_path, comment))[0].cell.array.any()
     assert io.read(file(tmp_path, f'Lattice="{LATTICE}" box="1 2 3"'))[0].cell.array.any()
 
@@ -104,10 +119,24 @@ def test_unknown_unit_of_length(tmp_path, unit):
         io.read(file(tmp_path, unit))
 
 
+def test_unit_of_length_of_some_frames(tmp_path):
+    path = file(tmp_path, "length-unit=bohr")
+    path.write_text(path.read_text() + "1\n\nO 0 0 0\n")
+    with pytest.raises(ValueError, match=r"a\.xyz': Structure 1: states no unit of length, and structure 0 does"):
+        io.read(path)
+
+
+@pytest.mark.parametrize("symbol", ["Bq", "Q", "H_ghost", "XX"])
+def test_ghosts_under_other_names(tmp_path, symbol):
+    path = file(tmp_path, "energy=1", rows=ROWS.replace("H 1", f"{symbol} 1"))
+    with pytest.raises(ValueError, match=rf"at frame 0 .*unknown species '(?i:{symbol})' of atom 1,"):
+        io.read(path)
+
+
 def test_unknown_species(tmp_path):
     path = file(tmp_path, "energy=1")
     path.write_text(path.read_text() + path.read_text().replace("H 1", "Hx 1"))
-    with pytest.raises(ValueError, match=r"a\.xyz' cannot be read at frame 1 .*unknown species 'Hx'"):
+    with pytest.raises(ValueError, match=r"a\.xyz' cannot be read at frame 1 .*unknown species 'Hx' of atom 1, which"):
         io.read(path)
 
 
@@ -139,6 +168,7 @@ def test_lists_and_patterns(tmp_path, monkeypatch):
     assert energies(tmp_path / "odd[1].xyz") == [4]
     monkeypatch.chdir(tmp_path)
     assert energies("b[12].xyz") == [1, 2]
+    assert energies(["c.xyz", "*.xyz", str(tmp_path / "c.xyz")]) == [3, 1, 2, 4]  # each once
     with pytest.raises(FileNotFoundError, match=r"no file 'd\*\.xyz'"):
         io.read("d*.xyz")
 
@@ -146,27 +176,82 @@ def test_lists_and_patterns(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.npz", b"PK", "arrays of numpy. Make `ase.Atoms`"),
-        ("a.h5", b"", "HDF5. Read it with h5py"),
+        ("a.npz", b"PK", "arrays of numpy"),
+        ("arrays", b"\x93NUMPY\x01", "arrays of numpy"),
+        ("a.h5", b"", "HDF5"),
         ("structures", b"\x89HDF\r\n", "HDF5"),
-        ("train.cfg", b"BEGIN_CFG\n Size\n", r"configurations of MLIP \(MTP\).*`data.keys.virial`"),
+        ("train.cfg", b"BEGIN_CFG\n Size\n", r"configurations of MLIP \(MTP\)"),
         ("set.000/energy.npy", b"", "arrays of numpy"),
-        ("type.raw", b"0 1\n", "data of DeePMD-kit.*dpdata.LabeledSystem"),
+        ("type.raw", b"0 1\n", "data of DeePMD-kit"),
     ],
 )
 def test_formats_that_ase_does_not_read(tmp_path, name, content, message):
     path = tmp_path / "system" / name
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"{re.escape(name)}' holds {message}"):
+    with pytest.raises(
+        ValueError, match=rf"{re.escape(name)}' holds {message}, which ase does not read. Convert"
+    ) as error:
         io.read(path)
+    assert 'ase.io.write("data.xyz", frames, format="extxyz")' in str(error.value)
 
 
-def test_folder_of_deepmd(tmp_path):
-    (tmp_path / "set.000").mkdir()
-    (tmp_path / "type.raw").write_text("0\n")
-    with pytest.raises(ValueError, match="holds data of DeePMD-kit"):
+def test_folders(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is a folder\. Name its files, as .*\*\.xyz'"):
         io.read(tmp_path)
+    (tmp_path / "set.000").mkdir()
+    (tmp_path / "set.000" / "energy.npy").touch()
+    for path in (tmp_path, tmp_path / "set.000"):
+        with pytest.raises(ValueError, match="holds data of DeePMD-kit"):
+            io.read(path)
+
+
+def converted(path, monkeypatch):
+    """Frames that the lines of the message make of a file."""
+    with pytest.raises(ValueError, match="Convert them to extended xyz") as error:
+        io.read(path)
+    monkeypatch.chdir(path.parent)
+    exec(textwrap.dedent(str(error.value).partition("\n")[2]), {})
+    return io.read("data.xyz")
+
+
+def test_lines_that_convert_arrays(tmp_path, monkeypatch):
+    positions, forces = np.arange(12.0).reshape(2, 2, 3), np.ones((2, 2, 3))
+    np.savez(tmp_path / "a.npz", z=[11, 17], R=positions, E=[[-1.0], [-2.0]], F=forces)
+    frames = converted(tmp_path / "a.npz", monkeypatch)
+    np.testing.assert_allclose([atoms.positions for atoms in frames], positions)
+    assert [float(label.energy) for label in io.all_labels(frames)] == [-1.0, -2.0]
+    np.testing.assert_allclose(io.labels(frames[1]).forces, forces[1])
+
+
+MTP = """BEGIN_CFG
+ Size
+    2
+ Supercell
+    5.0 0.1 0.0
+    0.0 6.0 0.0
+    0.3 0.0 7.0
+ AtomData:  id type       cartes_x      cartes_y      cartes_z           fx          fy          fz
+             1    0       0.0           0.0           0.0           1.0         2.0         3.0
+             2    1       2.5           0.0           0.0          -1.0        -2.0        -3.0
+ Energy
+        -7.5
+ PlusStress:  xx          yy          zz          yz          xz          xy
+     1.0 2.0 3.0 4.0 5.0 6.0
+ Feature   EFS_by       VASP
+END_CFG
+"""
+
+
+def test_lines_that_convert_configurations_of_mtp(tmp_path, monkeypatch):
+    (tmp_path / "train.cfg").write_text(2 * MTP)
+    first, atoms = converted(tmp_path / "train.cfg", monkeypatch)
+    assert str(first.symbols) == str(atoms.symbols) == "NaCl"
+    np.testing.assert_allclose(atoms.cell.array, CELL)
+    found = io.labels(atoms)
+    assert found.energy == -7.5
+    np.testing.assert_allclose(found.forces, [[1, 2, 3], [-1, -2, -3]])
+    np.testing.assert_allclose(found.stress[0], -np.array([1, 6, 5]) / np.linalg.det(CELL))
 
 
 VASPRUN = """<modeling>
@@ -203,12 +288,51 @@ def test_steps_of_vasp_that_did_not_converge(tmp_path):
     assert len(io.read(path)) == 3
 
 
-def test_steps_of_an_outcar_that_did_not_converge(tmp_path, monkeypatch):
-    text = "aborting loop because EDIFF is reached\n"
-    path = tmp_path / "OUTCAR"
-    path.write_text("vasp.6.3\n" + text + text.replace("because EDIFF is", "EDIFF was not") + text)
-    frames = [ase.Atoms("H", [[0, 0, i]]) for i in range(3)]
-    monkeypatch.setattr("lesjax.io.files.filetype", lambda path: "vasp-out")
-    monkeypatch.setattr(ase.io, "iread", lambda *arguments, **options: iter(frames))
-    with pytest.warns(UserWarning, match="1 of 3 structures are left out"):
-        assert io.read(path) == [frames[0], frames[2]]
+OUTCAR = """ vasp.6.3.0
+ POTCAR:    PAW_PBE H 15Jun2001
+   ions per type =               1
+--------------------------------------- Iteration      1(   1)  ---------------------------------------
+"""
+OUTCAR_STEP = """------------------------ aborting loop {end} ----------------------------------------
+      direct lattice vectors                 reciprocal lattice vectors
+     5.0  0.0  0.0     0.2  0.0  0.0
+     0.0  5.0  0.0     0.0  0.2  0.0
+     0.0  0.0  5.0     0.0  0.0  0.2
+ POSITION                                       TOTAL-FORCE (eV/Angst)
+ -----------------------------------------------------------------------------------
+      0.0      0.0      {force}         0.0      0.0       {force}
+ -----------------------------------------------------------------------------------
+  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)
+  ---------------------------------------------------
+  free  energy   TOTEN  =       -{force} eV
+
+  energy  without entropy=       0.0  energy(sigma->0) =       -0.5
+"""
+
+
+@pytest.mark.parametrize("name", ["OUTCAR", "OUTCAR.gz"])
+def test_steps_of_an_outcar_that_did_not_converge(tmp_path, name):
+    ends = ("because EDIFF is reached", "EDIFF was not reached (unconverged)", "because EDIFF is reached")
+    steps = [OUTCAR_STEP.format(end=end, force=float(i)) for i, end in enumerate(ends, start=1)]
+    with (gzip.open if name.endswith("gz") else open)(tmp_path / name, "wt") as output:
+        output.write(OUTCAR + "".join(steps))
+    with pytest.warns(UserWarning, match=rf"{name}': 1 of 3 structures are left out, .* electrons did not converge"):
+        frames = io.read(tmp_path / name)
+    found = io.all_labels(frames, io.Keys(energy=("free_energy",)))
+    assert [float(label.energy) for label in found] == [-1.0, -3.0]
+    assert [float(label.forces[0, 2]) for label in found] == [1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("energy=-1.0 energy=-2.0", "`energy` is in the comment line twice"),
+        ('Lattice="5 0 0 0 5 0 0 0 5" lattice="6 0 0 0 6 0 0 0 6"', "`Lattice` is in the comment line twice"),
+        ("Properties=species:S:1:pos:R:3:f:R:1:f:R:2", "`Properties` has the column `f` twice"),
+        ("Properties=species:S:1:pos:R:3:f:R:1000000000", "`Properties` has a column of '1000000000' numbers"),
+    ],
+)
+def test_keys_and_columns_that_no_one_meant(line, message):
+    with pytest.raises(ValueError, match=message):
+        parse_comment(line)
+    assert parse_comment("energy=-1.0 config_type=bulk config_type=bulk")["config_type"] == "bulk"

@@ -84,6 +84,31 @@ def test_single_labels_of_another_family_are_used():
     assert io.select([atoms], Keys(stress=("stress",))).names["stress"] == "stress"
 
 
+def test_forces_of_another_method_than_a_named_energy():
+    """The name was given for the energy only; the forces have an energy of their own."""
+    frames = [frame({"forces": 1.0, "dft_forces": 2.0}, dft_energy=-1.0, energy=-2.0) for _ in range(2)]
+    with pytest.warns(UserWarning, match="The forces `forces` is left out: it belongs with `energy`"):
+        chosen = io.select(frames, Keys(energy=("dft_energy",)))
+    assert chosen.names == {"energy": "dft_energy"}
+    chosen = io.select(frames, Keys(energy=("dft_energy",), forces=("dft_forces",)))
+    assert chosen.names == {"energy": "dft_energy", "forces": "dft_forces"}
+
+
+def test_methods_under_names_that_nothing_asks_for():
+    """Plain names may be what a sampling run has left; those of a reference are meant."""
+    frames = [frame({"forces": 1.0, "DFT_force": 2.0}, DFT_energy=-1.0, energy=-2.0)]
+    with pytest.warns(UserWarning, match="`DFT_energy` and `DFT_force` are in the file, too, but `energy`, `forces`"):
+        io.select(frames)
+    frames = [frame({"REF_forces": 1.0, "MACE_forces": 2.0}, MACE_energy=-1.0, REF_energy=-2.0)]
+    assert io.select(frames).names == {"energy": "REF_energy", "forces": "REF_forces"}
+    assert io.select([frame({"forces": 1.0}, energy=-1.0, inter_energy=-2.0)]).names["energy"] == "energy"
+
+
+def test_energy_and_forces_of_two_families():
+    with pytest.warns(UserWarning, match="The energy `REF_energy` and the forces `forces` have names of two methods"):
+        io.select([frame({"forces": 1.0}, REF_energy=-1.0)])
+
+
 def test_frames_may_lack_labels():
     frames = [
         frame({"REF_forces": 1.0}, REF_energy=-1.0),
@@ -91,8 +116,15 @@ def test_frames_may_lack_labels():
         frame({"REF_forces": 1.0}),
         frame(REF_energy=np.nan),
     ]
-    found = io.all_labels(frames)
+    with pytest.warns(UserWarning, match=r"`REF_energy` has NaN in 1 of 4 structures \(first: 3\)"):
+        found = io.all_labels(frames)
     assert np.isfinite([label.energy for label in found]).tolist() == [True, False, False, False]
+
+
+def test_one_spelling_in_a_file():
+    with pytest.raises(ValueError, match=r"1 of 2 have no `energy` but energy under another name \(first: 1\)"):
+        io.all_labels([frame(energy=-1.0), frame(Energy=-2.0)])
+    assert io.labels(frame(energy=-1.0, Energy=-2.0)).energy == -1.0
 
 
 def test_names_in_another_case():
@@ -157,6 +189,10 @@ def test_stated_units():
         ("kbar", "stress", 1e3 * units.bar),
         ("meV/ang", "forces", 1e-3),
         ("Rydberg", "energy", units.Rydberg),
+        ("E_h / a_0", "forces", units.Hartree / units.Bohr),
+        ("Hartree per Bohr", "forces", units.Hartree / units.Bohr),
+        ("hartree·bohr⁻¹", "forces", units.Hartree / units.Bohr),
+        ("kcal mol^-1 A^-1", "forces", units.kcal / units.mol),
         ("debye", "dipole", units.Debye),
     ],
 )
@@ -171,6 +207,30 @@ def test_units(text, kind, value):
 def test_unknown_units(text, kind):
     with pytest.raises(ValueError, match=rf"`REF_{kind}Unit` = '{text}' is no known unit of {kind}"):
         factor(stated_units({f"REF_{kind}Unit": text}), kind)
+
+
+def test_units_that_only_some_structures_state():
+    frames = [frame(energy=-1.0, energy_unit="hartree"), frame(energy=-2.0)]
+    with pytest.raises(ValueError, match=r"`energy_unit` = 'hartree' is stated in 1 of 2 .* no unit in 1 others"):
+        io.all_labels(frames)
+    frames[0].info["energy_unit"] = "eV"
+    assert io.all_labels(frames)[0].energy == -1.0
+
+
+def test_unit_of_a_dipole_says_nothing_of_energies():
+    atoms = frame(
+        {"forces": 1.0}, energy=-1.0, dipole=[1.0, 0.0, 0.0], dipole_unit="Debye", polarizability_unit="bohr^3"
+    )
+    assert io.labels(atoms).energy == -1.0
+    assert io.labels(atoms).dipole[0] == pytest.approx(units.Debye)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("e_unit", "hartree"), ("unit_system", "au"), ("units", "Hartree/Bohr"), ("unit_style", "real")]
+)
+def test_units_of_no_known_number(key, text):
+    with pytest.raises(ValueError, match=f"`{key}` = '{text}' does not say the unit of which numbers"):
+        io.labels(frame(**{"energy": -1.0, key: text}))
 
 
 def test_units_are_an_error_of_the_frame():
@@ -219,7 +279,28 @@ def test_energies_that_are_none():
         atoms.info["energy"] = -5.0
     with pytest.warns(UserWarning, match="`energy` is -5 eV in all of 3 structures, which differ"):
         io.all_labels(moved)
-    io.all_labels([frame(energy=-5.0), frame(energy=-5.0)])  # the same structure
+    for atoms, small in zip(moved, (0.0, 1e-10, 2e-10), strict=True):
+        atoms.info["energy"] = -5.0 + small
+    with pytest.warns(UserWarning, match="`energy` is -5 eV in all of 3 structures"):
+        io.all_labels(moved)
+    moved[1].info["energy"] = 0.0
+    with pytest.warns(UserWarning, match="`energy` is exactly 0 in 1 of 3 structures"):
+        io.all_labels(moved)
+    for atoms in moved:
+        atoms.set_array("forces", np.zeros((2, 3)))
+    with pytest.warns(UserWarning, match="The forces `forces` are exactly 0 in all of 3 structures"):
+        io.select(moved, needed=("forces",))
+
+
+def test_energies_that_may_be_zero_or_equal():
+    """One structure, energies relative to the lowest, lone atoms, and energies that nothing asks for."""
+    io.all_labels([frame(energy=-5.0), frame(energy=-5.0)])
+    io.all_labels([frame(energy=energy) for energy in (0.0, 0.5, 0.7)])
+    atoms = [ase.Atoms("O", [[0, 0, i]], info={"energy": 0.0}) for i in range(2)]
+    for lone in atoms:
+        lone.set_array("forces", np.zeros((1, 3)))
+    io.all_labels([*atoms, frame({"forces": 1.0}, energy=-1.0)])
+    io.select([frame({"forces": 1.0}, energy=0.0)] * 2, needed=("forces",))
 
 
 def test_weights():
@@ -228,6 +309,11 @@ def test_weights():
     assert (weights["energy"], weights["forces"], weights["charges"]) == (2.0, 1.0, 2.0)
     (weights,) = io.select([frame(w=3)], Keys(config_weight=("w",))).weights
     assert set(weights.values()) == {3.0}
-    for value in (-1.0, np.nan, "heavy", [1.0, 2.0]):
+    for name in ("config-weight", "configWeight"):
+        (weights,) = io.select([frame(**{name: 2.0})]).weights
+        assert set(weights.values()) == {2.0}
+    with pytest.warns(UserWarning, match=r"No weights of structures are read from `frame_weight`.*config_weight"):
+        io.select([frame(frame_weight=2.0, molecular_weight=18.0)])
+    for value in (-1.0, np.nan, 1e20, "heavy", [1.0, 2.0]):
         with pytest.raises(ValueError, match="Structure 1: `config_weight` must be a weight"):
             io.select([frame(), frame(config_weight=value)])

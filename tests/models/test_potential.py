@@ -13,10 +13,11 @@ import pytest
 
 from lesjax import ewald
 from lesjax.ewald.solvers.periodic import _warn_of_empty_sum
-from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
+from lesjax.models import CACEConfig, Ensemble, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.models.potential import predict
 from lesjax.neighbors.batching import stack_systems
 from lesjax.system import System
+from lesjax.training.sign import flip
 from toy import moved_potential
 
 
@@ -390,3 +391,31 @@ def test_born_effective_charges_of_a_cluster_are_the_derivative_of_its_dipole():
         potential.born_effective_charges(make_system(positions, CELL * [[1], [1], [0]], pbc=(True, True, False)))
     with pytest.raises(ValueError, match="`potential` is a short-range model: it has no latent charges"):
         random_potential("short-range").born_effective_charges(make_system(positions))
+
+
+@pytest.mark.parametrize("dipoles", [False, True])
+def test_dipole_moment(dipoles):
+    """Of all channels; with a net charge it depends on the origin. There is none with a periodic direction."""
+    charges = LatentCharges(n_channels=2, scale=0.5, dipoles=dipoles, **READOUT)
+    short_range = CACEConfig(**{**SMALL, "max_l": 1, "max_nu": 1})
+    model = moved_potential(ModelConfig(short_range, LongRangeConfig(charges), **READOUT))
+    atoms = np.random.default_rng(5).uniform(0.0, 5.0, (6, 3))
+    shift = np.array([1.0, -2.0, 3.0])
+    moments = []
+    for positions in (atoms, atoms + shift):
+        system = System.from_arrays(positions, np.zeros((3, 3)), NUMBERS, False, cutoff=model.cutoff)
+        prediction = model(system)
+        expected = np.sum(prediction.charges, axis=1) @ positions
+        if dipoles:
+            expected += np.sum(prediction.dipoles, axis=(0, 1))
+        np.testing.assert_allclose(prediction.dipole_moment, expected, atol=1e-10 if X64 else 1e-4)
+        moments.append(np.asarray(prediction.dipole_moment))
+    net = float(np.sum(prediction.charges))
+    assert abs(net) > 1e-2
+    np.testing.assert_allclose(moments[1] - moments[0], net * shift, atol=1e-10 if X64 else 1e-4)
+    both = Ensemble.of([model, flip(model, -1.0)])(system)
+    np.testing.assert_allclose(both.mean.dipole_moment, np.zeros(3), atol=1e-10 if X64 else 1e-4)
+    np.testing.assert_allclose(both.members.dipole_moment[0], moments[1], atol=1e-10 if X64 else 1e-4)
+    wide = CELL + np.diag([0.0, 0.0, 4.0])
+    for pbc in (True, (True, True, False)):
+        assert model(System.from_arrays(atoms, wide, NUMBERS, pbc, cutoff=model.cutoff)).dipole_moment is None

@@ -12,9 +12,19 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import lesjax
-from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential, storage
+from lesjax.models import (
+    CACEConfig,
+    Ensemble,
+    LatentCharges,
+    LongRangeConfig,
+    ModelConfig,
+    Potential,
+    load_ensemble,
+    storage,
+)
 from lesjax.models.long_range import EquilibratedCharges, FixedCharges
 from lesjax.models.potential import variables
+from lesjax.models.provenance import ChargeStatistics, Provenance
 from lesjax.system import System
 from toy import CELL, FRACTIONAL
 
@@ -56,6 +66,44 @@ def test_short_range_model(tmp_path):
     loaded = lesjax.load(tmp_path / "model")
     assert loaded.config.long_range is None
     assert loaded.signs is None
+
+
+PROVENANCE = Provenance(
+    "0.1.0", ("a.xyz: 3 structures",), "abc", 2, 1, reference_energies={"Na": "fitted"}, sign="labels",
+    charges=ChargeStatistics(3, {"Na": (0.5, 0.0)}, {"Na": (0.1, 0.0)}, (0.0, 0.1), (0.2, -0.3), 3, 1, 0.3, 0.4, 0.7),
+)  # fmt: skip
+
+
+def test_provenance_is_kept(tmp_path, potential):
+    """By the disk and in an ensemble; it is no part of what jax sees."""
+    known = dataclasses.replace(potential, provenance=PROVENANCE)
+    known.save(tmp_path / "model")
+    loaded = lesjax.load(tmp_path / "model")
+    assert loaded.provenance == PROVENANCE
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again/config.json").read_bytes() == (tmp_path / "model/config.json").read_bytes()
+    Ensemble.of([known, potential]).save(tmp_path / "several")
+    assert [member.provenance for member in load_ensemble(tmp_path / "several").members()] == [PROVENANCE, None]
+    assert jax.tree.structure(known) == jax.tree.structure(potential)
+    assert jax.jit(lambda p: p)(known).provenance is None
+    potential.save(tmp_path / "model")
+    assert lesjax.load(tmp_path / "model").provenance is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda p: p.update(lesjax=3), r"`provenance\.lesjax` must be a text, got 3"),
+        (lambda p: p.update(spin=1), r"Unknown key `provenance\.spin`"),
+        (lambda p: p["charges"].update(mean=1), r"`provenance\.charges\.mean` must be a table"),
+        (lambda p: p["charges"].pop("size"), r"`provenance\.charges\.size` is missing"),
+    ],
+)
+def test_damaged_provenance(tmp_path, potential, change, message):
+    dataclasses.replace(potential, provenance=PROVENANCE).save(tmp_path / "model")
+    change_description(tmp_path / "model", lambda description: change(description["provenance"]))
+    with pytest.raises(ValueError, match=rf"config\.json' .*{message}"):
+        lesjax.load(tmp_path / "model")
 
 
 def test_folder_holds_json_and_safetensors_alone(path):

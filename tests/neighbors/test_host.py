@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from ase.neighborlist import primitive_neighbor_list
 
-from lesjax.neighbors.host import neighbor_arrays
+from lesjax.neighbors.host import _pairs, _pairs_by_tree, neighbor_arrays
 
 
 CUBE = np.eye(3) * 7.0
@@ -98,3 +98,43 @@ def test_errors(change, message):
 
 def _sorted(rows):
     return rows[np.lexsort(rows.T)]
+
+
+@pytest.mark.parametrize(
+    ("cell", "pbc", "far"),
+    [
+        (np.diag([1500.0, 1500.0, 5.0]), (True, True, False), 0.0),
+        (SKEWED * 1e3, (True, True, False), 0.0),
+        (np.diag([1500.0, 1500.0, 5.0]), (True, True, True), 0.0),
+        (np.diag([6.0, 6.0, 0.0]), (True, True, False), 3e5),
+        (NOTHING, (False, False, False), 9e5),
+    ],
+)
+def test_large_cells_and_thin_ones(cell, pbc, far):
+    """vesin 0.6 ends the process in some of them, or never ends; an atom far away changes nothing."""
+    positions = np.array([[0.1, 0.0, 0.0], [2.9, 1.0, 0.1], [2.2, 0.3, 2.4], [0.0, 0.0, far]])
+    n = 4 if far else 3
+    found = neighbor_arrays(positions[:n], cell, pbc, 3.6)
+    expected = neighbor_arrays(positions[:3], np.where(cell > 100.0, 40.0, cell), pbc, 3.6)
+    for i in range(3):  # in any order
+        rows = [np.column_stack([senders[i], shifts[i]])[mask[i]] for senders, shifts, mask in (found, expected)]
+        np.testing.assert_array_equal(_sorted(rows[0]), _sorted(rows[1]))
+    assert expected[2].sum() > 0
+
+
+@pytest.mark.parametrize(("seed", "cutoff"), [(0, 4.0), (1, 9.0)])
+def test_pairs_of_a_tree(seed, cutoff):
+    positions = np.random.default_rng(seed).normal(size=(6, 3)) * 9.0
+    for found, wanted in zip(
+        _pairs_by_tree(positions, SKEWED, cutoff), _pairs(positions, SKEWED, (True,) * 3, cutoff), strict=True
+    ):
+        # pairs of the same atoms may stand in another order
+        np.testing.assert_allclose(np.sort(found, axis=0), np.sort(wanted, axis=0), rtol=0, atol=1e-12)
+
+
+def test_atoms_that_are_too_close():
+    for distance, message in ((0.0, "of atoms 0 and 1 are the same"), (0.05, r"are 0\.05 Å apart, less than 0\.1 Å")):
+        with pytest.raises(ValueError, match=message):
+            neighbor_arrays(np.array([[1.0, 1, 1], [1.0, 1, 1 + distance]]), CUBE, (True,) * 3, 3.0)
+    with pytest.raises(ValueError, match=r"of atom 0 and its image are 0\.05 Å apart"):
+        neighbor_arrays(np.array([[1.0, 1, 1]]), np.diag([7.0, 7.0, 0.05]), (True,) * 3, 3.0)

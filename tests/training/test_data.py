@@ -8,7 +8,7 @@ import pytest
 
 from lesjax import ewald, io
 from lesjax.models import CACEConfig, LongRangeConfig, ModelConfig
-from lesjax.training.data import epoch_batches, make_dataset, reference_energies, subtract_reference, take
+from lesjax.training.data import epoch_batches, is_lone, make_dataset, reference_energies, subtract_reference, take
 from toy import make_frame, make_frames
 
 
@@ -47,6 +47,23 @@ def test_reference_energies_of_lone_atoms():
         assert reference_energies((1, 8), frames, labels, cutoff=cutoff)[1] == pytest.approx(expected)
     frames[1].info["config_type"] = "IsolatedAtom"
     assert reference_energies((1, 8), frames, labels)[1] == -432.0
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        {"config_type": "isolated_atom"}, {"Config-Type": "Isolated Atoms"}, {"config_type": "single_atom"},
+        {"configtype": "IsolatedAtom_O"}, {"config_type": "isolated_ion"}, {"config_type": "atom"},
+    ],
+)  # fmt: skip
+def test_marks_of_lone_atoms(mark):
+    atoms = ase.Atoms("O", cell=[2.5] * 3, pbc=True)
+    assert not is_lone(atoms, 3.0)
+    atoms.info["config_type"] = "atomic_layer"
+    assert not is_lone(atoms, 3.0)
+    atoms.info = mark
+    assert is_lone(atoms, 3.0)
+    assert not is_lone(atoms.repeat((2, 1, 1)), 3.0)
 
 
 def test_reference_energies_without_energies():

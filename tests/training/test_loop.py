@@ -226,10 +226,19 @@ class TestHostLogic:
         captured = capsys.readouterr()
         assert (captured.out, captured.err) == ("", "")
 
-    def test_bar_on_a_terminal(self, tmp_path, capsys, monkeypatch):
+    def test_progress(self, tmp_path, capsys, monkeypatch):
+        """Lines without a terminal, and a bar on one."""
         train(make_config(tmp_path), quiet=False)
-        assert "epoch 3/3" in capsys.readouterr().err
+        captured = capsys.readouterr()
+        lines = captured.out.splitlines()
+        assert lines[0] == "compiling …"
+        shown = [line.partition(": validation loss ")[0] for line in lines if line.startswith("epoch")]
+        assert shown == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+        assert "meV" not in captured.out
+        assert captured.err == ""
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        train(make_config(tmp_path, output="bar"), quiet=False)
+        assert "epoch 3/3" in capsys.readouterr().err
         train(make_config(tmp_path, output="other"), quiet=True)
         assert capsys.readouterr().err == ""
 

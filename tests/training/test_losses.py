@@ -9,7 +9,7 @@ import pytest
 
 from lesjax import io
 from lesjax.models import ModelConfig, Potential
-from lesjax.models.potential import Prediction
+from lesjax.models.prediction import Prediction
 from lesjax.system import System
 from lesjax.training import losses, terms
 from lesjax.training.data import Batch

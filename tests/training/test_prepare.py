@@ -280,6 +280,40 @@ def test_frames_without_weight_change_nothing(tmp_path):
         assert places(getattr(found, name)) == places(getattr(known, name))
 
 
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_no_structure_with_a_weight(tmp_path, name):
+    frames = make_frames(2)
+    for atoms in frames:
+        atoms.info["config_weight"] = 0
+    io.write(tmp_path / "void.xyz", frames)
+    config = make_config(tmp_path, data={name: str(tmp_path / "void.xyz")})
+    with (
+        pytest.warns(UserWarning, match="2 structures of weight 0 are left out"),
+        pytest.raises(ValueError, match=rf"`data\.{name}` = .*void\.xyz': all 2 structures have the weight 0"),
+    ):
+        prepare(config)
+
+
+def test_advice_for_a_virial_under_another_name(tmp_path):
+    frames = make_frames(4)
+    for atoms in frames:
+        atoms.info["W"] = -atoms.info.pop("REF_stress") * atoms.cell.volume
+    stress = {"phases": phases(1, weights={"stress": 1.0})}
+    with pytest.raises(ValueError, match=r"Name the key in `data\.keys\.stress` \(a virial: in `data\.keys\.virial`\)"):
+        prepare(make_config(tmp_path, frames, **stress))
+    data = {"keys": io.Keys(virial=("W",)), "valid_fraction": 0.0}
+    (bucket,) = prepare(make_config(tmp_path, frames, data=data, **stress)).train.buckets
+    expected = [atoms.info["REF_stress"] for atoms in make_frames(4)]
+    np.testing.assert_allclose(bucket.labels.stress, expected, atol=1e-6)
+
+
+def test_atomic_numbers_that_are_none(tmp_path):
+    path = tmp_path / "z.xyz"
+    path.write_text("2\nProperties=Z:I:1:pos:R:3 energy=-1\n11 0 0 0\n130 2 0 0\n")
+    with pytest.raises(ValueError, match=r"z\.xyz': Structure 0: Atom 1 has the atomic number 130; elements have 1"):
+        prepare(make_config(tmp_path, data={"train": str(path)}))
+
+
 def test_weights_of_labels(tmp_path):
     frames = make_frames(4)
     frames[0].info |= {"energy_weight": 0.0, "REF_energy": 1e3}

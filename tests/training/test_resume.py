@@ -190,6 +190,8 @@ def test_parts_of_a_run_that_are_gone(tmp_path, monkeypatch):
         ("log.jsonl", r"log\.jsonl' lacks what was written before .*\. Put it back, or delete '.*run'"),
         ("model", r"run/model' lacks what was written before the last checkpoint\. Put it back"),
         ("model-last", r"run/model-last' lacks what"),
+        ("model/params.safetensors", r"run/model' lacks what"),
+        ("model-last/config.json", r"run/model-last' lacks what"),
         ("config.json", r"run' has no config\.json beside checkpoint\.safetensors: nothing says which run"),
     ):
         (folder / name).rename(tmp_path / "away")
@@ -198,6 +200,12 @@ def test_parts_of_a_run_that_are_gone(tmp_path, monkeypatch):
             with pytest.raises(ValueError, match=message):
                 train(config)
         (tmp_path / "away").rename(folder / name)
+    parameters = folder / "model" / "params.safetensors"
+    whole = parameters.read_bytes()
+    parameters.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=r"run/model/params\.safetensors' is damaged: .* Take another copy"):
+        train(config)
+    parameters.write_bytes(whole)
     shutil.copy(foreign / "config.json", folder)
     before = (folder / "config.json").read_bytes()
     with pytest.raises(ValueError, match=r"checkpoint\.safetensors' is of other settings than config\.json beside it"):
@@ -207,3 +215,23 @@ def test_parts_of_a_run_that_are_gone(tmp_path, monkeypatch):
         (folder / "config.json").write_text(damaged)
         with pytest.raises(ValueError, match=r"config\.json' is damaged: .*Choose another folder, or delete it"):
             train(config)
+
+
+@pytest.mark.usefixtures("cheap_model")
+def test_results_without_a_checkpoint_bind_to_their_settings(tmp_path):
+    """Of a partial `rm -rf`: a model, a table or a plot of another run is not overwritten; nothing but a log is."""
+    config = make_config(tmp_path, phases=phases(1))
+    train(config)
+    folder, other = Path(config.output), make_config(tmp_path, seed=1, phases=phases(1))
+    for name in ("checkpoint.safetensors", "model/params.safetensors", "model/config.json"):
+        (folder / name).unlink()
+    (folder / "model").rmdir()
+    log = (folder / "log.jsonl").read_bytes()
+    for left in ("model-last", "metrics.json", "learning_curve.png"):
+        if left != "model-last":
+            (folder / left).touch()
+        with pytest.raises(ValueError, match=r"run' holds a run with other settings \(training\.seed\)"):
+            train(other)
+        assert (folder / "log.jsonl").read_bytes() == log
+        shutil.rmtree(folder / left) if left == "model-last" else (folder / left).unlink()
+    train(other)
