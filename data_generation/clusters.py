@@ -57,7 +57,7 @@ class State:
                 labelled = label(frame, self.charge, self.unpaired, METHOD)
             except NotConverged:
                 continue  # counted by the caller
-            labelled.info |= {"state": self.name, "spin_multiplicity": self.unpaired + 1}
+            labelled.info |= {"config_type": self.name, "spin_multiplicity": self.unpaired + 1}
             result.append(labelled)
         return result
 
@@ -138,7 +138,7 @@ def generate(
                 frames = state.label(run)
                 dropped += len(run) - len(frames)
                 parts["test" if k == sampling.trajectories - 1 else "train"] += frames
-        own = [atoms for atoms in parts["train"] if atoms.info["state"] == state.name]
+        own = [atoms for atoms in parts["train"] if atoms.info["config_type"] == state.name]
         rough[state.name] = smoothness.check(state.name, smoothness.roughness(own, state.forces))
     facts = {
         "labels": f"{METHOD}, electronic temperature 300 K; charges: Mulliken",

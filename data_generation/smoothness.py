@@ -16,17 +16,28 @@ LARGEST = 1.0  # meV/Å, root mean square that a set may have
 WHAT = f"forces along lines of ±{HALF_LENGTH} Å less polynomials of degree {DEGREE}"
 
 
+def one_atom(atoms: Atoms, rng: np.random.Generator) -> np.ndarray:
+    """Draw one atom."""
+    return rng.integers(len(atoms), size=1)
+
+
 def roughness(
-    frames: Sequence[Atoms], forces: Callable[[Atoms], np.ndarray], *, n_lines: int = 40, seed: int = 0
+    frames: Sequence[Atoms],
+    forces: Callable[[Atoms], np.ndarray],
+    *,
+    moved: Callable[[Atoms, np.random.Generator], np.ndarray] = one_atom,
+    n_lines: int = 40,
+    seed: int = 0,
 ) -> dict[str, float]:
     r"""Return how far forces along random lines are from polynomials of degree `DEGREE`.
 
-    On each line one atom of one frame moves by ±`HALF_LENGTH` in a random direction; each component of the forces on
+    On each line some atoms of one frame move by ±`HALF_LENGTH` in a random direction; each component of the forces on
     all atoms is fitted by least squares. Kinks and steps remain, and what is smooth goes.
 
     Args:
         frames: some are drawn from all.
         forces: forces of a frame, [n, 3], eV/Å.
+        moved: indices of the atoms that move together; one atom by default.
         n_lines: number of lines.
         seed: seed of the random numbers.
 
@@ -40,13 +51,13 @@ def roughness(
     residuals = []
     for _ in range(n_lines):
         frame = frames[rng.integers(len(frames))]
-        atom, direction = rng.integers(len(frame)), rng.normal(size=3)
+        indices, direction = moved(frame, rng), rng.normal(size=3)
         direction *= HALF_LENGTH / np.linalg.norm(direction)
         values = []
         for step in steps:
-            moved = frame.copy()
-            moved.positions[atom] += step * direction
-            values.append(forces(moved).reshape(-1))
+            shifted = frame.copy()
+            shifted.positions[indices] += step * direction
+            values.append(forces(shifted).reshape(-1))
         line = np.array(values)
         residuals.append((line - hat @ line).reshape(-1))
     errors = 1e3 * np.concatenate(residuals)
