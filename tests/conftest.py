@@ -27,6 +27,8 @@ CACHE = os.environ.get("LESJAX_TEST_CACHE") or Path.home() / ".cache" / "lesjax-
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
+MAX_MAPS = 30_000  # of the 65 530 that a process may have
+
 # Plots are written, never shown.
 os.environ["MPLBACKEND"] = "Agg"
 
@@ -46,6 +48,15 @@ def signals_of_a_terminal() -> None:
     for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps() -> Iterator[None]:
+    """Forget compiled functions before there are more than Linux lets a process map; XLA crashes there."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > MAX_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture

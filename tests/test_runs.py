@@ -224,7 +224,7 @@ def test_another_dtype_or_version_is_called_that(described, monkeypatch):
     with pytest.raises(ValueError, match=r"holds a run in float64, and this one would be in float32\. Set .*X64=1 to"):
         described.check({**RUN, "model": {}}, dtype="float32")
     described.write_checkpoint(ARRAYS, HOST, "step 5")
-    monkeypatch.setattr(runs, "_version", lambda: "99.0")
+    monkeypatch.setattr(runs, "lesjax_version", lambda: "99.0")
     for _ in range(2):  # whoever began it stays in the description
         with pytest.warns(UserWarning, match=r"that lesjax \d[.\d]* began, and this is 99\.0: what follows may differ"):
             described.check(RUN)

@@ -134,7 +134,7 @@ def test_electronic_state_that_is_not_given(crystal):
 
 def test_negative_atomic_number(crystal):
     numbers = [30, -16]
-    with pytest.raises(ValueError, match=r"`atomic_numbers` must lie from 1 to 118, got -16 of atom 1\.$"):
+    with pytest.raises(ValueError, match=r"Atom 1 has the atomic number -16; elements have 1 to 118"):
         System.from_arrays(crystal.positions, crystal.cell.array, numbers, True, cutoff=3.0)
 
 

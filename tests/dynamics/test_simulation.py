@@ -375,8 +375,8 @@ def test_structures_that_cannot_be_run(ions, small_potential, short_range_potent
     with pytest.raises(ValueError, match=r"short-range model"):
         run(short_range_potential, ions, tmp_path, polarization=True)
     close = ions.copy()
-    close.positions[3] = close.positions[0] + close.cell.array[0] + [0.1, 0.0, 0.0]
-    with pytest.raises(ValueError, match=r"overlaps: atoms 0 and 3 are 0\.1 Å apart"):
+    close.positions[3] = close.positions[0] + close.cell.array[0] + [0.2, 0.0, 0.0]
+    with pytest.raises(ValueError, match=r"overlaps: atoms 0 and 3 are 0\.2 Å apart"):
         run(small_potential, close, tmp_path)
     held = ions.copy()
     held.set_constraint(FixAtoms([0]))

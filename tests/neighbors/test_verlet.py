@@ -194,13 +194,13 @@ def test_compact():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"skin": -0.1}, r"`skin` must be zero or positive, got -0\.1"),
+        ({"skin": -0.1}, r"`skin` must not be negative, got -0\.1"),
         ({"cutoff": 0.0, "skin": 0.0}, r"`cutoff` must be positive"),
         ({"cell": np.zeros((3, 3))}, r"`cell` is singular"),
         ({"positions": np.full((1, 3), np.nan)}, r"`positions` of atom 0 are not finite"),
         (
-            {"cell": np.diag([9.0, 9.0, 0.05]), "cutoff": 8.0},
-            r"`cutoff` = 8\.0 reaches over \d+ cells\. Repeat the cell",
+            {"cell": np.diag([9.0, 9.0, 0.12]), "cutoff": 16.0},
+            r"`cutoff` = 16\.0 reaches over \d+ cells\. Repeat the cell",
         ),
     ],
 )

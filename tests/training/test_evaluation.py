@@ -167,7 +167,7 @@ class TestWithCheapModel:
     def test_names_can_be_chosen(self, cheap):
         frames = make_frames(1)
         frames[0].info["mine"] = -1200.0 * 2
-        result = evaluate(cheap, frames, keys=io.Keys(energy=("mine",)))
+        result = evaluate(cheap, frames, keys=io.Keys(energy=("mine",), forces=("REF_forces",), stress=("REF_stress",)))
         assert result.parity["energy"].reference == pytest.approx(0.0)
 
     def test_no_labels(self, cheap, tmp_path):
