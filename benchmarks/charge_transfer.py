@@ -85,9 +85,7 @@ def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     folder = work / name.replace("/", "-")
     result = train("charge_transfer", [*data, *settings], folder)
     keep = ("energy_rmse", "energy_mae", "forces_rmse", "forces_mae", "charges_rmse", "charges_r2", "by_config_type")
-    metrics = {
-        part: {key: values[key] for key in keep if key in values} for part, values in result["metrics"].items()
-    }
+    metrics = {part: {key: values[key] for key in keep if key in values} for part, values in result["metrics"].items()}
     result |= {"settings": settings, "metrics": metrics}
     sizes = [record["charges_size"] for record in read_log(folder / "log.jsonl") if "charges_size" in record]
     if sizes:

@@ -13,7 +13,9 @@ from data_generation.clusters import Sampling, State, generate
 
 N_CARBON = 10
 TRIPLE, SINGLE, CH = 1.22, 1.36, 1.06  # Å, bonds before relaxation
-SAMPLING = Sampling(temperatures=(300, 600), trajectories=6, frames=25, time_step=0.8, equilibration=200, interval=30)
+SAMPLING = Sampling(
+    temperatures=(300, 600), trajectories=6, test=5, frames=25, time_step=0.8, equilibration=200, interval=30
+)
 
 
 def chain(protonated: bool) -> Atoms:

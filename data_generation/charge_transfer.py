@@ -21,7 +21,9 @@ SPACING = 2.7  # Å, between neighbours of the unrelaxed clusters
 MOVED = 0  # index of the sodium atom at the end z = 0
 DISPLACEMENTS = (-0.4, 2.0)  # Å, of `MOVED` outwards along z
 PATH = np.linspace(*DISPLACEMENTS, 49)
-SAMPLING = Sampling(temperatures=(300, 600), trajectories=6, frames=25, time_step=6.0, equilibration=50, interval=12)
+SAMPLING = Sampling(
+    temperatures=(300, 600), trajectories=10, test=5, frames=25, time_step=6.0, equilibration=50, interval=12
+)
 
 
 def cluster(formula: str) -> Atoms:

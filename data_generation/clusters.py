@@ -72,7 +72,8 @@ class Sampling:
 
     Attributes:
         temperatures: K.
-        trajectories: independent ones of each state and temperature; the last is for testing.
+        trajectories: independent ones of each state and temperature; see `test`.
+        test: number of the trajectory that is for testing, of each state and temperature.
         frames: thermal frames of each trajectory.
         time_step: fs.
         equilibration: steps before the first frame.
@@ -81,6 +82,7 @@ class Sampling:
 
     temperatures: tuple[int, ...]
     trajectories: int
+    test: int
     frames: int
     time_step: float
     equilibration: int
@@ -137,7 +139,7 @@ def generate(
                 run = trajectory(relaxed, state, sampling, temperature, rng, change)
                 frames = state.label(run)
                 dropped += len(run) - len(frames)
-                parts["test" if k == sampling.trajectories - 1 else "train"] += frames
+                parts["test" if k == sampling.test else "train"] += frames
         own = [atoms for atoms in parts["train"] if atoms.info["config_type"] == state.name]
         rough[state.name] = smoothness.check(state.name, smoothness.roughness(own, state.forces))
     facts = {
@@ -145,7 +147,7 @@ def generate(
         "smoothness": {"unit": "meV/Å", "what": smoothness.WHAT, **rough},
         "sampling": f"Langevin dynamics at {sampling.temperatures} K, {sampling.interval * sampling.time_step:g} fs "
         "between frames",
-        "split": "the last trajectory of each state and temperature is the test file",
+        "split": "one trajectory of each state and temperature is the test file",
         "dropped": dropped,
         "versions": storage.versions("tblite"),
     }

@@ -11,7 +11,9 @@ from data_generation import storage
 from data_generation.clusters import Sampling, State, generate
 
 
-SAMPLING = Sampling(temperatures=(300, 600), trajectories=8, frames=25, time_step=8.0, equilibration=100, interval=25)
+SAMPLING = Sampling(
+    temperatures=(300, 600), trajectories=8, test=7, frames=25, time_step=8.0, equilibration=100, interval=25
+)
 TRIANGLE = Atoms("Ag3", [[0.0, 0.0, 0.0], [2.75, 0.0, 0.0], [1.375, 2.38, 0.0]])  # unrelaxed, Å
 STATES = (State("Ag3+", TRIANGLE, 1, 0), State("Ag3-", TRIANGLE, -1, 0))
 
