@@ -41,6 +41,8 @@ MODELS = {
     "short_range_states": (SHORT_RANGE, STATES),
     "short_range_messages": (SHORT_RANGE, 'model.short_range.messages=[["Bchi"]]'),
     "les": (),
+    # charges that learn as fast as all else, from the first step
+    "les_fast_charges": ("training.phases.0.rates={}", "training.phases.1.rates={}"),
     "les_messages": ('model.short_range.messages=[["Bchi"]]',),
     "les_states": (STATES,),
     "les_dipoles": ("model.long_range.charges.dipoles=true",),

@@ -70,13 +70,13 @@ def adam_step(
     bucket: Batch,
     rows: Array,
     mask: Array,
-    rates: dict[str, Array],
+    learning_rate: Array | dict[str, Array],
     weights: Weights,
 ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
     """Take one step on some rows of a bucket; returns state and loss. Compiled once per model, rule and shape.
 
-    The state is a dictionary of potential, ema and optimizer, see `initial_state`; `rates` has a learning rate for each
-    group of parameters.
+    The state is a dictionary of potential, ema and optimizer, see `initial_state`; `learning_rate` is one for
+    all parameters, or one for each group of them.
     """
     potential = state["potential"]
     loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
@@ -84,6 +84,7 @@ def adam_step(
     with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
         optimizer = make_optimizer(rule, potential.config)
         direction, optimizer_state = optimizer.update(gradient, state["optimizer"], potential.params)
+    rates = learning_rate if isinstance(learning_rate, dict) else dict.fromkeys(potential.params, learning_rate)
     params = {
         name: jax.tree.map(lambda p, d, rate=rates[name]: p + rate.astype(p.dtype) * d, group, direction[name])
         for name, group in potential.params.items()
@@ -101,7 +102,7 @@ def lbfgs_step(
     bucket: Batch,
     rows: Array,
     mask: Array,
-    rates: dict[str, Array],
+    learning_rate: Array | dict[str, Array],
     weights: Weights,
 ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
     """Like `adam_step`, with L-BFGS on one batch that is the whole training set; it has no learning rate.

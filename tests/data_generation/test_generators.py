@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from ase import Atoms
 
-from data_generation import charge_transfer, dimers, kf_water, nacl_water, spcfw, storage, xtb
+from data_generation import (
+    carbon_chains,
+    charge_transfer,
+    dimers,
+    kf_water,
+    nacl_water,
+    silver_trimers,
+    smoothness,
+    spcfw,
+    storage,
+    xtb,
+)
 from lesjax import io
 
 
@@ -21,8 +32,9 @@ def test_cluster(formula, n):
     assert atoms.get_chemical_formula(mode="hill").replace("Cl8", "") + "Cl8" == f"{formula[:3]}Cl8"
     assert len(atoms) == n
     # electrons of the valence shells, less the charge: an odd number has one unpaired
-    electrons = 8 * 7 + (n - 8) - charge_transfer.CHARGE
-    assert electrons % 2 == charge_transfer.UNPAIRED[formula]
+    (state,) = (state for state in charge_transfer.STATES if state.name == f"{formula}+")
+    electrons = 8 * 7 + (n - 8) - state.charge
+    assert electrons % 2 == state.unpaired
     distances = atoms.get_all_distances()
     np.fill_diagonal(distances, np.inf)
     sodium = atoms.symbols == "Na"
@@ -129,7 +141,7 @@ def test_files_are_read_back(tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("tblite") is not None, reason="tblite is installed")
 def test_tblite_is_missing():
     with pytest.raises(ImportError, match=r"needs tblite: pip install 'lesjax\[datasets\]'"):
-        xtb.label(dimers.monomer("H2O"), 0, 0)
+        xtb.label(dimers.monomer("H2O"), 0, 0, "GFN2-xTB")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("openmm") is not None, reason="openmm is installed")
@@ -138,15 +150,44 @@ def test_openmm_is_missing():
         spcfw.label([kf_water.start("bulk", 0, np.random.default_rng(0))])
 
 
+def test_roughness_finds_steps_and_leaves_smooth_forces():
+    atoms = [Atoms("NaCl", [[0, 0, 0], [0, 0, 2.5 + 0.1 * i]]) for i in range(3)]
+
+    def smooth(pair):
+        vector = pair.positions[1] - pair.positions[0]
+        force = vector * np.exp(-np.linalg.norm(vector))
+        return np.stack([force, -force])
+
+    def stepped(pair):
+        return smooth(pair) + np.where(np.linalg.norm(pair.positions[1] - pair.positions[0]) > 2.57, 0.2, 0.0)
+
+    assert smoothness.roughness(atoms, smooth)["rms"] < 1e-3
+    rough = smoothness.roughness(atoms, stepped)
+    assert rough["largest"] > 50.0
+    with pytest.raises(ValueError, match=r"The labels of steps are not smooth: .* Take another method"):
+        smoothness.check("steps", rough)
+    still = smoothness.roughness(atoms, stepped, moved=lambda pair, _: np.arange(len(pair)))
+    assert still["rms"] < 1e-3  # both move together: the distance stays
+
+
+@pytest.mark.parametrize(
+    "state", [*carbon_chains.STATES, *silver_trimers.STATES, *charge_transfer.STATES], ids=lambda state: state.name
+)
+def test_states_have_all_electrons_paired_but_those_they_say(state):
+    assert (state.atoms.numbers.sum() - state.charge - state.unpaired) % 2 == 0
+    assert state.atoms.get_all_distances()[np.triu_indices(len(state.atoms), 1)].min() > 1.0
+
+
 @needs("tblite")
-def test_xtb_forces():
+@pytest.mark.parametrize("method", ["GFN1-xTB", "GFN2-xTB"])
+def test_xtb_forces(method):
     atoms = dimers.monomer("HCOO-")
-    forces = xtb.label(atoms, -1, 0).get_forces()
+    forces = xtb.label(atoms, -1, 0, method).get_forces()
     energies = []
     for sign in (1, -1):
         moved = atoms.copy()
         moved.positions[0, 1] += sign * 0.005
-        energies.append(xtb.label(moved, -1, 0).get_potential_energy())
+        energies.append(xtb.label(moved, -1, 0, method).get_potential_energy())
     np.testing.assert_allclose(forces[0, 1], (energies[1] - energies[0]) / 0.01, atol=2e-3)
 
 

@@ -64,6 +64,26 @@ def step(state, small, kind, rows=(0, 1, 2, 3), mask=(True,) * 4):
     return adam_step(update_rule(SECTION), state, *arguments)
 
 
+def test_groups_have_rates_of_their_own(small, potential):
+    """One held, one at half of the rate, the others as with one rate for all."""
+    state = initial_state(SECTION, potential)
+    arguments = (small.train.buckets[0], np.arange(4), np.ones(4, bool))
+    rates = {name: jnp.asarray(RATE) for name in potential.params} | {"charges": jnp.asarray(0.0)}
+    rates["energy"] = jnp.asarray(0.5 * RATE)
+    (all_alike, _), (own, _) = (
+        adam_step(update_rule(SECTION), state, *arguments, rate, WEIGHTS["forces"])
+        for rate in (jnp.asarray(RATE), rates)
+    )
+    moves = [
+        {name: jax.tree.map(jnp.subtract, after["potential"].params[name], potential.params[name]) for name in rates}
+        for after in (all_alike, own)
+    ]
+    for name, factor in {"short_range": 1.0, "energy": 0.5, "charges": 0.0}.items():
+        assert any(np.any(leaf) for leaf in jax.tree.leaves(moves[0][name]))
+        expected = jax.tree.map(lambda move, factor=factor: factor * move, moves[0][name])
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-12), moves[1][name], expected)
+
+
 @pytest.mark.parametrize("kind", WEIGHTS)
 def test_steps_lower_the_loss_they_are_told_to(small, potential, kind, monkeypatch):
     traces, known = [], losses.predict
