@@ -65,6 +65,7 @@ results-errors: $(VENV)/.installed
 	$(BENCH)/learning_curves.py kf_water nacl_water --json $(RESULTS)/learning_curves.json \
 	    --plot docs/images/learning_curves.png
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC CP PP --json $(RESULTS)/dimers_shipped.json
+	$(BENCH)/charge_transfer.py --json $(RESULTS)/charge_transfer.json --plot docs/images/charge_transfer.png
 	$(BENCH)/fit_charges.py --json $(RESULTS)/fit_charges.json
 	$(BENCH)/lone_atoms.py --json $(RESULTS)/lone_atoms.json
 	JAX_ENABLE_X64=1 $(BENCH)/ewald_accuracy.py --json $(RESULTS)/ewald_accuracy.json
@@ -81,8 +82,6 @@ ifneq ($(SHARED),)
 	$(BENCH)/conservation.py --json $(RESULTS)/conservation.json
 	JAX_ENABLE_X64=1 $(BENCH)/conservation.py --json $(RESULTS)/conservation.json
 else
-	$(BENCH)/real_data.py charge_transfer_short_range charge_transfer charge_transfer_equilibration \
-	    --json $(RESULTS)/real_data.json
 	@echo "The published sets are left out: no folder ../shared; LESJAX_SHARED names another place."
 endif
 
@@ -108,7 +107,8 @@ results-quick: $(VENV)/.installed
 	    --plot $(QUICK)/learning_curves.png
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC --models les --seeds 0 $(SMALL) \
 	    --set training.phases.1.epochs=2 --work $(QUICK)/dimers --json $(QUICK)/results/dimers_shipped.json
-	$(BENCH)/real_data.py charge_transfer_short_range $(SMALL) --work $(QUICK)/real_data --json $(QUICK)/results/real_data.json
+	$(BENCH)/charge_transfer.py silver_trimers/les/0 $(SMALL) --set training.phases.1.epochs=2 \
+	    --work $(QUICK)/charge_transfer --json $(QUICK)/results/charge_transfer.json
 	$(BENCH)/tables.py --results $(QUICK)/results --out $(QUICK)/RESULTS.md
 
 # Editable, so that only a change of pyproject.toml asks for a new installation.

@@ -62,9 +62,7 @@ def measure(n_atoms: int, accuracy: float, rounds: int) -> dict:
     times, first = interleaved({name: lambda s=s: function(s, *arrays) for name, s in solvers.items()}, rounds)
     exact = None
     if n_atoms <= 3000:
-        exact = function(
-            ewald.make_solver(cell, True, n_atoms=n_atoms, accuracy=1e-6, method="direct"), *arrays
-        )[1]
+        exact = function(ewald.make_solver(cell, True, n_atoms=n_atoms, accuracy=1e-6, method="direct"), *arrays)[1]
     engines = {}
     for name, solver in solvers.items():
         mesh = isinstance(solver, ewald.MeshSolver)

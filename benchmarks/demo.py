@@ -1,6 +1,6 @@
 """The demo as a benchmark: results of `make demo`, with the device.
 
-    python benchmarks/demo.py --json benchmarks/results/demo.json
+python benchmarks/demo.py --json benchmarks/results/demo.json
 """
 
 import argparse

@@ -110,6 +110,7 @@ def parts(simulation: Simulation) -> dict:
         return new.overflow, within_cutoff(new, simulation.template, position, cell).neighbor_mask
 
     far = position + jnp.asarray(simulation.settings.skin, position.dtype)
+
     @jax.jit
     def once(potential, system, solver):
         prediction = predict(potential, system, solver, with_stress=False)

@@ -15,12 +15,6 @@ BEGIN = "<!-- written by benchmarks/tables.py: {name} -->"
 END = "<!-- end of what is written -->"
 # of the learning curves: system and number of training frames
 SHOWN = (("gas", 100), ("kf_water", 180), ("nacl_water", 70))
-CLUSTERS = "Na₈Cl₈⁺, Na₉Cl₈⁺"
-OF_CLUSTERS = {
-    "charge_transfer_short_range": "short_range",
-    "charge_transfer_equilibration": "equilibration",
-    "charge_transfer": "les",
-}
 HEADER = (
     "system, frames to train + validate", "model", "forces (meV/Å)", "energy (meV/atom)", "charges (e)", "min",
     "forces, published",
@@ -29,7 +23,7 @@ HEADER = (
 
 def overview(results: Mapping[str, dict]) -> list[str]:
     """All models on the systems with known or reference charges: MAE, with the RMSE in brackets."""
-    return table(HEADER, [*_of_learning_curves(results), *_of_clusters(results)])
+    return table(HEADER, _of_learning_curves(results))
 
 
 def _of_learning_curves(results: Mapping[str, dict]) -> Iterator[list[str]]:
@@ -47,15 +41,6 @@ def _of_learning_curves(results: Mapping[str, dict]) -> Iterator[list[str]]:
                 title = ""
 
 
-def _of_clusters(results: Mapping[str, dict]) -> Iterator[list[str]]:
-    runs = results.get("real_data", {}).get("runs", {})
-    title = CLUSTERS
-    for name, model in OF_CLUSTERS.items():
-        if name in runs:
-            yield _row(title and f"{title}, {_frames(runs[name])}", model, runs[name], number(None))
-            title = ""
-
-
 def _frames(run: Mapping) -> str:
     return " + ".join(str(run["metrics"][kind]["n_structures"]) for kind in ("training", "validation"))
 
@@ -68,6 +53,40 @@ def _row(title: str, model: str, run: Mapping, published: str) -> list[str]:
     ]
     cost = [number(metrics.get("charges_mae"), 2), number(run["seconds"] / 60, 2), published]
     return [title, learning_curves.MODELS[model][0], *pairs, *cost]
+
+
+def of_charge_transfer(results: Mapping[str, dict]) -> list[str]:
+    """RMSE on test frames, and in brackets on training frames, by state; of several seeds the mean."""
+    runs = results.get("charge_transfer", {}).get("runs", {})
+    rows, last = [], None
+    for set_name, model in dict.fromkeys(tuple(name.split("/")[:2]) for name in runs):
+        seeds = [run for name, run in runs.items() if name.startswith(f"{set_name}/{model}/")]
+        for state in seeds[0]["metrics"]["test"].get("by_config_type") or {"": None}:
+            errors = [[_of_state(run["metrics"][part], state) for run in seeds] for part in ("test", "training")]
+            charges = [run["charges"][state or next(iter(run["charges"]))] for run in seeds if "charges" in run]
+            texts = [
+                " ".join(number(1e3 * sum(e[f"{kind}_rmse"] for e in of_part) / len(seeds)) for of_part in errors)
+                for kind in ("forces", "energy")
+            ]
+            means = [
+                number(sum(c[key] for c in charges) / len(charges), 2) if charges else "–"
+                for key in ("rmse", "factor", "rmse_after_factor")
+            ]
+            texts = ["{} ({})".format(*text.split()) for text in texts]
+            cost = number(sum(run["seconds"] for run in seeds) / 60 / len(seeds), 2)
+            label = (
+                "" if set_name == last else set_name,
+                model.replace("_", " "),
+                state or next(iter(seeds[0].get("charges", {"": 0}))),
+            )
+            rows.append([*label, *texts, *means, str(len(seeds)), cost])
+            last = set_name
+    header = ["set", "model", "state", "forces (meV/Å)", "energy (meV/atom)", "charges (e)", "best factor", "after it"]
+    return table([*header, "seeds", "min"], rows)
+
+
+def _of_state(metrics: Mapping, state: str) -> Mapping[str, float]:
+    return metrics["by_config_type"][state] if state else metrics
 
 
 def of_dimers(results: Mapping[str, dict]) -> list[str]:
@@ -128,7 +147,13 @@ def _errors(metrics: Mapping[str, float]) -> list[str]:
     return [number(1e3 * metrics[key]) for key in ("energy_rmse", "forces_rmse")]
 
 
-BLOCKS = {"overview": overview, "dimers": of_dimers, "dipeptides": of_dipeptides, "water": of_water}
+BLOCKS = {
+    "overview": overview,
+    "charge_transfer": of_charge_transfer,
+    "dimers": of_dimers,
+    "dipeptides": of_dipeptides,
+    "water": of_water,
+}
 
 
 def with_tables(text: str, results: Mapping[str, dict]) -> str:

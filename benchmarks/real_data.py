@@ -1,10 +1,10 @@
-"""Train shipped configurations on the published sets and those of lesjax, and compare with the published errors.
+"""Train shipped configurations on the published sets, and compare with the published errors.
 
     python benchmarks/real_data.py dipeptides superionic_water --json benchmarks/results/real_data.json
 
 The published sets are too small for a third part: dipeptides, superionic_water and water report the validation frames,
 on which the best epoch was selected, for superionic_water_bec by a loss that includes the Born effective charges.
-Errors on frames without any part in the training may be larger. The sets of lesjax have test frames.
+Errors on frames without any part in the training may be larger.
 
 Each run can be stopped and started again; the folder `--work` and the result file keep their runs. The dimers
 have their own command (benchmarks/dimers.py).
@@ -51,7 +51,6 @@ class Run:
 DIPEPTIDES = {"train": "data/dipeptides/train.xyz", "valid": "data/dipeptides/valid.xyz"}
 SUPERIONIC = {"train": "data/superionic_water/S-4cc-T1000K.xyz"}
 WATER = {"train": "data/water/rpbe_d3_40.xyz"}
-CLUSTERS = {"train": "charge_transfer_train", "test": "charge_transfer_test"}
 OTHER_DENSITY = "published for 2 g/cm³"
 RUNS = {
     # King et al., Nat. Commun. 16, 8763 (2025)
@@ -88,13 +87,6 @@ RUNS = {
     ),
     # on all frames of the file, of which some may have been trained on
     "water_published_weights": Run("water", {**WATER, "valid": WATER["train"]}, weights="reference/cace_water.npz"),
-    "charge_transfer_short_range": Run("charge_transfer", CLUSTERS, ("model.long_range=false",)),
-    "charge_transfer": Run("charge_transfer", CLUSTERS),
-    "charge_transfer_equilibration": Run(
-        "charge_transfer",
-        CLUSTERS,
-        ('model.long_range.charges={kind="equilibrated",element_charges=true}',),
-    ),
 }  # fmt: skip
 
 

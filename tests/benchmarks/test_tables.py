@@ -136,11 +136,9 @@ def test_sets_without_test_frames_report_validation(results_page):
     runs = {
         "dipeptides_short_range": {"metrics": sets},
         "dipeptides": {"metrics": {**sets, "validation": {**sets["validation"], **scores}}},
-        "charge_transfer": {"metrics": {**sets, "test": {**errors, "n_structures": 148}}, "seconds": 60},
     }
     lines = tables.real_data({"runs": runs})
     assert "| dipeptides | 495 | 55, validation | 50 | 50 | 50 | 50 | – | – | – |" in lines
-    assert "| charge_transfer | 495 | 148, test | 50 | 50 | 50 | 50 | – | – | 60 |" in lines
     assert "| dipeptides | charges_r2 | 0.4 | 0.9 | 0.859 |" in lines
     assert "| dipeptides | bec_r2 | 0.7 | – | 0.943 |" in lines
     text = overview.with_tables(results_page, {"real_data": {"runs": runs}})
