@@ -2,7 +2,7 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,9 @@ def adam_step(
         direction, optimizer_state = optimizer.update(gradient, state["optimizer"], potential.params)
     rates = learning_rate if isinstance(learning_rate, dict) else dict.fromkeys(potential.params, learning_rate)
     params = {
-        name: jax.tree.map(lambda p, d, rate=rates[name]: p + rate.astype(p.dtype) * d, group, direction[name])
+        name: jax.tree.map(
+            lambda p, d, rate=rates[name]: p + rate.astype(p.dtype) * d, group, cast(dict, direction)[name]
+        )
         for name, group in potential.params.items()
     }
     decay = average_decay(rule, optax.tree.get(optimizer_state, "count").astype(value.dtype))
