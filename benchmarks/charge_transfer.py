@@ -112,9 +112,9 @@ def plot(path: pathlib.Path, work: pathlib.Path) -> dict[str, dict]:
         ax.plot(distances, reference - reference[start], "o", ms=3, color="0.2", label="GFN1-xTB")
         curves = {"displacement": distances.tolist(), "reference": (reference - reference[start]).tolist()}
         for model, color in ON_THE_PATH.items():
-            folder = work / f"charge_transfer-{model}-0" / "model"
-            if folder.exists():
-                pair = evaluate(load(folder), own).parity["energy"]
+            folder = work / f"charge_transfer-{model}-0"
+            if (folder / "metrics.json").exists():  # finished
+                pair = evaluate(load(folder / "model"), own).parity["energy"]
                 values = len(own[0]) * pair.predicted
                 ax.plot(distances, values - values[start], color=color, label=model.replace("_", " "))
                 curves[model] = (values - values[start]).tolist()
