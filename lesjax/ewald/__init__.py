@@ -1,7 +1,12 @@
 """Latent Ewald sums on plain arrays."""
 
 from lesjax.ewald.accuracy import force_error as force_error
-from lesjax.ewald.interaction import Coulomb as Coulomb, Interaction as Interaction, SlabCoulomb as SlabCoulomb
+from lesjax.ewald.interaction import (
+    Coulomb as Coulomb,
+    Interaction as Interaction,
+    InversePower6 as InversePower6,
+    SlabCoulomb as SlabCoulomb,
+)
 from lesjax.ewald.solver import (
     DEFAULT_ACCURACY as DEFAULT_ACCURACY,
     Solver as Solver,
