@@ -9,7 +9,9 @@ from lesjax.ewald.interaction import (
 )
 from lesjax.ewald.solver import (
     DEFAULT_ACCURACY as DEFAULT_ACCURACY,
+    Plan as Plan,
     Solver as Solver,
+    Solvers as Solvers,
     cutoff_for_accuracy as cutoff_for_accuracy,
     make_solver as make_solver,
     plan_bucket as plan_bucket,

@@ -300,7 +300,7 @@ class InversePower6(Interaction):
     def pair(
         self, r_squared: Float[Array, "*shape"], sigma: Float[Array, ""], order: int
     ) -> list[Float[Array, "*shape"]]:
-        """Return [p(r)]: below x = 1 by a series without cancellation, where the closed form is a small difference of large terms."""
+        """Return [p(r)]: by a series below x = 1, where the closed form is a small difference of large terms."""
         y = 0.5 * r_squared / sigma**2
         near = y < 1.0
         small, large = jnp.where(near, y, 0.0), jnp.where(near, 1.0, y)

@@ -97,9 +97,7 @@ def test_two_cells_have_twice_the_energy(method):
         mask = jnp.arange(12) < 8
         padded = arrays(np.pad(positions, ((0, 4), (0, 0))), CELL, np.pad(sources, (0, 4), constant_values=7.0))
         expected = ewald.energy(one, *arrays(positions, CELL, sources))
-        np.testing.assert_allclose(
-            ewald.energy(one, *padded, atom_mask=mask), expected, rtol=1e-11 if X64 else 1e-5
-        )
+        np.testing.assert_allclose(ewald.energy(one, *padded, atom_mask=mask), expected, rtol=1e-11 if X64 else 1e-5)
 
 
 def test_series_meets_the_closed_form():
