@@ -55,7 +55,7 @@ class LesCalculator(Calculator):
         self._computed: tuple[Any, ...] | None = None
         self._capacity = 0
         self._rows = 0
-        self._plan: tuple[tuple[bool, bool, bool], ewald.Solver | None] | None = None
+        self._plan: tuple[tuple[bool, bool, bool], ewald.Plan | None] | None = None
 
     def calculate(
         self,
@@ -125,9 +125,9 @@ class LesCalculator(Calculator):
                 changes = [*changes, "options"]
         return changes
 
-    def _solver(self, system: System) -> ewald.Solver | None:
+    def _solver(self, system: System) -> ewald.Plan | None:
         """Return the plan for this cell, or the last one while the cell is close to the one it was made for."""
-        if self.potential.config.long_range is None:
+        if not self.potential.config.has_sum:
             return None
         cell = np.asarray(system.cell, np.float64)
         if self._plan is not None:

@@ -33,14 +33,14 @@ def allocate_pairs(
     return allocate(positions, cell, template.pbc, cutoff=potential.cutoff, skin=skin, at_least=at_least)
 
 
-def plan_solver(potential: Potential, template: System, positions: Array, cell: Array) -> ewald.Solver | None:
+def plan_solver(potential: Potential, template: System, positions: Array, cell: Array) -> ewald.Plan | None:
     """Plan the long-range sum, with its arrays on the device; host only."""
     system = dataclasses.replace(template, positions=np.asarray(positions), cell=np.asarray(cell))
     return jax.tree.map(jnp.asarray, potential.make_solver(system))
 
 
 def forces_and_virial(
-    energy_fn: Energy, params: PyTree, system: Any, *, solver: ewald.Solver | None = None, with_virial: bool
+    energy_fn: Energy, params: PyTree, system: Any, *, solver: ewald.Plan | None = None, with_virial: bool
 ) -> tuple[Float[Array, "n 3"], Float[Array, "3 3"]]:
     """Forces, eV/Å, and the virial -dU/dε, eV, zero unless asked for."""
     _, forces, stress = energy_forces_stress(energy_fn, params, system, solver=solver, with_stress=with_virial)

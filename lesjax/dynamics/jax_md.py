@@ -44,7 +44,7 @@ class Neighbors:
     """
 
     neighbor_list: NeighborList
-    solver: ewald.Solver | None
+    solver: ewald.Plan | None
     drifted: Bool[Array, "*b"]
     update_fn: Callable[..., "Neighbors"] = field(metadata={"static": True})
 

@@ -39,7 +39,7 @@ class ForceField:
 
     potential: Potential
     neighbor_list: NeighborList
-    solver: ewald.Solver | None
+    solver: ewald.Plan | None
 
 
 @jax.tree_util.register_dataclass

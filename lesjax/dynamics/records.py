@@ -149,7 +149,7 @@ class Output:
         return Restored(state, neighbor_list, progress, None if cell is None else np.asarray(cell))
 
     def checkpoint(
-        self, state: Any, neighbor_list: NeighborList, progress: MDProgress, solver: ewald.Solver | None
+        self, state: Any, neighbor_list: NeighborList, progress: MDProgress, solver: ewald.Plan | None
     ) -> None:
         """Write a checkpoint; an earlier one is replaced atomically."""
         planned = getattr(solver, "planned_cell", None)  # none for open boundaries

@@ -6,8 +6,8 @@ With sources c (charges of any kind), φ the Fourier transform and p the pair fu
           S(k) = \sum_i c_i e^{i k \cdot r_i}
 
 in a periodic cell and :math:`E = C \sum_{i<j} c_i c_j\, p(r_{ij})` without one. `Coulomb` has
-:math:`\varphi = 4 \pi e^{-\sigma^2 k^2 / 2} / k^2` and :math:`p = \operatorname{erf}(r / \sqrt 2 \sigma) / r`. Another
-interaction is another subclass of `Interaction`; ``tests/ewald/test_interaction.py`` adds :math:`1 / r^6`.
+:math:`\varphi = 4 \pi e^{-\sigma^2 k^2 / 2} / k^2` and :math:`p = \operatorname{erf}(r / \sqrt 2 \sigma) / r`;
+`InversePower6` is the :math:`-1 / r^6` of London dispersion. Another interaction is another subclass of `Interaction`.
 """
 
 import math
@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from jaxtyping import Array, Bool, Float
 
 from lesjax.numerics import safe_norm, safe_reciprocal
@@ -267,6 +268,68 @@ class SlabCoulomb(_SmearedCoulomb):
         first, second = (cell[i] for i in range(3) if i != self.axis)
         normal = xp.cross(first, second)
         return normal / xp.linalg.norm(normal)
+
+
+@dataclass(frozen=True)
+class InversePower6(Interaction):
+    r"""London dispersion: the attraction :math:`-c_i c_j / r^6` between sources c = √C6, damped where atoms overlap.
+
+    With :math:`\alpha = 1 / (\sqrt 2 \sigma)`, :math:`x = \alpha r` and :math:`b = k / (2 \alpha)`
+
+    .. math:: p &= \bigl[1 - e^{-x^2} (1 + x^2 + \tfrac12 x^4)\bigr] / r^6, \quad p(0) = \alpha^6 / 6, \\
+              \varphi &= \frac{\pi^{3/2} \alpha^3}{3}
+              \bigl[(1 - 2 b^2) e^{-b^2} + 2 \sqrt\pi\, b^3 \operatorname{erfc} b\bigr]
+
+    All sources have one sign, so that φ(0) counts: every atom attracts every other one. It has a part in the stress.
+    Energies are in eV for c in eV½ Å³. There are no multipoles, and no slab.
+
+    Source: Williams, Acta Cryst. A 27, 452 (1971), doi:10.1107/S0567739471000998, whose sum in real space is what the
+    damping leaves to the short range.
+    """
+
+    constant: ClassVar[float] = -1.0
+
+    def kernel(
+        self, kvectors: Float[Array, "*k 3"], cell: Float[Array, "3 3"], sigma: Float[Array, ""]
+    ) -> Float[Array, "*k"]:
+        k_squared = jnp.sum(kvectors * kvectors, axis=-1)
+        finite = k_squared > 0.0
+        k = jnp.where(finite, safe_norm(kvectors, finite), 0.0)
+        return _inverse_power_6(jnp.exp, jax.scipy.special.erfc, k, sigma)
+
+    def pair(
+        self, r_squared: Float[Array, "*shape"], sigma: Float[Array, ""], order: int
+    ) -> list[Float[Array, "*shape"]]:
+        """Return [p(r)]: by a series below x = 1, where the closed form is a small difference of large terms."""
+        y = 0.5 * r_squared / sigma**2
+        near = y < 1.0
+        small, large = jnp.where(near, y, 0.0), jnp.where(near, 1.0, y)
+        series = jnp.zeros_like(y)
+        for k in reversed(range(17)):
+            series = series * small + 1.0 / math.factorial(k + 3)
+        closed = (1.0 - jnp.exp(-large) * (1.0 + large + 0.5 * large**2)) / large**3
+        return [jnp.where(near, jnp.exp(-small) * series, closed) / (8.0 * sigma**6)]
+
+    def at_origin(self, sigma: Float[Array, ""], order: int) -> list[Float[Array, ""]]:
+        return [1.0 / (48.0 * sigma**6)]
+
+    def force_tail(self, x: float) -> float:
+        """Largest error that a cutoff left in rattled crystals whose nearest atoms are up to 4.5 σ apart.
+
+        Sources of one sign add up in phase in every Bragg reflection, while the forces of a crystal are small.
+        """
+        x = max(x, math.sqrt(2.0))
+        return 20.0 * x**2 * math.exp(-0.5 * x**2)
+
+    def force_spectrum(self, k: Float[np.ndarray, "*k"], sigma: float) -> Float[np.ndarray, "*k"]:
+        return k**2 * _inverse_power_6(np.exp, scipy.special.erfc, k, sigma)
+
+
+def _inverse_power_6(exp: Any, erfc: Any, k: Any, sigma: Any) -> Any:
+    """φ of `InversePower6`, with the functions of numpy or jax."""
+    b, alpha = k * sigma / math.sqrt(2.0), 1.0 / (math.sqrt(2.0) * sigma)
+    shape = (1.0 - 2.0 * b**2) * exp(-(b**2)) + 2.0 * math.sqrt(math.pi) * b**3 * erfc(b)
+    return math.pi**1.5 * alpha**3 / 3.0 * shape
 
 
 def _unlimited(k_squared: Float[Array, "*k"], sigma: Float[Array, ""], finite: Bool[Array, "*k"]) -> Float[Array, "*k"]:

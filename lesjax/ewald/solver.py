@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 from scipy.optimize import brentq
 
 from lesjax.ewald.interaction import Coulomb, Interaction
@@ -28,6 +29,40 @@ PERIODIC_METHODS = ("direct", "mesh", "nufft")
 # have `sigma`, `interaction`, `still_valid`, `fits`, `check_atoms` and `share_sizes`; periodic ones (`Periodic`) have
 # `grid`, `factor`, `square` and `product`, `OpenSolver` has `pairs` and `product`.
 Solver = DirectSolver | MeshSolver | NufftSolver | OpenSolver
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Solvers:
+    """Plans of two sums over the same atoms, each with its own interaction and width.
+
+    Attributes:
+        charges: plan of the sum over charges; None without any.
+        dispersion: plan of the sum over coefficients of dispersion.
+    """
+
+    charges: Solver | None
+    dispersion: Solver
+
+    @property
+    def planned_cell(self) -> Float[np.ndarray | Array, "*b 3 3"] | None:
+        """The cell that both were made for; None for open boundaries."""
+        return None if isinstance(self.dispersion, OpenSolver) else self.dispersion.planned_cell
+
+    def still_valid(self, cell: Float[np.ndarray | Array, "*b 3 3"]) -> Bool[Array, ""]:
+        """Return whether both plans hold; see `Periodic.still_valid`."""
+        return self.dispersion.still_valid(cell)
+
+    def fits(self, positions: Float[np.ndarray | Array, "n 3"], cell: Float[np.ndarray | Array, "3 3"]) -> Array:
+        """Return True: slabs, which could not, have no dispersion; see `Periodic.fits`."""
+        return self.dispersion.fits(positions, cell)
+
+    def check_atoms(self, positions: Float[np.ndarray, "n 3"], cell: Float[np.ndarray, "3 3"]) -> None:
+        """Do nothing; see `Periodic.check_atoms`."""
+
+
+# What an energy takes: the plan of its only sum, or those of two
+Plan = Solver | Solvers
 
 
 def make_solver(
@@ -164,13 +199,13 @@ def plan_bucket(
     return type(solvers[0]).share_sizes(solvers)
 
 
-def stack_solvers(solvers: Sequence[Solver]) -> Solver:
+def stack_solvers(solvers: Sequence[Plan]) -> Plan:
     """Stack the solvers of several systems along a leading axis for `vmap`.
 
     Raises:
         ValueError: unless all are of one kind, with one interaction and the same sizes: see `plan_bucket`.
     """
-    for name, of in (("kind", _kind), ("interaction", lambda solver: repr(solver.interaction)), ("size", _sizes)):
+    for name, of in (("kind", _kind), ("interaction", _interactions), ("size", _sizes)):
         values = sorted({of(solver) for solver in solvers})
         if len(values) != 1:
             raise ValueError(
@@ -179,11 +214,22 @@ def stack_solvers(solvers: Sequence[Solver]) -> Solver:
     return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *solvers)
 
 
-def _kind(solver: Solver) -> str:
-    return type(solver).__name__
+def _single(solver: Plan) -> list[Solver]:
+    """Return the plans of single sums."""
+    if not isinstance(solver, Solvers):
+        return [solver]
+    return [one for one in (solver.charges, solver.dispersion) if one is not None]
 
 
-def _sizes(solver: Solver) -> str:
+def _kind(solver: Plan) -> str:
+    return " and ".join(type(one).__name__ for one in _single(solver))
+
+
+def _interactions(solver: Plan) -> str:
+    return " and ".join(repr(one.interaction) for one in _single(solver))
+
+
+def _sizes(solver: Plan) -> str:
     leaves, structure = jax.tree.flatten(solver)
     return f"{[np.shape(leaf) for leaf in leaves]} {structure}"
 

@@ -22,7 +22,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lesjax.dynamics.energy import allocate_pairs, plan_solver
-from lesjax.ewald import Solver
+from lesjax.ewald import Plan
 from lesjax.fitting.newton import Problem, energy, find_minimum, geometry, rooted
 from lesjax.models.checks import check_solution, check_system
 from lesjax.models.potential import Potential, Solved, energy_parts
@@ -55,7 +55,7 @@ class Relaxed:
 
     system: Any
     energy: Float[Array, ""]
-    solver: Solver | None
+    solver: Plan | None
 
 
 def relax(
@@ -63,7 +63,7 @@ def relax(
     params: PyTree,
     system: Any,
     *,
-    solver: Solver | None = None,
+    solver: Plan | None = None,
     strain: str = "none",
     pressure: ArrayLike = 0.0,
     tolerance: float | None = None,
@@ -214,7 +214,7 @@ def _with_neighbors(problem: Problem, potential: Potential, x: Float[Array, " d"
     return dataclasses.replace(first, positions=positions, cell=cell, **jax.tree.map(jnp.asarray, neighbors))
 
 
-def _check_solved(potential: Potential, system: System, solver: Solver | None) -> None:
+def _check_solved(potential: Potential, system: System, solver: Plan | None) -> None:
     """Raise ValueError for induced or equilibrated charges without a solution; host only."""
     long_range = potential.config.long_range
     if long_range is not None and long_range.charges.responds:
@@ -222,7 +222,7 @@ def _check_solved(potential: Potential, system: System, solver: Solver | None) -
 
 
 @jax.jit
-def _solved(potential: Potential, system: System, solver: Solver | None) -> Solved:
+def _solved(potential: Potential, system: System, solver: Plan | None) -> Solved:
     long_range = energy_parts(potential, system, solver)[2]
     assert long_range is not None
     return long_range.induction, long_range.equilibration

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from lesjax.ewald import Solver
+from lesjax.ewald import Plan
 from lesjax.neighbors.verlet import NeighborList, within_cutoff
 from lesjax.numerics import determinant, einsum, matmul
 from lesjax.properties import Energy
@@ -45,7 +45,7 @@ class Problem(NamedTuple):
 
     energy_fn: Energy
     system: Any
-    solver: Solver | None
+    solver: Plan | None
     neighbor_list: NeighborList | None
     strains: Float[Array, "k 3 3"]
     rotations: Float[Array, "m 3 3"]

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 
 from lesjax import properties
 from lesjax.dynamics import analysis
-from lesjax.ewald import Solver
+from lesjax.ewald import Plan
 from lesjax.io import Atoms
 from lesjax.numerics import determinant
 from lesjax.properties import Energy
@@ -25,7 +25,7 @@ from lesjax.units import AMU_PER_A3, BAR, BOLTZMANN
 
 
 # (parameters, one frame, solver) -> charges, e, [n] or [n, c]
-Charges = Callable[[PyTree, Any, Solver | None], Array]
+Charges = Callable[[PyTree, Any, Plan | None], Array]
 
 
 def mean(weights: Float[Array, " t"], values: Float[Array, "t ..."]) -> Float[Array, "..."]:
@@ -48,7 +48,7 @@ class Observable:
     fixed: bool = False
     reduce: Callable[[Array, Array], Array] = mean
 
-    def at(self, frame: PyTree, *, solver: Solver | None = None) -> Callable[[PyTree], Array]:
+    def at(self, frame: PyTree, *, solver: Plan | None = None) -> Callable[[PyTree], Array]:
         """Return the observable of one structure as a function of the parameters.
 
         Raises:
@@ -111,7 +111,7 @@ def pressure(energy_fn: Energy, temperature: float) -> Observable:
         temperature: K.
     """
 
-    def function(params: PyTree, frame: Any, solver: Solver | None) -> Float[Array, ""]:
+    def function(params: PyTree, frame: Any, solver: Plan | None) -> Float[Array, ""]:
         _, _, stress = properties.energy_forces_stress(energy_fn, params, frame, solver=solver, with_stress=True)
         assert stress is not None
         ideal = len(frame.positions) * BOLTZMANN * temperature / jnp.abs(determinant(jnp.asarray(frame.cell)))
@@ -127,7 +127,7 @@ def dipole_moment(charges_fn: Charges) -> Observable:
         charges_fn: charges, e, [n] or [n, c], of parameters, one frame and a solver.
     """
 
-    def function(params: PyTree, frame: Any, solver: Solver | None) -> Float[Array, "3"]:
+    def function(params: PyTree, frame: Any, solver: Plan | None) -> Float[Array, "3"]:
         charges = charges_fn(params, frame, solver)
         return jnp.asarray(properties.dipole_moment(jnp.asarray(frame.positions), charges))
 
@@ -148,7 +148,7 @@ def dielectric_constant(charges_fn: Charges, temperature: float, *, epsilon_infi
 
     moment_of = dipole_moment(charges_fn).function
 
-    def function(params: PyTree, frame: Any, solver: Solver | None) -> Float[Array, "4"]:
+    def function(params: PyTree, frame: Any, solver: Plan | None) -> Float[Array, "4"]:
         moment = math.sqrt(epsilon_infinity) * moment_of(params, frame, solver)
         return jnp.append(moment, jnp.abs(determinant(jnp.asarray(frame.cell))))
 
@@ -170,7 +170,7 @@ def born_effective_charges(
         epsilon_infinity: electronic dielectric constant; the charges are multiplied by its root.
     """
 
-    def function(params: PyTree, frame: Any, solver: Solver | None) -> Float[Array, "n 3 3"]:
+    def function(params: PyTree, frame: Any, solver: Plan | None) -> Float[Array, "n 3 3"]:
         def moments(positions: Array) -> Array:
             return charges_fn(params, replace(frame, positions=positions), solver)
 

@@ -29,7 +29,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from lesjax.ewald import Solver
+from lesjax.ewald import Plan
 from lesjax.fitting.observables import Observable
 from lesjax.numerics import determinant
 from lesjax.properties import Energy
@@ -64,7 +64,7 @@ class Trajectory:
     temperature: Float[Array, ""]
     pressure: Float[Array, ""] | None
     measured: Mapping[str, Float[Array, "t ..."]] = dataclasses.field(default_factory=dict)
-    solver: Solver | None = None
+    solver: Plan | None = None
 
     def __len__(self) -> int:
         return len(self.energies)
@@ -78,7 +78,7 @@ def make_trajectory(
     temperature: float,
     pressure: float | None = None,
     observables: Mapping[str, Observable] | None = None,
-    solver: Solver | None = None,
+    solver: Plan | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> Trajectory:
     """Compute energies of the frames, and the values of observables that no parameter changes.
@@ -156,14 +156,14 @@ def measure(name: str, observable: Observable, frames: PyTree) -> Float[Array, "
 
 
 def frame_energies(
-    energy_fn: Energy, params: PyTree, frames: PyTree, solver: Solver | None = None, batch_size: int = BATCH_SIZE
+    energy_fn: Energy, params: PyTree, frames: PyTree, solver: Plan | None = None, batch_size: int = BATCH_SIZE
 ) -> Float[Array, " t"]:
     """Energies of stacked frames, eV."""
     return _map_frames(energy_fn, params, jax.tree.map(jnp.asarray, frames), solver, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _map_frames(function: Energy, params: PyTree, frames: PyTree, solver: Solver | None, batch_size: int) -> Array:
+def _map_frames(function: Energy, params: PyTree, frames: PyTree, solver: Plan | None, batch_size: int) -> Array:
     """Map a function over the frames; the backward pass computes it again, so that memory is that of one batch."""
     of_frame = jax.checkpoint(lambda frame: function(params, frame, solver))
     return jax.lax.map(of_frame, frames, batch_size=batch_size)

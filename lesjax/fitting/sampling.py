@@ -16,7 +16,7 @@ from lesjax.dynamics.energy import forces_and_virial
 from lesjax.dynamics.integrators import with_mixed_dtypes
 from lesjax.dynamics.momenta import maxwell_boltzmann
 from lesjax.dynamics.settings import make_integrator
-from lesjax.ewald import Solver
+from lesjax.ewald import Plan
 from lesjax.models.potential import Potential
 from lesjax.neighbors.batching import stack
 from lesjax.properties import Energy
@@ -58,7 +58,7 @@ def make_sampler(
     masses: Float[np.ndarray, " n"],
     settings: Settings,
     *,
-    solver: Solver | None = None,
+    solver: Plan | None = None,
     equilibration: int = 0,
 ) -> Sampler:
     """Make a sampler for any energy without a neighbour list: one compiled run of molecular dynamics.
@@ -82,7 +82,7 @@ def make_sampler(
     temperature = settings.temperature
     assert temperature is not None
 
-    def force_virial(positions: Array, cell: Array, *, params: PyTree, frame: Any, solver: Solver | None):
+    def force_virial(positions: Array, cell: Array, *, params: PyTree, frame: Any, solver: Plan | None):
         moved = dataclasses.replace(frame, positions=positions, cell=cell)
         return forces_and_virial(energy_fn, params, moved, solver=solver, with_virial=settings.constant_pressure)
 
@@ -90,7 +90,7 @@ def make_sampler(
 
     @with_mixed_dtypes
     @jax.jit
-    def run(params: PyTree, frame: Any, solver: Solver | None, momenta: Array, key: Array) -> tuple[Array, Array]:
+    def run(params: PyTree, frame: Any, solver: Plan | None, momenta: Array, key: Array) -> tuple[Array, Array]:
         positions, cell = jnp.asarray(frame.positions), jnp.asarray(frame.cell)
         arguments = {"params": params, "frame": frame, "solver": solver}
         fixed = {} if settings.constant_pressure else {"cell": cell}

@@ -8,6 +8,7 @@ from lesjax.models.ensemble import (
     load_ensemble as load_ensemble,
 )
 from lesjax.models.long_range import (
+    DispersionConfig as DispersionConfig,
     EquilibratedCharges as EquilibratedCharges,
     FixedCharges as FixedCharges,
     Induction as Induction,

@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from lesjax.io import chemical_symbols
 from lesjax.models.cace.config import CACEConfig
-from lesjax.models.long_range import FixedCharges, LongRangeConfig
+from lesjax.models.long_range import DispersionConfig, FixedCharges, LongRangeConfig
 from lesjax.models.short_range import SHORT_RANGE_KINDS, ShortRangeConfig
 from lesjax.schema import choice
 from lesjax.validate import check, elements, energies, flag, optional, positive, widths
@@ -18,7 +18,7 @@ STATE_INPUTS = ("total_charge", "spin_multiplicity")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A short-range model, with or without the long-range part.
+    """A short-range model, with or without charges and dispersion.
 
     Attributes:
         short_range: hyper-parameters of a registered model; kind = "cace" and others, see `lesjax.models.register`.
@@ -32,6 +32,8 @@ class ModelConfig:
             "total_charge" and "spin_multiplicity". One model then covers several charge states.
         state_by_element: each element sees them in inputs of its own, without which all lone ions of one charge have
             one ionization energy; true where the training set has lone ions, if it is not given.
+        dispersion: hyper-parameters of a learned -C6 / r⁶, with charges or, where `long_range` is None, alone; None for
+            a model without.
     """
 
     short_range: ShortRangeConfig = choice(SHORT_RANGE_KINDS, default=CACEConfig())
@@ -42,6 +44,7 @@ class ModelConfig:
     reference_energies: tuple[float, ...] = ()
     state_inputs: tuple[str, ...] = ()
     state_by_element: bool | None = None
+    dispersion: DispersionConfig | None = None
 
     def __post_init__(self) -> None:
         check(
@@ -72,6 +75,20 @@ class ModelConfig:
         """True if systems need their total charge."""
         held = self.long_range is not None and self.long_range.charges.needs_total_charge
         return held or "total_charge" in self.state_inputs
+
+    @property
+    def has_sum(self) -> bool:
+        """True if there is a sum to plan, of charges or of dispersion."""
+        return self.long_range is not None or self.dispersion is not None
+
+    @property
+    def dispersion_sigma(self) -> float:
+        """Smearing width of the dispersion, Å; see `DispersionConfig`."""
+        assert self.dispersion is not None
+        if self.dispersion.sigma is not None:
+            return self.dispersion.sigma
+        fifth = 0.2 * self.short_range.cutoff
+        return fifth if self.long_range is None else min(self.long_range.sigma, fifth)
 
     def reference_energy(self, atomic_numbers: Int[np.ndarray, " n"]) -> float:
         """Sum of the reference energies over atoms of known elements, eV; on the host, in float64."""

@@ -99,11 +99,11 @@ class Ensemble:
         """Range of the short-range model, Å, for `System.from_ase`."""
         return self.stacked.cutoff
 
-    def make_solver(self, system: System) -> ewald.Solver | None:
+    def make_solver(self, system: System) -> ewald.Plan | None:
         """Plan the long-range sum, as `Potential.make_solver`."""
         return self.stacked.make_solver(system)
 
-    def __call__(self, system: System, solver: ewald.Solver | None = None) -> EnsemblePrediction:
+    def __call__(self, system: System, solver: ewald.Plan | None = None) -> EnsemblePrediction:
         """Mean and spread of energy, forces, stress and charges of one structure; compiled once per shape.
 
         Arguments and errors as for a `Potential`. Latent charges have the signs of the members, which
@@ -166,7 +166,7 @@ def load_ensemble(path: str | os.PathLike) -> Ensemble:
 
 
 @jax.jit
-def _predict(stacked: Potential, system: System, solver: ewald.Solver | None) -> EnsemblePrediction:
+def _predict(stacked: Potential, system: System, solver: ewald.Plan | None) -> EnsemblePrediction:
     def predict_member(potential: Potential) -> Prediction:
         return predict(potential, system, solver, with_stress=all(system.pbc))
 

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from lesjax.models.config import ModelConfig
 from lesjax.models.long_range.charges import EquilibratedCharges
+from lesjax.models.long_range.dispersion import DispersionCoefficients
 from lesjax.models.long_range.heads import Heads
 from lesjax.models.long_range.sources import Sources
 from lesjax.models.readout import FeatureScale, Readout, read_out
@@ -15,11 +16,11 @@ from lesjax.system import System
 
 
 class LesModel(nn.Module):
-    """Atomic short-range energies and the sources of the long-range part of a system.
+    """Atomic short-range energies and the sources of the sums of a system.
 
     Parameters are in ``short_range`` (the model's own), ``energy`` (scales of the features, readout), ``charges``
-    (readout and element charges, and separate features) and ``heads``. The signs of the channels of charge
-    are in the collection ``signs``.
+    (readout and element charges, and separate features), ``heads`` and ``dispersion`` (readout and coefficients of
+    elements). The signs of the channels of charge are in the collection ``signs``.
     """
 
     config: ModelConfig
@@ -28,6 +29,8 @@ class LesModel(nn.Module):
         c = self.config
         self.short_range = make_module(c.short_range)
         self.energy = EnergyReadout(c)
+        if c.dispersion is not None:
+            self.dispersion = DispersionCoefficients(c.dispersion, c.short_range.elements)
         if c.long_range is not None:
             charges = c.long_range.charges
             separate = c.short_range if c.long_range.separate_features else None
@@ -39,8 +42,8 @@ class LesModel(nn.Module):
                     charges.n_channels, charges.scale, charges.dipoles, charges.quadrupoles, charges.induction
                 )
 
-    def __call__(self, system: System) -> tuple[Float[Array, " n"], Sources | None]:
-        """Return the short-range energy of each atom (eV) and the sources of the sum, None without it.
+    def __call__(self, system: System) -> tuple[Float[Array, " n"], Sources | None, Float[Array, " n"] | None]:
+        """Return the short-range energy of each atom (eV), the sources of the charges and the √C6, None without them.
 
         All values of padded atoms are zero.
         """
@@ -48,17 +51,22 @@ class LesModel(nn.Module):
         features = self.short_range(system)
         layers = self._with_state(self.energy.feature_scale(features.layers), system)
         outputs: Array | None = None
-        if long_range is None or long_range.separate_features or not long_range.charges.n_outputs:
-            (energies,) = read_out(layers, [self.energy.readout])
-        else:
-            energies, outputs = read_out(layers, [self.energy.readout, self.charges.readout])
+        readouts = [self.energy.readout]
+        if long_range is not None and not long_range.separate_features and long_range.charges.n_outputs:
+            readouts.append(self.charges.readout)
+        if c.dispersion is not None:
+            readouts.append(self.dispersion.readout)
+        energies, *others = read_out(layers, readouts)
+        coefficients = None if c.dispersion is None else self.dispersion(others.pop(), system)
+        if others:
+            (outputs,) = others
         energies = (1.0 if c.energy_scale is None else c.energy_scale) * energies[:, 0]
         if features.energy is not None:
             energies = energies + features.energy
         mask = jnp.asarray(system.atom_mask)
         energies = jnp.where(mask, energies, 0.0)
         if long_range is None:
-            return energies, None
+            return energies, None, coefficients
         if long_range.separate_features:
             features = self.charges.short_range(system)
             layers = self._with_state(self.charges.feature_scale(features.layers), system)
@@ -68,7 +76,7 @@ class LesModel(nn.Module):
         sources = self.charges(outputs, system, signs)
         if long_range.charges.has_heads:
             sources = self.heads(sources, jnp.concatenate(layers, axis=1), features, mask, signs)
-        return energies, sources
+        return energies, sources, coefficients
 
     def _with_state(self, layers: list[Float[Array, "n _"]], system: System) -> list[Float[Array, "n _"]]:
         """Append total charge and number of unpaired electrons to the features, where the model takes them in."""

@@ -17,7 +17,8 @@ from lesjax.models import storage
 from lesjax.models.checks import check_finite, check_solution, check_system, warn_if_charged
 from lesjax.models.config import ModelConfig
 from lesjax.models.les import LesModel
-from lesjax.models.long_range.plan import make_solver
+from lesjax.models.long_range.dispersion import Dispersion, dispersion_energy
+from lesjax.models.long_range.plan import make_solver, split
 from lesjax.models.long_range.sources import LongRange, Sources
 from lesjax.models.prediction import Prediction
 from lesjax.models.provenance import Provenance
@@ -82,15 +83,18 @@ class Potential:
         """Range of the short-range model, Å, for `System.from_ase`."""
         return self.config.short_range.cutoff
 
-    def make_solver(self, system: System) -> ewald.Solver | None:
+    def make_solver(self, system: System) -> ewald.Plan | None:
         """Plan the long-range sum for the cell of `system`; host only. None for a short-range model.
 
-        Raises:
-            ValueError: for a cell that cannot be summed, or a slab whose atoms extend over more than its height.
-        """
-        return make_solver(self.config.long_range, system)
+        With dispersion it is the pair of plans `ewald.Solvers`.
 
-    def energy(self, system: System, solver: ewald.Solver | None = None) -> Float[Array, ""]:
+        Raises:
+            ValueError: for a cell that cannot be summed, a slab whose atoms extend over more than its height, or one
+                for a model with dispersion.
+        """
+        return make_solver(self.config, system)
+
+    def energy(self, system: System, solver: ewald.Plan | None = None) -> Float[Array, ""]:
         """Energy of interaction, eV: a pure function of the potential and the system.
 
         `Potential.energy` itself is an `Energy` whose parameters are a potential, for `lesjax.properties` and
@@ -114,7 +118,7 @@ class Potential:
         """Energies of interaction of one composition plus the reference energies of its elements, eV, in float64."""
         return np.asarray(np.asarray(energy, float) + self.config.reference_energy(atomic_numbers))
 
-    def __call__(self, system: System, solver: ewald.Solver | None = None) -> Prediction:
+    def __call__(self, system: System, solver: ewald.Plan | None = None) -> Prediction:
         """Energy, forces, stress and charges of one structure; compiled once per shape. See `energy`.
 
         Warns, once in a process, where the latent charges of a periodic cell do not add up to zero and no `background`
@@ -162,13 +166,13 @@ class Potential:
         check_solution(*solved)
         return result
 
-    def atomic_energies(self, system: System, solver: ewald.Solver | None = None) -> Float[np.ndarray, " n"]:
+    def atomic_energies(self, system: System, solver: ewald.Plan | None = None) -> Float[np.ndarray, " n"]:
         r"""Energies of the atoms, eV, which add up to the total energy; on the host, in float64.
 
         .. math:: E_i = E_i^{ref} + E_i^{short} + \frac{1}{2} \sum_c q_{ic} \varphi_{ic}
 
-        How the energy of charges is shared out among the atoms is this convention. Arguments and errors as for
-        `energy`, and a ValueError for multipoles and charges that respond, whose energy has no such form.
+        and likewise for dispersion. How the energy of a sum is shared out among the atoms is this convention. Arguments
+        and errors as for `energy`, and a ValueError for multipoles and charges that respond: theirs has no such form.
         """
         charges = None if self.config.long_range is None else self.config.long_range.charges
         if charges is not None and not charges.is_sum_over_atoms:
@@ -191,10 +195,15 @@ class Potential:
         """
         return dataclasses.replace(self, config=dataclasses.replace(self.config, reference_energies=()))
 
-    def checked_solver(self, system: System, solver: ewald.Solver | None) -> ewald.Solver | None:
+    def checked_solver(self, system: System, solver: ewald.Plan | None) -> ewald.Plan | None:
         """Check a system, and plan its sum where no plan is given; see `energy`."""
         check_system(self.config, system)
-        if solver is not None or self.config.long_range is None:
+        if solver is not None or not self.config.has_sum:
+            if self.config.dispersion is not None and not isinstance(solver, ewald.Solvers):
+                raise ValueError(
+                    f"`solver` is a plan of one sum ({type(solver).__name__}), but the model has dispersion: make it "
+                    "with `potential.make_solver(system)`."
+                )
             return solver
         if isinstance(system.cell, Tracer):
             raise TypeError(
@@ -236,40 +245,50 @@ def load(path: str | pathlib.Path) -> Potential:
 
 
 def energy_parts(
-    potential: Potential, system: System, solver: ewald.Solver | None
-) -> tuple[Float[Array, ""], Float[Array, ""], LongRange | None]:
-    """Energy of interaction and its short-range part, eV, and the long-range part. A pure function."""
-    atomic, sources = apply(potential, system)
-    short_range = jnp.sum(atomic)
-    if sources is None:
-        return short_range, short_range, None
-    assert solver is not None
-    assert potential.config.long_range is not None
-    long_range = potential.config.long_range.charges.energy(sources, system, solver)
-    return short_range + long_range.energy, short_range, long_range
+    potential: Potential, system: System, solver: ewald.Plan | None
+) -> tuple[Float[Array, ""], Float[Array, ""], LongRange | None, Dispersion | None]:
+    """Energy of interaction and its short-range part, eV, the part of the charges and the dispersion. Pure function."""
+    atomic, sources, coefficients = apply(potential, system)
+    of_charges, of_dispersion = split(solver)
+    energy = short_range = jnp.sum(atomic)
+    long_range, dispersion = None, None
+    if sources is not None:
+        assert of_charges is not None
+        assert potential.config.long_range is not None
+        long_range = potential.config.long_range.charges.energy(sources, system, of_charges)
+        energy = energy + long_range.energy
+    if coefficients is not None:
+        assert of_dispersion is not None
+        dispersion = dispersion_energy(coefficients, system, of_dispersion)
+        energy = energy + dispersion.energy
+    return energy, short_range, long_range, dispersion
 
 
-def apply(potential: Potential, system: System) -> tuple[Float[Array, " n"], Sources | None]:
-    """Short-range energies of the atoms, eV, and the sources of the long-range part."""
+def apply(potential: Potential, system: System) -> tuple[Float[Array, " n"], Sources | None, Float[Array, " n"] | None]:
+    """Short-range energies of the atoms, eV, the sources of the charges and the √C6."""
     variables = {"params": potential.params}
     if potential.signs is not None:
         variables["signs"] = {"channels": jax.lax.stop_gradient(potential.signs)}
-    return cast(tuple[Array, Sources | None], LesModel(potential.config).apply(variables, system))
+    return cast(tuple[Array, Sources | None, Array | None], LesModel(potential.config).apply(variables, system))
 
 
-def predict(potential: Potential, system: System, solver: ewald.Solver | None, *, with_stress: bool) -> Prediction:
+def predict(potential: Potential, system: System, solver: ewald.Plan | None, *, with_stress: bool) -> Prediction:
     """All outputs for one system as a pure function; map it over stacked systems with `jax.vmap`."""
 
     def energy_fn(
-        potential: Potential, system: System, solver: ewald.Solver | None
-    ) -> tuple[Array, tuple[Array, LongRange | None]]:
-        energy, short_range, long_range = energy_parts(potential, system, solver)
-        return energy, (short_range, long_range)
+        potential: Potential, system: System, solver: ewald.Plan | None
+    ) -> tuple[Array, tuple[Array, LongRange | None, Dispersion | None]]:
+        energy, short_range, long_range, dispersion = energy_parts(potential, system, solver)
+        return energy, (short_range, long_range, dispersion)
 
-    (energy, (short_range, long_range)), forces, stress = energy_forces_stress(
+    (energy, (short_range, long_range, dispersion)), forces, stress = energy_forces_stress(
         energy_fn, potential, system, solver=solver, with_stress=with_stress, has_aux=True
     )
     prediction = Prediction(energy, None, short_range, None, forces, stress)
+    if dispersion is not None:
+        prediction = dataclasses.replace(
+            prediction, dispersion_energy=dispersion.energy, dispersion_coefficients=dispersion.coefficients
+        )
     if long_range is None:
         return prediction
     moment = None
@@ -291,20 +310,25 @@ def predict(potential: Potential, system: System, solver: ewald.Solver | None, *
 
 
 @jax.jit
-def _predict(potential: Potential, system: System, solver: ewald.Solver | None) -> Prediction:
+def _predict(potential: Potential, system: System, solver: ewald.Plan | None) -> Prediction:
     return predict(potential, system, solver, with_stress=all(system.pbc))
 
 
 @jax.jit
-def _atomic_energies(potential: Potential, system: System, solver: ewald.Solver | None) -> Float[Array, " n"]:
-    energies, sources = apply(potential, system)
-    if sources is None:
-        return energies
-    assert solver is not None
-    assert sources.charges is not None
+def _atomic_energies(potential: Potential, system: System, solver: ewald.Plan | None) -> Float[Array, " n"]:
+    energies, sources, coefficients = apply(potential, system)
     positions, cell, mask = (jnp.asarray(x) for x in (system.positions, system.cell, system.atom_mask))
-    potentials = ewald.potential(solver, positions, cell, sources.charges, atom_mask=mask)
-    return energies + 0.5 * jnp.sum(sources.charges * potentials, axis=1)
+    of_charges, of_dispersion = split(solver)
+    if sources is not None:
+        assert of_charges is not None
+        assert sources.charges is not None
+        potentials = ewald.potential(of_charges, positions, cell, sources.charges, atom_mask=mask)
+        energies = energies + 0.5 * jnp.sum(sources.charges * potentials, axis=1)
+    if coefficients is not None:
+        assert of_dispersion is not None
+        potentials = ewald.potential(of_dispersion, positions, cell, coefficients, atom_mask=mask)
+        energies = energies + 0.5 * coefficients * potentials
+    return energies
 
 
 # solutions for induced and for equilibrated charges
@@ -314,7 +338,7 @@ Solved = tuple[response.InducedMultipoles | None, response.Equilibration | None]
 def predict_born_charges(
     potential: Potential,
     system: System,
-    solver: ewald.Solver | None = None,
+    solver: ewald.Plan | None = None,
     epsilon_infinity: float | Float[Array, ""] = 1.0,
     acoustic_sum_rule: bool = False,
     direction: int | None = None,
@@ -356,7 +380,7 @@ def predict_born_charges(
 def _born_effective_charges(
     potential: Potential,
     system: System,
-    solver: ewald.Solver | None,
+    solver: ewald.Plan | None,
     epsilon_infinity: float,
     acoustic_sum_rule: bool,
     direction: int | None,

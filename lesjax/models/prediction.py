@@ -20,7 +20,7 @@ class Prediction:
         total_energy: energy with the reference energies, eV, in float64; on the host only, None where the elements are
             traced.
         short_range_energy: short-range part of the interaction, eV.
-        long_range_energy: Ewald part of it, eV; None for a short-range model.
+        long_range_energy: part of the charges and multipoles, eV; None for a model without.
         forces: eV/Å.
         stress: eV/Å³, ASE's sign; None unless all directions are periodic (a slab has no volume of its own).
         charges: latent charges of each channel, e, induced ones included, from which dipole moments and Born effective
@@ -34,6 +34,8 @@ class Prediction:
             shifted by d, the atoms have a moment that is larger by :math:`d \sum_i q_i`.
         induction: the induced part of charges and dipoles, with the flags of its solution.
         equilibration: the solution for equilibrated charges, with its flag.
+        dispersion_energy: part of the learned dispersion, eV; None for a model without.
+        dispersion_coefficients: √C6 of each atom, eV½ Å³.
     """
 
     energy: Float[Array, "*b"]
@@ -48,3 +50,5 @@ class Prediction:
     dipole_moment: Float[Array, "*b 3"] | None = None
     induction: response.InducedMultipoles | None = None
     equilibration: response.Equilibration | None = None
+    dispersion_energy: Float[Array, "*b"] | None = None
+    dispersion_coefficients: Float[Array, "*b n"] | None = None

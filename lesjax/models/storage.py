@@ -176,6 +176,8 @@ def sizes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         hidden["charges"] = getattr(charges, "hidden", ())
         if config.long_range.separate_features:
             shapes |= {("params", "charges", *name[1:]): shape for name, shape in shapes.items() if name[0] == "params"}
+    if config.dispersion is not None:
+        hidden["dispersion"] = config.dispersion.hidden
     for part, widths in hidden.items():
         shapes |= {
             ("params", part, "readout", "layer0", f"hidden{i}", "bias"): (width,) for i, width in enumerate(widths)

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from lesjax.ewald import Solver
+from lesjax.ewald import Plan
 from lesjax.numerics import determinant, matmul
 
 
 # (parameters, system, solver) -> interaction energy, eV: a pure function. The system is a `lesjax.System`, a `Frame`
 # or another dataclass with `positions` and `cell`, which derivatives replace. The solver is the plan of a long-range
 # sum or None. `lesjax.Potential.energy` has it, with a potential as its parameters.
-Energy = Callable[[PyTree, Any, Solver | None], Array]
+Energy = Callable[[PyTree, Any, Plan | None], Array]
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +47,7 @@ def energy_forces_stress(
     params: PyTree,
     system: Any,
     *,
-    solver: Solver | None = None,
+    solver: Plan | None = None,
     with_stress: bool,
     has_aux: bool = False,
 ) -> tuple[Any, Float[Array, "n 3"], Float[Array, "3 3"] | None]:

@@ -33,7 +33,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from lesjax.ewald import Solver
+from lesjax.ewald import Plan
 from lesjax.files import atomic_path
 from lesjax.numerics import check_volume, determinant, einsum
 from lesjax.properties.forces import Energy
@@ -97,7 +97,7 @@ def mode_frequencies(
     masses: Float[Array | np.ndarray, " m"],
     vectors: Float[Array, "k n 3"],
     *,
-    solver: Solver | None = None,
+    solver: Plan | None = None,
     nonanalytic: Float[Array, "n 3"] | None = None,
 ) -> Float[Array, " k"]:
     """Frequencies of known modes by one Hessian-vector product each, cm⁻¹: no Hessian, for fits and large systems.

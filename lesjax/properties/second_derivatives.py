@@ -15,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
-from lesjax.ewald import Solver
+from lesjax.ewald import Plan
 from lesjax.numerics import determinant, matmul
 from lesjax.properties.forces import Energy
 
@@ -26,14 +26,14 @@ SOFT = 1.0
 
 
 def energy_gradient(
-    energy_fn: Energy, params: PyTree, system: Any, solver: Solver | None
+    energy_fn: Energy, params: PyTree, system: Any, solver: Plan | None
 ) -> Callable[[Float[Array, "n 3"]], Float[Array, "n 3"]]:
     """Return the gradient of an energy, eV/Å, as a function of the positions."""
     return jax.grad(lambda positions: energy_fn(params, replace(system, positions=positions), solver))
 
 
 def hessian_vector_product(
-    energy_fn: Energy, params: PyTree, system: Any, vector: Float[Array, "n 3"], *, solver: Solver | None = None
+    energy_fn: Energy, params: PyTree, system: Any, vector: Float[Array, "n 3"], *, solver: Plan | None = None
 ) -> Float[Array, "n 3"]:
     r"""Product :math:`\sum_{j \beta} \partial^2 E / \partial r_{i \alpha} \partial r_{j \beta}\, v_{j \beta}`, eV/Å.
 
@@ -51,7 +51,7 @@ def hessian_vector_product(
 
 
 def hessian(
-    energy_fn: Energy, params: PyTree, system: Any, *, solver: Solver | None = None, batch_size: int | None = None
+    energy_fn: Energy, params: PyTree, system: Any, *, solver: Plan | None = None, batch_size: int | None = None
 ) -> Float[Array, "n 3 n 3"]:
     r"""Hessian :math:`\partial^2 E / \partial r_{i \alpha} \partial r_{j \beta}` (force constants), eV/Å², symmetrized.
 
@@ -82,7 +82,7 @@ def hessian(
 
 
 def elastic_constants(
-    energy_fn: Energy, params: PyTree, system: Any, *, solver: Solver | None = None
+    energy_fn: Energy, params: PyTree, system: Any, *, solver: Plan | None = None
 ) -> Float[Array, "6 6"]:
     r"""Elastic constants with the atoms relaxed in the strained cell, eV/Å³, in Voigt order xx, yy, zz, yz, xz, xy.
 

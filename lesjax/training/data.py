@@ -41,7 +41,7 @@ class Batch:
     """
 
     system: System
-    solver: ewald.Solver | None
+    solver: ewald.Plan | None
     labels: io.Labels
     origins: Float[Array | np.ndarray, "b 3"]
     epsilon_infinity: Float[Array | np.ndarray, " b"]
@@ -185,7 +185,7 @@ def make_dataset(
     buckets, members = [], []
     for directions in sorted({system.pbc for system in systems}):
         group = [i for i, system in enumerate(systems) if system.pbc == directions]
-        sizes = {i: (*systems[i].shape, *grid_sizes(config.long_range, systems[i])) for i in group}
+        sizes = {i: (*systems[i].shape, *grid_sizes(config, systems[i])) for i in group}
         shapes = plan_buckets(list(sizes.values()), max_buckets)
         bucket_of = {i: assign_bucket(sizes[i], shapes) for i in group}
         for bucket, shape in enumerate(shapes):
@@ -218,18 +218,18 @@ def make_dataset(
 
 def plan_solvers(
     config: ModelConfig, systems: Sequence[System], indices: Sequence[int | str]
-) -> list[ewald.Solver] | None:
+) -> list[ewald.Plan] | None:
     """Plan the sums of one bucket; host only.
 
     Raises:
         ValueError: for a structure that cannot be summed, with its index.
     """
     try:
-        return plan_bucket(config.long_range, systems)
+        return plan_bucket(config, systems)
     except ValueError:
         for index, system in zip(indices, systems, strict=True):
             try:
-                make_solver(config.long_range, system)
+                make_solver(config, system)
             except ValueError as error:
                 raise ValueError(f"Structure {index}: {error}") from error
         raise

@@ -1,14 +1,12 @@
-"""Another interaction is one class, here: London dispersion between Gaussians, for all solvers.
+"""London dispersion between Gaussians, for all solvers.
 
 .. math:: E = -\\sum_{i<j} c_i c_j [1 - e^{-x^2} (1 + x^2 + x^4 / 2)] / r^6, \\quad x = α r, α = 1 / (√2 σ)
 
 and in a periodic cell -1/2V Σ φ |S|² + α⁶/12 Σ c², where k = 0 counts (Williams, Acta Cryst. A 27, 452 (1971)).
 """
 
-import dataclasses
 import itertools
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,40 +25,11 @@ SIGMA = 0.9
 ALPHA = 1.0 / (math.sqrt(2.0) * SIGMA)
 
 
-@dataclasses.dataclass(frozen=True)
-class InversePower6(ewald.Interaction):
-    constant: ClassVar[float] = -1.0
-
-    def kernel(self, kvectors, cell, sigma):
-        alpha = 1.0 / (math.sqrt(2.0) * sigma)
-        k_squared = jnp.sum(kvectors * kvectors, axis=-1)
-        k = jnp.where(k_squared > 0, jnp.sqrt(jnp.where(k_squared > 0, k_squared, 1.0)), 0.0)
-        return _kernel(jnp.exp, jax.scipy.special.erfc, k, alpha)
-
-    def pair(self, r_squared, sigma, order):
-        y = r_squared / (2.0 * sigma**2)
-        near = y < 0.25
-        small, large = jnp.where(near, y, 0.0), jnp.where(near, 1.0, y)
-        series = sum((-small) ** k / (2.0 * math.factorial(k) * (k + 3)) for k in range(10))
-        closed = (1.0 - jnp.exp(-large) * (1.0 + large + 0.5 * large**2)) / large**3
-        return [jnp.where(near, series, closed) / (8.0 * sigma**6)]
-
-    def at_origin(self, sigma, order):
-        return [1.0 / (48.0 * sigma**6)]
-
-    def force_tail(self, x):
-        return 6.0 * max(x, 1.5) ** 2 * math.exp(-0.5 * max(x, 1.5) ** 2)
-
-    def force_spectrum(self, k, sigma):
-        return k**2 * _kernel(np.exp, special.erfc, k, 1.0 / (math.sqrt(2.0) * sigma))
-
-
-def _kernel(exp, erfc, k, alpha):
-    b = k / (2.0 * alpha)
-    return (
-        math.pi**1.5 * alpha**3 / 3.0
-        * ((1.0 - 2.0 * b**2) * exp(-(b**2)) + 2.0 * math.sqrt(math.pi) * b**3 * erfc(b))
-    )  # fmt: skip
+def kernel(k):
+    """Fourier transform of `pair`, written for one number."""
+    b = k / (2.0 * ALPHA)
+    gauss, tail = (1.0 - 2.0 * b**2) * math.exp(-(b**2)), 2.0 * math.sqrt(math.pi) * b**3 * math.erfc(b)
+    return math.pi**1.5 * ALPHA**3 / 3.0 * (gauss + tail)
 
 
 def make_atoms(n=8):
@@ -69,7 +38,7 @@ def make_atoms(n=8):
 
 
 def make_solver(cell=CELL, pbc=True, n_atoms=8, **options):
-    return ewald.make_solver(cell, pbc, n_atoms=n_atoms, sigma=SIGMA, interaction=InversePower6(), **options)
+    return ewald.make_solver(cell, pbc, n_atoms=n_atoms, sigma=SIGMA, interaction=ewald.InversePower6(), **options)
 
 
 def arrays(*values):
@@ -84,7 +53,6 @@ def pair(r):
 def test_direct_sum_is_the_formula():
     positions, sources = make_atoms()
     found = ewald.energy(make_solver(k_cutoff=5.0), *arrays(positions, CELL, sources))
-    kernel = lambda k: _kernel(math.exp, math.erfc, k, ALPHA)  # noqa: E731
     expected = -formula.lattice_sum(positions, CELL, sources, 5.0, kernel) + ALPHA**6 / 12 * np.sum(sources**2)
     np.testing.assert_allclose(found, expected, rtol=1e-11 if X64 else 2e-4)
 
@@ -115,12 +83,44 @@ def test_open_sum_is_a_large_box():
     np.testing.assert_allclose(found[1] - found[0], images, rtol=0.1)
 
 
+@pytest.mark.parametrize("method", ["direct", "mesh"])
+def test_two_cells_have_twice_the_energy(method):
+    """Also with atoms of padding."""
+    positions, sources = make_atoms()
+    twice = np.concatenate([positions, positions + CELL[0]])
+    solver = make_solver(k_cutoff=5.0, method=method)
+    double = make_solver(CELL * [[2.0], [1.0], [1.0]], n_atoms=16, k_cutoff=5.0, method=method)
+    once = ewald.energy(solver, *arrays(positions, CELL, sources))
+    found = ewald.energy(double, *arrays(twice, CELL * [[2.0], [1.0], [1.0]], np.tile(sources, 2)))
+    np.testing.assert_allclose(found, 2 * once, rtol=1e-4 if method == "mesh" else 1e-10 if X64 else 1e-4)
+    for one in (solver, make_solver(pbc=False)):
+        mask = jnp.arange(12) < 8
+        padded = arrays(np.pad(positions, ((0, 4), (0, 0))), CELL, np.pad(sources, (0, 4), constant_values=7.0))
+        expected = ewald.energy(one, *arrays(positions, CELL, sources))
+        np.testing.assert_allclose(ewald.energy(one, *padded, atom_mask=mask), expected, rtol=1e-11 if X64 else 1e-5)
+
+
+def test_series_meets_the_closed_form():
+    """In both dtypes, with its slope: at x = 1 they change over."""
+    x = np.array([0.0, 1e-3, 0.3, 0.99, 1.01, 2.0, 6.0])
+    value, slope = jax.vmap(jax.value_and_grad(lambda y: ewald.InversePower6().pair(y, jnp.ones(()), 0)[0]))(
+        jnp.asarray(2.0 * x**2, float)
+    )
+    y = np.maximum(x, 1e-3) ** 2
+    expected = special.gammainc(3.0, y) / (8.0 * y**3)
+    np.testing.assert_allclose(value[1:], expected[1:], rtol=1e-11 if X64 else 2e-6)
+    np.testing.assert_allclose(value[0], 1.0 / 48.0, rtol=1e-6)
+    derivative = (np.exp(-y) / (2.0 * y) - 3.0 * special.gammainc(3.0, y) / y**4) / 16.0
+    np.testing.assert_allclose(slope[2:], derivative[2:], rtol=1e-9 if X64 else 2e-5)
+    np.testing.assert_allclose(slope[0], -1.0 / 128.0, rtol=1e-6)
+
+
 @needs_x64
 def test_crystal():
     """With the part in real space the constant of the face-centred cubic lattice, 14.45392104."""
     primitive = np.array([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]) * 3.0
     nearest = np.linalg.norm(primitive[0])
-    solver = ewald.make_solver(primitive, True, n_atoms=1, sigma=0.5, k_cutoff=18.0, interaction=InversePower6())
+    solver = ewald.make_solver(primitive, True, n_atoms=1, sigma=0.5, k_cutoff=18.0, interaction=ewald.InversePower6())
     reciprocal = ewald.energy(solver, *arrays(np.zeros((1, 3)), primitive, [1.0]))
     real = 0.0
     for n in itertools.product(range(-4, 5), repeat=3):
@@ -141,7 +141,7 @@ def test_mesh_is_the_direct_sum(accuracy):
         sources = rng.uniform(1.0, 3.0, 64)
         for method in ("direct", "mesh"):
             solver = make_solver(cell, n_atoms=64, accuracy=accuracy, method=method)
-            assert solver.interaction == InversePower6()
+            assert solver.interaction == ewald.InversePower6()
             assert 0 < ewald.force_error(solver, positions, cell, sources) < 2 * accuracy
 
 
@@ -194,6 +194,6 @@ def test_two_interactions_compile_once_each():
         traces.append(type(solver.interaction).__name__)
         return ewald.energy(solver, positions, cell, sources)
 
-    for interaction in (ewald.Coulomb(), InversePower6(), ewald.Coulomb(), InversePower6()):
+    for interaction in 2 * (ewald.Coulomb(), ewald.InversePower6()):
         energy(ewald.make_solver(CELL, True, n_atoms=8, k_cutoff=3.0, interaction=interaction))
     assert traces == ["Coulomb", "InversePower6"]

@@ -277,7 +277,7 @@ def test_each_layer_has_a_readout_and_their_outputs_add_up():
 
     @jax.jit
     def outputs(potential):
-        energies, sources = apply(potential, system)
+        energies, sources, _ = apply(potential, system)
         return energies, sources.charges
 
     parts = []

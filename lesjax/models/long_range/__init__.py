@@ -6,4 +6,5 @@ from lesjax.models.long_range.charges import (
     LatentCharges as LatentCharges,
 )
 from lesjax.models.long_range.config import LongRangeConfig as LongRangeConfig
+from lesjax.models.long_range.dispersion import DispersionConfig as DispersionConfig
 from lesjax.models.long_range.sources import Induction as Induction
