@@ -1,7 +1,7 @@
 """Files of structures, and their labels under configurable keys."""
 
 from ase import Atoms as Atoms
-from ase.data import chemical_symbols as chemical_symbols
+from ase.data import chemical_symbols as chemical_symbols, covalent_radii as covalent_radii
 
 from lesjax.io.files import (
     composition as composition,
@@ -16,6 +16,7 @@ from lesjax.io.keys import (
     BORN_ORDERS as BORN_ORDERS,
     Keys as Keys,
     Labels as Labels,
+    assigned_keys as assigned_keys,
 )
 from lesjax.io.references import (
     Selection as Selection,
