@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # those on either side of a bar may not.
 DIRECTION = (
     "units, numerics, validate, schema, processes, signals, files, progress < runs < io, system, neighbors"
-    " < ewald < response < properties < models < training | dynamics < fitting < cli, demo, __main__"
+    " < ewald < response < properties < models < published < training | dynamics < fitting < cli, demo, __main__"
 )
 
 # Third-party packages that only these parts may import.

@@ -1,0 +1,1 @@
+"""Published checkpoints of CACE-LES, MACE-LES and NequIP-LES, read without torch."""
