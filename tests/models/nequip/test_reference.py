@@ -97,3 +97,62 @@ def test_born_effective_charges_of_published_model(reference):
     found = np.asarray(reference.potential.born_effective_charges(reference.system("s0")))
     to_e = reference.potential.config.long_range.charges.scale
     np.testing.assert_allclose(found / to_e, reference.data["s0/bec"], atol=1e-7)
+
+
+# a model of five layers, with which also odd scalars have an effect on the energy: names and sizes of its weights
+SIZES = {
+    "layer0_convnet.conv.edge_mlp.mlp.0.weight": (3, 4), "layer0_convnet.conv.edge_mlp.mlp.2.weight": (4, 6),
+    "layer0_convnet.conv.linear_1.weight": (4,), "layer0_convnet.conv.linear_2.weight": (20,),
+    "layer1_convnet.conv.edge_mlp.mlp.0.weight": (3, 4), "layer1_convnet.conv.edge_mlp.mlp.2.weight": (4, 30),
+    "layer1_convnet.conv.linear_1.weight": (12,), "layer1_convnet.conv.linear_2.weight": (108,),
+    "layer1_convnet.conv.sc.weight": (56,),
+    "layer2_convnet.conv.edge_mlp.mlp.0.weight": (3, 4), "layer2_convnet.conv.edge_mlp.mlp.2.weight": (4, 54),
+    "layer2_convnet.conv.linear_1.weight": (20,), "layer2_convnet.conv.linear_2.weight": (156,),
+    "layer2_convnet.conv.sc.weight": (72,),
+    "layer3_convnet.conv.edge_mlp.mlp.0.weight": (3, 4), "layer3_convnet.conv.edge_mlp.mlp.2.weight": (4, 60),
+    "layer3_convnet.conv.linear_1.weight": (24,), "layer3_convnet.conv.linear_2.weight": (168,),
+    "layer3_convnet.conv.sc.weight": (80,),
+    "layer4_convnet.conv.edge_mlp.mlp.0.weight": (3, 4), "layer4_convnet.conv.edge_mlp.mlp.2.weight": (4, 6),
+    "layer4_convnet.conv.linear_1.weight": (24,), "layer4_convnet.conv.linear_2.weight": (12,),
+    "layer4_convnet.conv.sc.weight": (8,),
+    "per_atom_energy_readout.mlp_module.mlp.0.weight": (2, 1), "type_embed.embed_module.weight": (2, 2),
+}  # fmt: skip
+POSITIONS = np.array([[0.0, 0.0, 0.0], [2.1, 0.3, -0.2], [-0.4, 1.9, 0.8], [1.2, 1.5, 2.0], [0.3, -0.9, 1.9]])
+# nequip 0.7.0 with e3nn 0.5.9 in float64: NequIPGNNModel(l_max=2, parity=True, num_layers=5, num_features=2, …), weights
+# as below, energies with the scales 1 and 1.5
+ENERGY = -0.04422247725040665
+FORCES = [
+    [-0.10509045631771, -0.02488286598475, -0.11269743225007],
+    [0.10079041936082, 0.02989032519948, 0.03092010145268],
+    [-0.0966652428758, 0.10614305987705, -0.02284946202834],
+    [0.06576625253478, -0.08158209406921, -0.00504406327432],
+    [0.03519902729791, -0.02956842502258, 0.10967085610006],
+]
+
+
+def test_both_parities_up_to_order_two():
+    config = NequIPConfig(
+        (11, 17), 3.6, num_bessels=3, num_layers=5, num_features=2, l_max=2, invariant_layers=1, invariant_neurons=4,
+        avg_num_neighbors=0.3,
+    )  # fmt: skip
+    rng, dtype = np.random.default_rng(0), jax.dtypes.canonicalize_dtype(float)
+    weights = {name: rng.normal(size=size).astype(dtype) for name, size in SIZES.items()}
+    weights["bessel_encode.bessel_weights"] = np.arange(1, 4).astype(dtype)
+    potential = convert_weights(config, weights, scales=[1.0, 1.5], shifts=0.0, long_range=None)
+    numbers = np.array([11, 17, 17, 11, 17])
+    out = potential(System.from_arrays(POSITIONS, np.zeros((3, 3)), numbers, (False,) * 3, cutoff=3.6))
+    np.testing.assert_allclose(out.energy, ENERGY, rtol=0, atol=1e-12 if X64 else 1e-5)
+    np.testing.assert_allclose(out.forces, FORCES, rtol=0, atol=1e-12 if X64 else 1e-5)
+
+
+def test_weights_that_do_not_fit(reference):
+    config = reference.potential.config.short_range
+    weights = dict(reference.weights)
+    name = "layer1_convnet.conv.linear_2.weight"
+    whole = weights.pop(name)
+    with pytest.raises(ValueError, match="`weights` has no 'layer1_convnet.conv.linear_2.weight'"):
+        convert_weights(config, weights, **reference.options)
+    with pytest.raises(ValueError, match=r"linear_2 are 7167 numbers, expected 7168 for \[\(0, 1\), \(1, 1\)\]"):
+        convert_weights(config, weights | {name: whole[1:]}, **reference.options)
+    with pytest.raises(ValueError, match=r"without a place in the model: \['surprise'\]"):
+        convert_weights(config, weights | {name: whole, "surprise": whole}, **reference.options)
