@@ -1,7 +1,7 @@
 """Files of structures, and their labels under configurable keys."""
 
 from ase import Atoms as Atoms
-from ase.data import chemical_symbols as chemical_symbols
+from ase.data import chemical_symbols as chemical_symbols, covalent_radii as covalent_radii
 
 from lesjax.io.files import (
     composition as composition,

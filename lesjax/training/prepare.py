@@ -74,9 +74,11 @@ def prepare(config: RunConfig) -> Prepared:
         raise ValueError(f"`data.valid_fraction` = {data.valid_fraction} leaves no structure to train on.")
     with train.named():
         model = model_config(config.model, data, train.frames, train.labels)
+    dataset = train.dataset(model)
+    model = with_mean_neighbors(model, dataset)
     prepared = Prepared(
         model,
-        train=train.dataset(model),
+        train=dataset,
         valid=valid.dataset(model) if valid.frames else None,
         fingerprint=fingerprint(train, valid),
         files=files,
@@ -308,6 +310,21 @@ def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], l
         reference_energies=references,
         state_by_element=by_element,
     )
+
+
+def with_mean_neighbors(model: ModelConfig, dataset: Dataset) -> ModelConfig:
+    """Fill in the mean number of neighbours of the training set, for a short-range model that asks for it.
+
+    That is one with a field `avg_num_neighbors`, where it is None.
+    """
+    fields = {field.name: getattr(model.short_range, field.name) for field in dataclasses.fields(model.short_range)}  # pyright: ignore[reportArgumentType]
+    if fields.get("avg_num_neighbors", 1.0) is not None:
+        return model
+    n_atoms = sum(int(np.sum(bucket.system.atom_mask)) for bucket in dataset.buckets)
+    n_pairs = sum(int(np.sum(bucket.system.neighbor_mask)) for bucket in dataset.buckets)
+    mean = round(n_pairs / n_atoms, 3) if n_pairs else 1.0
+    short_range = dataclasses.replace(model.short_range, avg_num_neighbors=mean)  # pyright: ignore[reportArgumentType]
+    return dataclasses.replace(model, short_range=short_range)
 
 
 def _references_from_table(elements: tuple[int, ...], table: dict[str, float]) -> tuple[float, ...]:

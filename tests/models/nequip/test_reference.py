@@ -118,8 +118,8 @@ SIZES = {
     "per_atom_energy_readout.mlp_module.mlp.0.weight": (2, 1), "type_embed.embed_module.weight": (2, 2),
 }  # fmt: skip
 POSITIONS = np.array([[0.0, 0.0, 0.0], [2.1, 0.3, -0.2], [-0.4, 1.9, 0.8], [1.2, 1.5, 2.0], [0.3, -0.9, 1.9]])
-# nequip 0.7.0 with e3nn 0.5.9 in float64: NequIPGNNModel(l_max=2, parity=True, num_layers=5, num_features=2, …), weights
-# as below, energies with the scales 1 and 1.5
+# nequip 0.7.0 with e3nn 0.5.9 in float64: NequIPGNNModel(l_max=2, parity=True, num_layers=5, num_features=2, …), with the
+# weights below and the scales 1 and 1.5 of the energies
 ENERGY = -0.04422247725040665
 FORCES = [
     [-0.10509045631771, -0.02488286598475, -0.11269743225007],
@@ -150,7 +150,7 @@ def test_weights_that_do_not_fit(reference):
     weights = dict(reference.weights)
     name = "layer1_convnet.conv.linear_2.weight"
     whole = weights.pop(name)
-    with pytest.raises(ValueError, match="`weights` has no 'layer1_convnet.conv.linear_2.weight'"):
+    with pytest.raises(ValueError, match=r"`weights` has no 'layer1_convnet\.conv\.linear_2\.weight'"):
         convert_weights(config, weights, **reference.options)
     with pytest.raises(ValueError, match=r"linear_2 are 7167 numbers, expected 7168 for \[\(0, 1\), \(1, 1\)\]"):
         convert_weights(config, weights | {name: whole[1:]}, **reference.options)

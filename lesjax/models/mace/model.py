@@ -1,0 +1,219 @@
+r"""MACE as a Flax Linen module.
+
+Features h^l of an atom have the components m of order l and channels c. A layer sums messages of the neighbours j::
+
+    A_i^{l3} = 1/n̄ Σ_paths W^{l3}_path Σ_j R_path(r_ij) C^{l1 l2 l3} h_j^{l1} Y_{l2}(r_ij)
+
+with the couplings C of the paths (l1, l2, l3) with l1 + l2 + l3 even, the radial network R with a number for each path
+and channel, and one matrix over paths and channels for each order. From A follow the symmetric products of up to
+`correlation` factors, `lesjax.models.mace.contraction`, with weights of the element of atom i, and
+
+    h_i^l ← W^l Σ_path w_path(z_i) products_path^l + W^l(z_i) h_i^l
+
+Normalization constants of e3nn are part of the weights. The vector of an edge points from the sender j to the receiver
+i, as in mace-torch. Everywhere components come first, [component, atom, channel], so that each sum over neighbours is
+one matrix product for each atom, and each matrix over channels one for all atoms.
+
+Source: Batatia, Kovács, Simm, Ortner, Csányi, NeurIPS 2022, arXiv:2206.07697.
+"""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from lesjax.models.cace import basis
+from lesjax.models.irreps import coupling, harmonic_polynomials
+from lesjax.models.mace.config import NON_RESIDUAL, MACEConfig
+from lesjax.models.mace.contraction import n_paths, symmetric_products
+from lesjax.models.mace.repulsion import nuclear_repulsion
+from lesjax.models.short_range import Features, species_index
+from lesjax.neighbors import Dense
+from lesjax.numerics import einsum, matmul, safe_norm
+from lesjax.system import System
+
+
+# 1 / the root mean square of silu(x) for normal x: keeps the size of features from layer to layer
+SILU_GAIN = 1.6765
+
+
+class MACE(nn.Module):
+    """Invariants of each layer; vectors and tensors of the last layer that has them."""
+
+    config: MACEConfig
+    no_decay: ClassVar[tuple[str, ...]] = ("bessel_frequencies",)
+
+    @nn.compact
+    def __call__(self, system: System) -> Features:
+        c = self.config
+        dtype = system.positions.dtype
+        species = jnp.asarray(species_index(c.elements))[system.atomic_numbers]
+        elements = (species[:, None] == jnp.arange(len(c.elements), dtype=species.dtype)[None, :]).astype(dtype)
+        neighbors = system.neighborhood()
+        distances = safe_norm(neighbors.vectors, neighbors.mask)
+        radial = jnp.where(neighbors.mask[..., None], self._radial(distances), 0.0)
+        harmonics = spherical_harmonics(-neighbors.vectors / distances[..., None], c.max_ell)
+
+        embedding = self.param("embedding", nn.initializers.normal(1.0), (len(c.elements), c.channels), dtype)
+        features = [matmul(elements, embedding)[None]]
+        layers, vectors, tensors = [], None, None
+        for i in range(c.num_interactions):
+            layer = Layer(c, i, name=f"layer{i}")
+            features = layer(features, elements, neighbors, radial, harmonics)
+            layers.append(features[0][0])
+            if len(features) > 1:
+                vectors = features[1].transpose(1, 2, 0)
+            if len(features) > 2:
+                # symmetric, without trace
+                tensors = einsum("mnc,abm->ncab", features[2], jnp.asarray(coupling(1, 1, 2), dtype))
+        energy = None
+        if c.pair_repulsion:
+            energy = nuclear_repulsion(
+                jnp.asarray(system.atomic_numbers), neighbors, distances, float(c.num_polynomial_cutoff)
+            )
+        return Features(tuple(layers), vectors, tensors, energy)
+
+    def _radial(self, distances: Float[Array, "n m"]) -> Float[Array, "n m b"]:
+        c, dtype = self.config, distances.dtype
+        envelope = basis.polynomial_cutoff(distances, c.cutoff, float(c.num_polynomial_cutoff))[..., None]
+        if c.radial_type == "gaussian":
+            centers = jnp.asarray(np.linspace(0.0, c.cutoff, c.num_radial_basis), dtype)
+            x = (distances[..., None] - centers[None, None, :]) * ((c.num_radial_basis - 1) / c.cutoff)
+            return jnp.exp(-0.5 * x**2) * envelope
+        start = np.pi / c.cutoff * np.arange(1, c.num_radial_basis + 1)
+        frequencies = self.param("bessel_frequencies", lambda _: jnp.asarray(start, dtype))
+        if not c.trainable_bessel:
+            frequencies = jax.lax.stop_gradient(frequencies)
+        return basis.bessel_functions(distances, frequencies, c.cutoff) * envelope
+
+
+class Layer(nn.Module):
+    """Interaction and product of one layer."""
+
+    config: MACEConfig
+    layer: int
+
+    @nn.compact
+    def __call__(
+        self,
+        features: list[Float[Array, "_ n c"]],
+        elements: Float[Array, "n z"],
+        neighbors: Dense,
+        radial: Float[Array, "n m b"],
+        harmonics: list[Float[Array, "n m _"]],
+    ) -> list[Float[Array, "_ n c"]]:
+        """Return the features of the next layer, of orders from 0 on."""
+        c = self.config
+        dtype, channels, n_elements = radial.dtype, c.channels, elements.shape[1]
+        orders = tuple(range(c.max_l(self.layer) + 1))
+
+        def weights(name: str, *shape: int, scale: float) -> Array:
+            return self.param(name, nn.initializers.normal(scale), shape, dtype)
+
+        sources = [
+            matmul(x, weights(f"up{l}", channels, channels, scale=channels**-0.5)) for l, x in enumerate(features)
+        ]
+        steps = message_paths(len(features) - 1, c.max_ell)
+        filters = radial
+        n_inputs, gain = c.num_radial_basis, 1.0
+        for i, width in enumerate((*c.radial_MLP, len(steps) * channels)):
+            filters = jax.nn.silu(filters) if i else filters
+            filters = matmul(filters, weights(f"radial{i}", n_inputs, width, scale=gain * n_inputs**-0.5))
+            n_inputs, gain = width, SILU_GAIN
+        sums = sum_messages(sources, filters, harmonics, neighbors, c.max_ell)
+        divisor = 1.0 if c.avg_num_neighbors is None else c.avg_num_neighbors
+        messages = []
+        for l, x in enumerate(sums):
+            n_inputs = x.shape[2]
+            messages.append(matmul(x, weights(f"mix{l}", n_inputs, channels, scale=n_inputs**-0.5)) / divisor)
+
+        skip_scale, square = (n_elements * channels) ** -0.5, (n_elements, channels, channels)
+        skips: list[Array | None] = [None] * len(orders)
+        if self.layer == 0 and c.interaction_first == NON_RESIDUAL:
+            messages = [
+                element_matrices(x, weights(f"skip{l}", *square, scale=skip_scale), elements)
+                for l, x in enumerate(messages)
+            ]
+        else:
+            for l in orders[: len(features)]:
+                skips[l] = element_matrices(features[l], weights(f"skip{l}", *square, scale=skip_scale), elements)
+
+        n = radial.shape[0]
+        products = symmetric_products(
+            jnp.concatenate(messages).reshape(-1, n * channels), c.max_ell, c.correlation, orders
+        )
+        results = []
+        for l, product, skip in zip(orders, products, skips, strict=True):
+            shape = (n_elements, n_paths(c.max_ell, c.correlation, l), channels)
+            of_path = weights(f"product{l}", *shape, scale=shape[1] ** -0.5)
+            of_atom = matmul(elements, of_path.reshape(n_elements, -1)).reshape(n, *shape[1:]).swapaxes(0, 1)
+            total = jnp.sum(product.reshape(2 * l + 1, *of_atom.shape) * of_atom[None], axis=1)
+            total = matmul(total, weights(f"out{l}", channels, channels, scale=channels**-0.5))
+            results.append(total if skip is None else total + skip)
+        return results
+
+
+def spherical_harmonics(unit_vectors: Float[Array, "n m 3"], max_ell: int) -> list[Float[Array, "n m _"]]:
+    """Real harmonics of each order up to `max_ell`, of mean square one, as one matrix on the monomials."""
+    sizes = [2 * l + 1 for l in range(max_ell + 1)]
+    rows = basis.block_sizes(max_ell)
+    matrix = np.zeros((sum(rows), sum(sizes)))
+    for l in range(max_ell + 1):
+        matrix[sum(rows[:l]) : sum(rows[: l + 1]), sum(sizes[:l]) : sum(sizes[: l + 1])] = harmonic_polynomials(l)
+    monomials = basis.angular_functions(unit_vectors, max_ell)
+    return list(jax.lax.split(matmul(monomials, jnp.asarray(matrix, monomials.dtype)), sizes, axis=2))
+
+
+def message_paths(max_l: int, max_ell: int) -> list[tuple[int, int, int]]:
+    """Orders (l1, l2, l3) of the features, the harmonics and the messages, by l3 first."""
+    paths = [
+        (l1, l2, l3)
+        for l1 in range(max_l + 1)
+        for l2 in range(max_ell + 1)
+        for l3 in range(abs(l1 - l2), min(l1 + l2, max_ell) + 1)
+        if (l1 + l2 + l3) % 2 == 0
+    ]
+    return sorted(paths, key=lambda path: (path[2], path[:2]))
+
+
+def sum_messages(
+    sources: list[Float[Array, "_ n c"]],
+    filters: Float[Array, "n m f"],
+    harmonics: list[Float[Array, "n m _"]],
+    neighbors: Dense,
+    max_ell: int,
+) -> list[Float[Array, "_ n k"]]:
+    """Sums over neighbours of each order, [component, atom, (path, channel)], in the order of `message_paths`.
+
+    The harmonics are summed with the filtered components of the features first, and coupled after that.
+    """
+    n, m, _ = filters.shape
+    channels = sources[0].shape[2]
+    paths = message_paths(len(sources) - 1, max_ell)
+    by_path = jax.lax.split(filters, [channels] * len(paths), axis=2)
+    gathered = [neighbors.gather(x.swapaxes(0, 1).reshape(n, -1)).reshape(n, m, -1, channels) for x in sources]
+    sums: list[list[Array]] = [[] for _ in range(max_ell + 1)]
+    for (l1, l2, l3), of_edge in zip(paths, by_path, strict=True):
+        edges = (gathered[l1] * of_edge[:, :, None, :]).reshape(n, m, -1)
+        product = einsum("nmy,nmx->nyx", harmonics[l2], edges)
+        if l1 == 0:
+            sums[l3].append(product.swapaxes(0, 1))
+            continue
+        # path weight √(2 l3 + 1) of e3nn
+        table = coupling(l1, l2, l3).transpose(2, 1, 0).reshape(2 * l3 + 1, -1) * (2 * l3 + 1) ** 0.5
+        rows = product.reshape(n, (2 * l2 + 1) * (2 * l1 + 1), channels)
+        sums[l3].append(einsum("ky,nyc->knc", jnp.asarray(table, product.dtype), rows))
+    return [jnp.concatenate(parts, axis=2) for parts in sums]
+
+
+def element_matrices(
+    x: Float[Array, "k n c"], matrices: Float[Array, "z c d"], elements: Float[Array, "n z"]
+) -> Float[Array, "k n d"]:
+    """Product with the matrix of each atom's element; that with all of them is cheaper than gathered matrices."""
+    n_elements, n_inputs, n_outputs = matrices.shape
+    of_all = matmul(x, matrices.swapaxes(0, 1).reshape(n_inputs, -1))
+    of_all = of_all.reshape(*x.shape[:2], n_elements, n_outputs)
+    return jnp.sum(of_all * elements[None, :, :, None], axis=2)
