@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lesjax.validate import check, elements, one_of, optional, positive, whole
+from lesjax.validate import check, elements, flag, one_of, optional, positive, whole
 
 
 Irrep = tuple[int, int]  # order l and parity, 1 or -1
@@ -61,6 +61,8 @@ class NequIPConfig:
             num_layers=whole(1), num_features=whole(1), l_max=whole(0), invariant_layers=whole(0),
             invariant_neurons=whole(1), avg_num_neighbors=optional(positive),
             nonlinearity_scalars=one_of(*NONLINEARITIES), nonlinearity_gates=one_of(*NONLINEARITIES),
+            bessel_trainable=flag, parity=flag, reflection_symmetric=flag, use_sc=flag, resnet=flag,
+            readout_by_element=flag,
         )  # fmt: skip
         if self.parity and not self.reflection_symmetric:
             raise ValueError("`parity` = true is of use with `reflection_symmetric` = true only: change one of them.")

@@ -20,20 +20,25 @@ X64 = jax.config.jax_enable_x64
 ATOL = 1e-10 if X64 else 1e-4
 SMALL = NequIPConfig(
     (11, 17), cutoff=4.8, num_bessels=3, num_features=2, l_max=2, invariant_layers=1, invariant_neurons=4,
-    avg_num_neighbors=1.0,
+    avg_num_neighbors=0.05,
 )  # fmt: skip
-CHARGES = LongRangeConfig(LatentCharges(hidden=(), dipoles=True, quadrupoles=True), k_cutoff=2.0)
 PARITIES = {
-    "both parities": {},
-    "those of the harmonics": {"parity": False, "resnet": True, "nonlinearity_gates": "tanh"},
-    "all even": {"parity": False, "reflection_symmetric": False, "readout_by_element": True},
+    "both parities": {"num_layers": 2},
+    "those of the harmonics": {"l_max": 1, "parity": False, "resnet": True, "nonlinearity_gates": "tanh"},
+    "all even": {"l_max": 1, "parity": False, "reflection_symmetric": False, "readout_by_element": True},
 }
+
+
+def make_potential(options):
+    config = dataclasses.replace(SMALL, **options)
+    charges = LatentCharges(hidden=(), dipoles=True, quadrupoles=config.l_max > 1)
+    long_range = LongRangeConfig(charges, k_cutoff=2.0)
+    return toy.moved_potential(ModelConfig(config, long_range, hidden=(3,), energy_scale=1.0))
 
 
 @pytest.fixture(scope="module", params=PARITIES)
 def potential(request):
-    config = dataclasses.replace(SMALL, **PARITIES[request.param])
-    return toy.moved_potential(ModelConfig(config, CHARGES, hidden=(3,), energy_scale=1.0))
+    return make_potential(PARITIES[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +62,22 @@ def assert_turned(one, two, matrix):
     np.testing.assert_allclose(two.forces, one.forces @ matrix, atol=ATOL)
     np.testing.assert_allclose(two.stress, matrix.T @ one.stress @ matrix, atol=ATOL)
     np.testing.assert_allclose(two.dipoles, one.dipoles @ matrix, atol=ATOL)
-    np.testing.assert_allclose(two.quadrupoles, matrix.T @ one.quadrupoles @ matrix, atol=ATOL)
+    if one.quadrupoles is not None:
+        np.testing.assert_allclose(two.quadrupoles, matrix.T @ one.quadrupoles @ matrix, atol=ATOL)
 
 
 def test_rotation_and_reflection(potential, atoms):
     rotation = np.linalg.qr(np.random.default_rng(2).normal(size=(3, 3)))[0]
     rotation *= np.sign(np.linalg.det(rotation))
     one = potential(make_system(atoms))
-    assert np.abs(one.dipoles).max() > 1e-4
-    assert np.abs(one.quadrupoles).max() > 1e-4
+    assert np.abs(one.dipoles).max() > 1e-6
+    assert one.quadrupoles is None or np.abs(one.quadrupoles).max() > 1e-6
     assert_turned(one, potential(make_system(turned(atoms, rotation))), rotation)
     mirrored = potential(make_system(turned(atoms, -rotation)))
     if potential.config.short_range.reflection_symmetric:
         assert_turned(one, mirrored, -rotation)
     else:
-        assert abs(mirrored.energy - one.energy) > 1e-5
+        assert abs(mirrored.energy - one.energy) > 1e-6
 
 
 def test_permutation_translation_and_padding(potential, atoms):
@@ -90,7 +96,7 @@ def test_permutation_translation_and_padding(potential, atoms):
 
 
 def test_supercell(atoms):
-    potential = toy.moved_potential(ModelConfig(SMALL, CHARGES, hidden=(3,), energy_scale=1.0))
+    potential = make_potential(PARITIES["both parities"])
     one, two = (potential(System.from_ase(x, cutoff=SMALL.cutoff)) for x in (atoms, atoms.repeat((2, 1, 1))))
     np.testing.assert_allclose(two.energy, 2.0 * one.energy, atol=10.0 * ATOL)
     np.testing.assert_allclose(two.forces, np.tile(one.forces, (2, 1)), atol=10.0 * ATOL)
@@ -120,7 +126,7 @@ def test_finite_differences(potential, atoms):
     work, volume = np.sum(out.forces * displacement), atoms.get_volume()
     np.testing.assert_allclose((moved(h) - moved(-h)) / (2 * h), -work, atol=1e-6)
     np.testing.assert_allclose((strained(h) - strained(-h)) / (2 * h), volume * np.sum(out.stress * strain), atol=1e-5)
-    assert abs(work) > 1e-2
+    assert abs(work) > 1e-3
 
 
 @pytest.mark.parametrize("options", [{}, {"l_max": 0, "num_layers": 1, "use_sc": False, "invariant_layers": 0}])

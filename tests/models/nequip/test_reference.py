@@ -118,8 +118,8 @@ SIZES = {
     "per_atom_energy_readout.mlp_module.mlp.0.weight": (2, 1), "type_embed.embed_module.weight": (2, 2),
 }  # fmt: skip
 POSITIONS = np.array([[0.0, 0.0, 0.0], [2.1, 0.3, -0.2], [-0.4, 1.9, 0.8], [1.2, 1.5, 2.0], [0.3, -0.9, 1.9]])
-# nequip 0.7.0 with e3nn 0.5.9 in float64: NequIPGNNModel(l_max=2, parity=True, num_layers=5, num_features=2, …), with the
-# weights below and the scales 1 and 1.5 of the energies
+# nequip 0.7.0 with e3nn 0.5.9 in float64: NequIPGNNModel(l_max=2, parity=True, num_layers=5, num_features=2, …), with
+# the weights below and the scales 1 and 1.5 of the energies
 ENERGY = -0.04422247725040665
 FORCES = [
     [-0.10509045631771, -0.02488286598475, -0.11269743225007],
