@@ -16,24 +16,26 @@ if TYPE_CHECKING:
         io as io,
         models as models,
         properties as properties,
+        published as published,
         response as response,
         training as training,
         units as units,
     )
     from lesjax.models import Potential as Potential, load as load
     from lesjax.neighbors.batching import stack_systems as stack_systems
+    from lesjax.published import convert as convert
     from lesjax.system import System as System
 
 
 __version__ = "0.1.0"
 
 _MODULES = (
-    "datasets", "dynamics", "ewald", "fitting", "io", "models", "neighbors", "numerics", "properties", "response",
-    "system", "training", "units",
+    "datasets", "dynamics", "ewald", "fitting", "io", "models", "neighbors", "numerics", "properties", "published",
+    "response", "system", "training", "units",
 )  # fmt: skip
 _NAMES = {
-    "Potential": "lesjax.models", "load": "lesjax.models", "stack_systems": "lesjax.neighbors.batching",
-    "System": "lesjax.system",
+    "Potential": "lesjax.models", "convert": "lesjax.published", "load": "lesjax.models",
+    "stack_systems": "lesjax.neighbors.batching", "System": "lesjax.system",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command ``lesjax``: train, evaluate, md, info, demo."""
+"""The command ``lesjax``: train, evaluate, md, info, convert, demo."""
 
 import argparse
 import contextlib
@@ -8,14 +8,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lesjax import __version__
 from lesjax.signals import Stop, Stopped, ignore, stopping
-
-
-if TYPE_CHECKING:
-    from lesjax.io import Keys
 
 
 PBC = {"file": None, "true": True, "false": False}
@@ -75,6 +71,13 @@ MD_OPTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("born_effective_charges", "write them for each frame", {"action": "store_true"}),
     ("electric_field", "V/Å, without exponents", {"type": float, "nargs": 3, "metavar": ("X", "Y", "Z")}),
     ("epsilon_infinity", "electronic dielectric constant", {"type": float}),
+)
+
+CONVERT_OPTIONS = (
+    ("reference-energies", "A=E,B=E,…", "energy of one atom of each element, eV, where the file has none"),
+    ("norm-factor", "X", "factor of the long-range sum, eV Å, where the file has none"),
+    ("self-interaction", "true|false", "whether the sum kept the energy of each Gaussian, where the file does not say"),
+    ("orient", "FILE", "structures that set the sign of the charges, by labels of charges or dipoles if it has them"),
 )
 
 
@@ -180,6 +183,13 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("model", help="folder of a potential or an ensemble")
     info.set_defaults(run=_info)
 
+    convert = commands.add_parser("convert", help="convert a published model of CACE-LES, MACE-LES or NequIP-LES")
+    convert.add_argument("file", help="file of torch: .pth, .model or .ckpt; nothing in it is executed")
+    convert.add_argument("out", help="folder of the potential")
+    for name, metavar, help_text in CONVERT_OPTIONS:
+        convert.add_argument(f"--{name}", metavar=metavar, help=help_text)
+    convert.set_defaults(run=_convert)
+
     demo = commands.add_parser("demo", help="learn the charges of an ionic gas from energies and forces")
     demo.add_argument("--out", default="demo", help="folder of the results (default: demo)")
     demo.set_defaults(run=_demo)
@@ -262,7 +272,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     result = evaluate_file(
         model,
         arguments.data,
-        keys=_keys(arguments.key, arguments.born_order),
+        keys=io.assigned_keys(arguments.key, arguments.born_order),
         pbc=pbc,
         mixed=arguments.labels,
         epsilon_infinity=arguments.epsilon_infinity,
@@ -358,6 +368,12 @@ def _info(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _convert(arguments: argparse.Namespace) -> int:
+    from lesjax.published.command import run
+
+    return run(arguments)
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     from lesjax import demo
 
@@ -370,21 +386,3 @@ def _epsilon(text: str) -> float | str:
         return text if text == "fit" else float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a number or fit, got {text!r}") from None
-
-
-def _keys(assignments: Sequence[str], born_order: str | None) -> "Keys":
-    """Label names from "label=name" assignments, and the order of Born effective charges."""
-    import dataclasses
-
-    from lesjax.io import Keys
-
-    labels = {f.name for f in dataclasses.fields(Keys)} - {"born_effective_charges_order"}
-    label_names = {}
-    for assignment in assignments:
-        label, separator, name = assignment.partition("=")
-        if not separator or not name or label not in labels:
-            raise ValueError(f"`--key` needs one of {', '.join(sorted(labels))} = NAME, got {assignment!r}.")
-        if label in label_names:
-            raise ValueError(f"`--key {label}` is given twice: {label_names[label][0]} and {name}.")
-        label_names[label] = (name,)
-    return Keys(**label_names, born_effective_charges_order=born_order)

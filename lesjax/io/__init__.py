@@ -16,6 +16,7 @@ from lesjax.io.keys import (
     BORN_ORDERS as BORN_ORDERS,
     Keys as Keys,
     Labels as Labels,
+    assigned_keys as assigned_keys,
 )
 from lesjax.io.references import (
     Selection as Selection,

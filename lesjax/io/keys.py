@@ -1,6 +1,7 @@
 """Names of labels in a file, and the labels themselves."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,3 +141,17 @@ class Labels:
         for name, value in vars(self).items():
             getattr(padded, name)[tuple(map(slice, np.shape(value)))] = value
         return padded
+
+
+def assigned_keys(assignments: Sequence[str], born_order: str | None) -> Keys:
+    """Label names from the assignments "label=name" of a command line, and the order of Born effective charges."""
+    labels = {f.name for f in dataclasses.fields(Keys)} - {"born_effective_charges_order"}
+    label_names = {}
+    for assignment in assignments:
+        label, separator, name = assignment.partition("=")
+        if not separator or not name or label not in labels:
+            raise ValueError(f"`--key` needs one of {', '.join(sorted(labels))} = NAME, got {assignment!r}.")
+        if label in label_names:
+            raise ValueError(f"`--key {label}` is given twice: {label_names[label][0]} and {name}.")
+        label_names[label] = (name,)
+    return Keys(**label_names, born_effective_charges_order=born_order)

@@ -5,12 +5,13 @@ import dataclasses
 from lesjax.io import chemical_symbols
 from lesjax.models.potential import Potential
 from lesjax.models.provenance import Provenance, has_learned_charges
+from lesjax.models.sign import most_electronegative
 from lesjax.runs import lesjax_version
 from lesjax.training.charges import charge_statistics, charges_of
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Dataset
 from lesjax.training.prepare import Prepared
-from lesjax.training.sign import decisive, most_electronegative, orient, sign_is_free
+from lesjax.training.sign import decisive, orient, sign_is_free
 from lesjax.training.validation import labels_set_sign, phase_weights, validated
 
 

@@ -11,10 +11,10 @@ from jaxtyping import Array, PyTree
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential
 from lesjax.models.short_range import ShortRangeConfig, make_module
+from lesjax.models.sign import PAULING
 from lesjax.system import System
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Dataset
-from lesjax.training.sign import PAULING
 from lesjax.training.step import make_lbfgs, make_optimizer, update_rule
 
 

@@ -22,6 +22,7 @@ from jaxtyping import PyTree
 
 from lesjax.models.potential import Potential, load
 from lesjax.models.provenance import collapse_text, has_collapsed, has_learned_charges
+from lesjax.models.sign import flip
 from lesjax.models.storage import flatten, unflatten
 from lesjax.progress import compilations, progress_bar
 from lesjax.runs import RunFolder
@@ -32,7 +33,6 @@ from lesjax.training.finish import finish
 from lesjax.training.folder import MODELS, check_folder, run_folder, write_description
 from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.prepare import Prepared, prepare
-from lesjax.training.sign import flip
 from lesjax.training.step import adam_step, lbfgs_step, update_rule
 from lesjax.training.terms import Weights
 from lesjax.training.validation import dataset_errors, phase_weights, sets_sign, validated

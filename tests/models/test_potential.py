@@ -15,9 +15,9 @@ from lesjax import ewald
 from lesjax.ewald.solvers.periodic import _warn_of_empty_sum
 from lesjax.models import CACEConfig, Ensemble, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.models.potential import predict
+from lesjax.models.sign import flip
 from lesjax.neighbors.batching import stack_systems
 from lesjax.system import System
-from lesjax.training.sign import flip
 from toy import moved_potential
 
 

@@ -18,11 +18,11 @@ from lesjax.models import (
     Potential,
     potential as module,
 )
+from lesjax.models.sign import flip
 from lesjax.system import System
 from lesjax.training.config import TrainingSection
 from lesjax.training.initialize import initial_state
 from lesjax.training.prepare import prepare
-from lesjax.training.sign import flip
 from lesjax.training.step import adam_step, make_optimizer, update_rule
 from toy_model import ToyConfig
 

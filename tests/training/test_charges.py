@@ -10,10 +10,10 @@ import lesjax
 from lesjax import io
 from lesjax.models import EquilibratedCharges, FixedCharges, Induction, LatentCharges, LongRangeConfig, ModelConfig
 from lesjax.models.provenance import has_collapsed
+from lesjax.models.sign import flip
 from lesjax.training import evaluate, loop, train, train_ensemble
 from lesjax.training.charges import StructureCharges, charge_size, charge_statistics
 from lesjax.training.prepare import prepare
-from lesjax.training.sign import flip
 from toy import Killed, killing, log_of, make_config, make_frame, make_frames, phases
 
 

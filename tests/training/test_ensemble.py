@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from scipy.stats import spearmanr
 
 from lesjax.models import Ensemble, load, load_ensemble
+from lesjax.models.sign import flip
 from lesjax.system import System
 from lesjax.training import (
     DivergedError,
@@ -29,7 +30,7 @@ from lesjax.training.ensemble import member_config
 from lesjax.training.evaluation import Calibration, spearman
 from lesjax.training.folder import run_folder
 from lesjax.training.prepare import prepare
-from lesjax.training.sign import align, flip
+from lesjax.training.sign import align
 from toy import Killed, killing, log_of, make_config, make_frame, make_frames, moved_potential, phases
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from lesjax import io
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
+from lesjax.models.sign import flip
 from lesjax.system import System
 from lesjax.training import evaluate, loop
 from lesjax.training.config import TrainingSection
@@ -15,7 +16,6 @@ from lesjax.training.folder import run_folder
 from lesjax.training.initialize import initial_state
 from lesjax.training.losses import batch_loss, compare
 from lesjax.training.prepare import Prepared
-from lesjax.training.sign import flip
 from lesjax.training.step import adam_step, update_rule
 from toy import make_config, make_frame
 

@@ -9,12 +9,13 @@ import pytest
 
 from lesjax import io
 from lesjax.models import EquilibratedCharges, FixedCharges, Induction, LatentCharges, LongRangeConfig, Potential
+from lesjax.models.sign import flip
 from lesjax.training.config import DataConfig, Phase, TrainingSection
 from lesjax.training.data import make_dataset
 from lesjax.training.initialize import _electronegativity_charges, initial_state, scaled_potential
 from lesjax.training.loop import phase_weights, validated
 from lesjax.training.prepare import model_config
-from lesjax.training.sign import decisive, flip, orient
+from lesjax.training.sign import decisive, orient
 from lesjax.training.step import adam_step, evaluate_rows, update_rule
 from toy import MODEL, make_frame, make_frames
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lesjax.validate import check, elements, one_of, positive, whole
+from lesjax.validate import check, elements, finite, one_of, positive, whole
 
 
 MESSAGES = ("M", "Ar", "Bchi")
@@ -29,6 +29,7 @@ class CACEConfig:
         messages: one tuple per message-passing layer, of "M" (memory), "Ar" and "Bchi".
         bchi_shared: one filter for all orders and channels of "Bchi" instead of one for each.
         message_scale: factor on the messages, about one over the root of the number of neighbours.
+        distance_offset: added to the distances that make unit vectors of vectors, Å; 1e-9 in published models.
     """
 
     elements: tuple[int, ...] = ()
@@ -45,12 +46,13 @@ class CACEConfig:
     messages: tuple[tuple[str, ...], ...] = ()
     bchi_shared: bool = True
     message_scale: float = 10**-0.5
+    distance_offset: float = 0.0
 
     def __post_init__(self) -> None:
         check(
             self, elements=elements, cutoff=positive, cutoff_function=one_of("polynomial", "cosine"),
             cutoff_p=positive, n_bessel=whole(1), n_radial=whole(1), n_embedding=whole(1), embedding_scale=positive,
-            max_l=whole(0), max_nu=whole(1, 4), message_scale=positive,
+            max_l=whole(0), max_nu=whole(1, 4), message_scale=positive, distance_offset=finite,
         )  # fmt: skip
         if len(self.messages) > MAX_LAYERS:
             raise ValueError(f"`messages` must have at most {MAX_LAYERS} layers, got {len(self.messages)}.")

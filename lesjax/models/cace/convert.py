@@ -6,6 +6,7 @@ the sum here has 1/(2ε0), so charges are scaled by √(norm_factor · 2ε0).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +22,43 @@ from lesjax.units import COULOMB
 
 
 _MESSAGES = {"NodeMemory": "M", "MessageAr": "Ar", "MessageBchi": "Bchi"}
+_CUTOFFS = {"PolynomialCutoff": "polynomial", "CosineCutoff": "cosine"}
 
 
-def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potential:
+@dataclass(frozen=True)
+class Places:
+    """Prefixes of published names, each with its last dot.
+
+    Attributes:
+        representation: of the features.
+        energy: of the readout of the energy.
+        charges: of the readout of the charges; None for a short-range model.
+        charge_representation: of the features of the charges where they have their own.
+    """
+
+    representation: str = "representation."
+    energy: str = "output_modules.1."
+    charges: str | None = "output_modules.0.les.atomwise."
+    charge_representation: str | None = None
+
+
+# of the first checkpoints with two potentials
+SEPARATE = Places(
+    "models.1.representation.", "models.1.output_modules.0.", "models.0.output_modules.0.", "models.0.representation."
+)
+
+
+def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray], places: Places | None = None) -> Potential:
     """Build a potential from published weights.
 
     Args:
         info: hyper-parameters: ``representation`` (one, or two where the charges have their own, which comes first),
             each with zs, cutoff, cutoff_p, n_rbf, n_radial_basis, n_atom_basis, max_l, max_nu, message_passing,
-            mp_norm_factor; and ``long_range`` with sigma, dl, norm_factor, charge_output_scaling.
+            mp_norm_factor, and where they differ cutoff_fn, bessel_trainable, distance_offset; and ``long_range`` with
+            sigma, dl, norm_factor, charge_output_scaling, and self_energies_removed, see `LatentCharges`. Without that
+            the sum over all channels is removed once, and from each channel where there are two representations.
         weights: arrays under their published names, torch layout ([out, in] for dense layers).
+        places: where they are; by the number of representations if not given.
 
     Raises:
         ValueError: for names that have no place in the model, or a name that is missing.
@@ -40,40 +68,43 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray]) -> Potenti
     c = configs[0]
     if any(other != c for other in configs):
         raise ValueError("`info` has two different representations; lesjax shares the settings of both.")
-    separate = len(configs) == 2
-    energy_model, charge_model = ("models.1.", "models.0.") if separate else ("", "")
-    energy_prefix = f"{energy_model}output_modules.{0 if separate else 1}."
-    charge_prefix = f"{charge_model}output_modules.0." + ("" if separate else "les.atomwise.")
-    energy_readout, hidden, linear = _readout(c, published, energy_prefix)
-    charge_readout, charge_hidden, charge_linear = _readout(c, published, charge_prefix)
-    settings = info["long_range"]
-    n_channels = charge_readout["output"]["bias"].shape[0]
-    to_e = (settings["norm_factor"] / (2.0 * np.pi * COULOMB)) ** 0.5
-    charges = LatentCharges(
-        n_channels=n_channels,
-        scale=settings["charge_output_scaling"] * to_e,
-        hidden=charge_hidden,
-        linear=charge_linear,
-        # the code behind checkpoints with two representations subtracted the sum over all channels from each of them
-        self_energies_removed=float(n_channels if separate else 1),
-    )
-    long_range = LongRangeConfig(
-        charges, sigma=settings["sigma"], k_cutoff=2.0 * np.pi / settings["dl"], separate_features=separate
-    )
-    config = ModelConfig(c, long_range, hidden=hidden, linear=linear, energy_scale=1.0)
+    places = places or (SEPARATE if len(configs) == 2 else Places())
+    energy_readout, hidden, linear = _readout(c, published, places.energy)
     scale = {"layer0": np.ones(_n_features(c), energy_readout["output"]["bias"].dtype)}
     params: dict = {
-        "short_range": _short_range(c, published, f"{energy_model}representation."),
+        "short_range": _short_range(c, published, places.representation),
         "energy": {"feature_scale": scale, "readout": {"layer0": energy_readout}},
-        "charges": {"readout": {"layer0": charge_readout}},
     }
-    if separate:
-        features = _short_range(c, published, f"{charge_model}representation.")
-        params["charges"] |= {"short_range": features, "feature_scale": scale}
+    long_range = None
+    if places.charges is not None:
+        readout, charge_hidden, charge_linear = _readout(c, published, places.charges)
+        params["charges"] = {"readout": {"layer0": readout}}
+        if places.charge_representation is not None:
+            features = _short_range(c, published, places.charge_representation)
+            params["charges"] |= {"short_range": features, "feature_scale": scale}
+        settings = info["long_range"]
+        n_channels = readout["output"]["bias"].shape[0]
+        # the code behind checkpoints with two representations subtracted the sum over all channels from each of them
+        removed = settings.get("self_energies_removed", n_channels if len(configs) == 2 else 1)
+        charges = LatentCharges(
+            n_channels=n_channels,
+            scale=settings["charge_output_scaling"] * (settings["norm_factor"] / (2.0 * np.pi * COULOMB)) ** 0.5,
+            hidden=charge_hidden,
+            linear=charge_linear,
+            self_energies_removed=float(removed),
+        )
+        long_range = LongRangeConfig(
+            charges,
+            sigma=settings["sigma"],
+            k_cutoff=2.0 * np.pi / settings["dl"],
+            separate_features=places.charge_representation is not None,
+        )
+    config = ModelConfig(c, long_range, hidden=hidden, linear=linear, energy_scale=1.0)
     published.check_all_used()
     # numpy arrays could not be indexed by traced arrays
     params = jax.tree.map(jnp.asarray, params)
-    return Potential(params, jnp.ones_like(params["charges"]["readout"]["layer0"]["output"]["bias"]), config)
+    signs = None if long_range is None else jnp.ones_like(params["charges"]["readout"]["layer0"]["output"]["bias"])
+    return Potential(params, signs, config)
 
 
 class _Weights:
@@ -88,6 +119,13 @@ class _Weights:
             raise ValueError(f"`weights` has no {name!r}.")
         self._unused.discard(name)
         return np.asarray(self._weights[name])
+
+    def bias(self, name: str) -> np.ndarray:
+        """Bias of a dense layer, zero where it has none."""
+        if self.has(f"{name}.bias"):
+            return self(f"{name}.bias")
+        weight = self(f"{name}.weight")
+        return np.zeros(weight.shape[0], weight.dtype)
 
     def has(self, name: str) -> bool:
         return name in self._weights
@@ -107,8 +145,10 @@ def _short_range_config(r: Mapping) -> CACEConfig:
     return CACEConfig(
         elements=tuple(int(z) for z in r["zs"]),
         cutoff=r["cutoff"],
+        cutoff_function=_CUTOFFS[r.get("cutoff_fn", "PolynomialCutoff")],
         cutoff_p=r["cutoff_p"],
         n_bessel=r["n_rbf"],
+        trainable_bessel=r.get("bessel_trainable", True),
         n_radial=r["n_radial_basis"],
         n_embedding=r["n_atom_basis"],
         max_l=r["max_l"],
@@ -116,6 +156,7 @@ def _short_range_config(r: Mapping) -> CACEConfig:
         messages=tuple(layers),
         bchi_shared=shared,
         message_scale=r["mp_norm_factor"],
+        distance_offset=r.get("distance_offset", 0.0),
     )
 
 
@@ -173,7 +214,7 @@ def _readout(c: CACEConfig, published: _Weights, prefix: str) -> tuple[PyTree, t
         kernel = _reorder_inputs(c, weight, n_layers) if i == 0 else weight.T
         params["output" if i == depth - 1 else f"hidden{i}"] = {
             "kernel": kernel,
-            "bias": published(f"{prefix}outnet.{i}.linear.bias"),
+            "bias": published.bias(f"{prefix}outnet.{i}.linear"),
         }
         if i < depth - 1:
             hidden.append(weight.shape[0])
@@ -181,6 +222,6 @@ def _readout(c: CACEConfig, published: _Weights, prefix: str) -> tuple[PyTree, t
     if linear:
         params["linear"] = {
             "kernel": _reorder_inputs(c, published(f"{prefix}linear_nn.linear.weight"), n_layers),
-            "bias": published(f"{prefix}linear_nn.linear.bias"),
+            "bias": published.bias(f"{prefix}linear_nn.linear"),
         }
     return params, tuple(hidden), linear

@@ -60,7 +60,8 @@ class CACE(nn.Module):
         distances = safe_norm(neighbors.vectors, neighbors.mask)
         envelope = jnp.where(neighbors.mask, self._cutoff(distances), 0.0)
         radial = basis.bessel_functions(distances, frequencies, c.cutoff) * envelope[..., None]
-        angular = basis.angular_functions(neighbors.vectors / distances[..., None], c.max_l)
+        unit_vectors = neighbors.vectors / (distances + c.distance_offset)[..., None]
+        angular = basis.angular_functions(unit_vectors, c.max_l)
         theta_s = neighbors.gather(senders[species])
         theta_q = receivers[species]
 
