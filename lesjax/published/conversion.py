@@ -13,7 +13,7 @@ from lesjax.io import chemical_symbols, element_names
 from lesjax.models import storage
 from lesjax.models.potential import Potential, variables
 from lesjax.models.provenance import Provenance
-from lesjax.published import cace
+from lesjax.published import cace, nequip
 from lesjax.published.family import Converted, Options
 from lesjax.published.orientation import orient
 from lesjax.published.torch_file import Record, TorchFile, read
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # (whether a file is of the family, its reader)
 _FAMILIES: tuple[tuple[Callable[[TorchFile], bool], Callable[[TorchFile, Options], Converted]], ...] = (
     (cace.matches, cace.convert_file),
+    (nequip.matches, nequip.convert_file),
 )
 
 

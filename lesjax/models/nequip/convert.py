@@ -41,7 +41,7 @@ def convert_weights(
     Raises:
         ValueError: for names that have no place in the model, a name that is missing, or an array of another size.
     """
-    published = _Weights(weights)
+    published = _SizedWeights(weights)
     n_elements = len(config.elements)
     scale, shift = (np.broadcast_to(np.asarray(x, float), n_elements) for x in (scales, shifts))
     by_element = bool(np.any(scale != scale[0]))
@@ -91,7 +91,7 @@ def convert_weights(
     return Potential(jax.tree.map(jnp.asarray, tree), signs, model)
 
 
-class _Weights:
+class _SizedWeights:
     """Mapping that remembers which entries were taken."""
 
     def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
@@ -114,7 +114,7 @@ class _Weights:
 
 
 def _layer(
-    c: NequIPConfig, irreps: LayerIrreps, published: _Weights, prefix: str, embedding: np.ndarray, use_sc: bool
+    c: NequIPConfig, irreps: LayerIrreps, published: _SizedWeights, prefix: str, embedding: np.ndarray, use_sc: bool
 ) -> PyTree:
     u, layer = c.num_features, {}
     inputs = {irrep: (u, u) for irrep in irreps.inputs}
