@@ -70,8 +70,8 @@ def harmonic_polynomials(l: int) -> np.ndarray:
     product = np.zeros((len(table), 2 * l - 1, 3))
     for i, powers in enumerate(_powers(l - 1)):
         for axis in range(3):
-            raised = tuple(p + (axis == j) for j, p in enumerate(powers))
-            product[table[raised], :, axis] += lower[i]
+            x, y, z = (p + (axis == j) for j, p in enumerate(powers))
+            product[table[x, y, z], :, axis] += lower[i]
     result = np.einsum("kab,abm->km", product, coupling(l - 1, 1, l))
     pole = result[table[0, l, 0]]  # at the y axis only the middle component is left: √(2 l + 1)
     return result * ((2 * l + 1) ** 0.5 / pole[l])

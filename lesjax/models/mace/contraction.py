@@ -70,7 +70,7 @@ def couplings(path: Path, order: int) -> Float[np.ndarray, "p M ..."]:
 def symmetrize(tensor: Float[np.ndarray, "M ..."], path: Path) -> Float[np.ndarray, "M ..."]:
     """Mean over all permutations of factors of equal order."""
     permutations = [p for p in itertools.permutations(range(len(path))) if tuple(path[i] for i in p) == path]
-    return sum(tensor.transpose(0, *(i + 1 for i in p)) for p in permutations) / len(permutations)
+    return np.mean([tensor.transpose(0, *(i + 1 for i in p)) for p in permutations], axis=0)
 
 
 def n_paths(max_ell: int, correlation: int, order: int) -> int:
@@ -89,8 +89,10 @@ def symmetric_products(
         correlation: largest number of factors.
         orders: those of the products.
     """
-    blocks = jax.lax.split(features, [2 * l + 1 for l in range(max_ell + 1)])
-    products = {(l,): block for l, block in enumerate(blocks)}  # outer products, the last factor fastest
+    blocks = list(jax.lax.split(features, [2 * l + 1 for l in range(max_ell + 1)]))
+    products: dict[Path, Array] = {
+        (l,): block for l, block in enumerate(blocks)
+    }  # outer products, the last factor fastest
     found: dict[int, list[Array]] = {order: [blocks[order][:, None, :]] for order in orders}
     for degree in range(2, correlation + 1):
         heads = [path for path in products if len(path) == degree - 1]

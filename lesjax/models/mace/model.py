@@ -54,14 +54,20 @@ class MACE(nn.Module):
         elements = (species[:, None] == jnp.arange(len(c.elements), dtype=species.dtype)[None, :]).astype(dtype)
         neighbors = system.neighborhood()
         distances = safe_norm(neighbors.vectors, neighbors.mask)
-        radial = jnp.where(neighbors.mask[..., None], self._radial(distances), 0.0)
+        frequencies = None
+        if c.radial_type == "bessel":
+            start = np.pi / c.cutoff * np.arange(1, c.num_radial_basis + 1)
+            frequencies = self.param("bessel_frequencies", lambda _: jnp.asarray(start, dtype))
+            if not c.trainable_bessel:
+                frequencies = jax.lax.stop_gradient(frequencies)
+        radial = jnp.where(neighbors.mask[..., None], radial_functions(distances, frequencies, c), 0.0)
         harmonics = spherical_harmonics(-neighbors.vectors / distances[..., None], c.max_ell)
 
         embedding = self.param("embedding", nn.initializers.normal(1.0), (len(c.elements), c.channels), dtype)
         features = [matmul(elements, embedding)[None]]
         layers, vectors, tensors = [], None, None
         for i in range(c.num_interactions):
-            layer = Layer(c, i, name=f"layer{i}")
+            layer = MessageLayer(c, i, name=f"layer{i}")
             features = layer(features, elements, neighbors, radial, harmonics)
             layers.append(features[0][0])
             if len(features) > 1:
@@ -76,21 +82,8 @@ class MACE(nn.Module):
             )
         return Features(tuple(layers), vectors, tensors, energy)
 
-    def _radial(self, distances: Float[Array, "n m"]) -> Float[Array, "n m b"]:
-        c, dtype = self.config, distances.dtype
-        envelope = basis.polynomial_cutoff(distances, c.cutoff, float(c.num_polynomial_cutoff))[..., None]
-        if c.radial_type == "gaussian":
-            centers = jnp.asarray(np.linspace(0.0, c.cutoff, c.num_radial_basis), dtype)
-            x = (distances[..., None] - centers[None, None, :]) * ((c.num_radial_basis - 1) / c.cutoff)
-            return jnp.exp(-0.5 * x**2) * envelope
-        start = np.pi / c.cutoff * np.arange(1, c.num_radial_basis + 1)
-        frequencies = self.param("bessel_frequencies", lambda _: jnp.asarray(start, dtype))
-        if not c.trainable_bessel:
-            frequencies = jax.lax.stop_gradient(frequencies)
-        return basis.bessel_functions(distances, frequencies, c.cutoff) * envelope
 
-
-class Layer(nn.Module):
+class MessageLayer(nn.Module):
     """Interaction and product of one layer."""
 
     config: MACEConfig
@@ -154,6 +147,18 @@ class Layer(nn.Module):
             total = matmul(total, weights(f"out{l}", channels, channels, scale=channels**-0.5))
             results.append(total if skip is None else total + skip)
         return results
+
+
+def radial_functions(
+    distances: Float[Array, "n m"], frequencies: Float[Array, " b"] | None, c: MACEConfig
+) -> Float[Array, "n m b"]:
+    """Bessel functions of these frequencies, or Gaussians without any, times the envelope."""
+    envelope = basis.polynomial_cutoff(distances, c.cutoff, float(c.num_polynomial_cutoff))[..., None]
+    if frequencies is not None:
+        return basis.bessel_functions(distances, frequencies, c.cutoff) * envelope
+    centers = jnp.asarray(np.linspace(0.0, c.cutoff, c.num_radial_basis), distances.dtype)
+    x = (distances[..., None] - centers[None, None, :]) * ((c.num_radial_basis - 1) / c.cutoff)
+    return jnp.exp(-0.5 * x**2) * envelope
 
 
 def spherical_harmonics(unit_vectors: Float[Array, "n m 3"], max_ell: int) -> list[Float[Array, "n m _"]]:

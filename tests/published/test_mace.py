@@ -1,0 +1,126 @@
+"""Three published MACE-LES models, converted, stage by stage against the PyTorch code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lesjax.models.mace import MACE
+from lesjax.models.mace.model import radial_functions, spherical_harmonics, sum_messages
+from lesjax.neighbors import Dense
+from lesjax.published import mace
+from lesjax.published.torch_file import read
+from lesjax.system import System
+from lesjax.units import COULOMB
+
+
+X64 = jax.config.jax_enable_x64
+MODELS = ("mace_synthetic_L1", "mace_dipep_r4_l0", "mace_water_r45_nl0")
+# the couplings of mace-torch in the files are rounded to float32; those of the synthetic model came out exact
+TOLERANCE = {"mace_synthetic_L1": 1e-9}
+
+
+class Reference:
+    """A converted model and what the published code gives for its structures."""
+
+    def __init__(self, name, shared_path):
+        with np.load(shared_path(f"checkpoints/{name}.npz")) as file:
+            self.data = dict(file)
+        self.potential = mace.read(read(shared_path(f"checkpoints/{name}.model")).root)
+        self.atol = TOLERANCE.get(name, 1e-6) if X64 else 3e-3
+        keys = [key for key in ("s0", "s1") if f"{key}/numbers" in self.data]
+        systems = {key: self._system(key) for key in keys}
+        # one shape for each kind of boundary
+        self.systems = {}
+        for key, system in systems.items():
+            alike = [other.shape for other in systems.values() if other.pbc == system.pbc]
+            self.systems[key] = system.pad_to(*np.max(alike, axis=0).tolist())
+
+    def _system(self, key):
+        numbers, positions, cell, pbc = (self.data[f"{key}/{x}"] for x in ("numbers", "positions", "cell", "pbc"))
+        pbc = tuple(bool(x) for x in pbc)
+        return System.from_arrays(positions, cell, numbers, pbc, cutoff=self.potential.cutoff)
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def reference(request, shared_path):
+    return Reference(request.param, shared_path)
+
+
+def silu_network(params, x):
+    for i in range(sum(name.startswith("radial") for name in params)):
+        x = (jax.nn.silu(x) if i else x) @ params[f"radial{i}"]
+    return x
+
+
+def test_stages(reference):
+    """Edges, radial networks, messages and features of each layer."""
+    c, params = reference.potential.config.short_range, reference.potential.params["short_range"]
+    stage = {key.removeprefix("s0/stage/"): value for key, value in reference.data.items() if "s0/stage/" in key}
+    numbers, positions = reference.data["s0/numbers"], reference.data["s0/positions"]
+    sender, receiver = stage["edge_index"]
+    vectors = positions[receiver] - positions[sender] + stage["shifts"]
+    distances = np.linalg.norm(vectors, axis=1)
+    close = {"rtol": 0, "atol": 1e-7 if X64 else 1e-4}
+    n_edges = len(stage["edge_feats"])
+
+    # one row of neighbours for each atom
+    n, m = len(numbers), np.bincount(receiver).max()
+    dense, mask = np.zeros((n, m), np.int32), np.zeros((n, m), bool)
+    places = np.zeros(len(sender), int)
+    for e, i in enumerate(receiver):
+        places[e] = mask[i].sum()
+        dense[i, places[e]], mask[i, places[e]] = e, True
+    neighbors = Dense(jnp.asarray(-vectors[dense]), jnp.asarray(mask), jnp.asarray(sender[dense].astype(np.int32)))
+    harmonics = spherical_harmonics(jnp.asarray((vectors / distances[:, None])[dense]), c.max_ell)
+    of_edges = np.concatenate(harmonics, axis=2)[receiver, places]
+    np.testing.assert_allclose(of_edges[:n_edges], stage["edge_attrs"], **close)
+    functions = jnp.where(
+        mask[..., None], radial_functions(jnp.asarray(distances[dense]), params["bessel_frequencies"], c), 0.0
+    )
+    np.testing.assert_allclose(np.asarray(functions)[receiver, places][:n_edges], stage["edge_feats"], **close)
+
+    system = reference.systems["s0"]
+    features = jax.jit(MACE(c).apply)({"params": params}, jax.tree.map(jnp.asarray, system))
+    embedding = np.asarray(params["embedding"])[np.searchsorted(c.elements, numbers)]
+    np.testing.assert_allclose(embedding, stage["node_embedding"], **close)
+    sources = [jnp.asarray(embedding)[None]]
+    for i in range(c.num_interactions):
+        layer = params[f"layer{i}"]
+        up = [x @ layer[f"up{l}"] for l, x in enumerate(sources)]
+        filters = silu_network(layer, functions)
+        sums = jax.jit(lambda up, filters: sum_messages(up, filters, harmonics, neighbors, c.max_ell))(up, filters)
+        messages = [x @ layer[f"mix{l}"] / c.avg_num_neighbors for l, x in enumerate(sums)]
+        found = np.concatenate(messages).transpose(1, 2, 0)[: len(stage[f"message{i}"])]
+        scale = np.abs(found).max()
+        np.testing.assert_allclose(found, stage[f"message{i}"], rtol=0, atol=scale * (1e-6 if X64 else 1e-4))
+        expected = reference.data[f"s0/node_feats{i}"]
+        np.testing.assert_allclose(
+            features.layers[i][: len(numbers)], expected[:, : c.channels], rtol=0,
+            atol=np.abs(expected).max() * (2e-6 if X64 else 1e-4),
+        )  # fmt: skip
+        if expected.shape[1] > c.channels:
+            vectors_of_layer = expected[:, c.channels :].reshape(len(numbers), c.channels, 3)
+            sources = [jnp.asarray(expected[:, : c.channels])[None], jnp.asarray(vectors_of_layer.transpose(2, 0, 1))]
+            found = features.vectors[: len(numbers)]
+            np.testing.assert_allclose(found, vectors_of_layer, atol=np.abs(expected).max() * (2e-6 if X64 else 1e-4))
+        else:
+            sources = [jnp.asarray(expected)[None]]
+
+
+def test_prediction(reference):
+    c, norm = reference.potential.config, reference.potential.config.long_range.charges.scale
+    names = {"energy": "energy", "total_energy": "total_energy", "short_range_energy": "energy_sr"}
+    names |= {"long_range_energy": "energy_lr", "forces": "forces", "charges": "charges"}
+    for key, system in reference.systems.items():
+        out, n = reference.potential(system), int(system.atom_mask.sum())
+        periodic = all(system.pbc)
+        for name, published in (names | ({"stress": "stress"} if periodic else {})).items():
+            value = np.asarray(getattr(out, name), np.float64)
+            value = value[:n] if name in ("forces", "charges") else value
+            value = value / norm if name == "charges" else value
+            expected = reference.data[f"{key}/{published}"].reshape(value.shape)
+            atol = reference.atol * (1.0 if X64 else max(1.0, np.abs(expected).max()))
+            np.testing.assert_allclose(value, expected, rtol=0, atol=atol, err_msg=f"{key} {name}")
+    assert c.long_range.charges.self_energies_removed in (0.0, 1.0)
+    assert norm == pytest.approx((90.0474 / (2.0 * np.pi * COULOMB)) ** 0.5, rel=3e-3)
