@@ -70,6 +70,8 @@ results-errors: $(VENV)/.installed
 	JAX_ENABLE_X64=1 $(BENCH)/ewald_accuracy.py --json $(RESULTS)/ewald_accuracy.json
 	JAX_ENABLE_X64=1 $(BENCH)/ewald_accuracy.py --earlier --sigmas 1 --json $(RESULTS)/ewald_accuracy_earlier.json
 	$(BENCH)/plan_history.py --number 8 --json $(RESULTS)/plan_history.json
+	JAX_ENABLE_X64=1 $(BENCH)/interruptions.py --json $(RESULTS)/interruptions.json
+	for seed in 1 2 3; do $(BIN)/python -m tests.fuzz --seed $$seed --count 4000 --json $(RESULTS)/fuzz.json; done
 	JAX_ENABLE_X64=1 $(BENCH)/canonical.py --steps 150000 --json $(RESULTS)/canonical.json
 ifneq ($(SHARED),)
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shared --json $(RESULTS)/dimers.json --plot docs/images/dimer_CC.png

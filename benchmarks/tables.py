@@ -261,6 +261,35 @@ def canonical(content: dict) -> list[str]:
 
 
 # name of the file: (title, function, command where the file is missing)
+def lone_atoms(content: dict) -> list[str]:
+    """Errors of lone atoms and ions, and of the molecules beside them."""
+    rows = [
+        [kind, name, number(value, 4)] for kind, errors in content["errors"].items() for name, value in errors.items()
+    ]
+    return table(["set", "error", ""], rows)
+
+
+def plan_history(content: dict) -> list[str]:
+    """What the plans that a calculator has made before change, by system and accuracy."""
+    keys = ("energy_max_meV_per_atom", "energy_rms_meV_per_atom", "forces_max_meV_per_A")
+    cases = {name: case for name, case in content.items() if isinstance(case, dict)}
+    rows = [[name, str(case["atoms"]), *(number(case[key], 2) for key in keys)] for name, case in cases.items()]
+    return table(["system, accuracy", "atoms", "energy, largest (meV/atom)", "RMS", "forces, largest (meV/Å)"], rows)
+
+
+def interruptions(content: dict) -> list[str]:
+    """Runs that were stopped and started again, by kind and stage."""
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for name, run in content["runs"].items():
+        kind = "training" if name.startswith("training") else "simulation"
+        groups.setdefault((kind, run["stage"]), []).append(run)
+    rows = [
+        [*key, *(str(sum(map(count, runs))) for count in (bool, lambda r: r["equal"], lambda r: len(r["left"])))]
+        for key, runs in groups.items()
+    ]
+    return table(["kind", "stopped in", "runs", "equal to one not stopped", "temporary files left"], rows)
+
+
 SECTIONS = {
     "demo": ("Demo: gas of point charges, 100 frames", demo, "make demo"),
     "learning_curves": ("Learning curves", curves, "benchmarks/learning_curves.py gas kf_water nacl_water"),
@@ -268,9 +297,15 @@ SECTIONS = {
     "dimers_shipped": ("Molecular dimers, shipped sets", dimers, "benchmarks/dimers.py --data shipped"),
     "real_data": ("Published sets and charge transfer", real_data, "benchmarks/real_data.py"),
     "water_infrared": ("Infrared spectrum of water", water_infrared, "benchmarks/water_infrared.py"),
-    "fit_charges": ("Charges fitted to a radial distribution function and a dipole", fit_charges,
-                    "benchmarks/fit_charges.py"),
+    "fit_charges": (
+        "Charges fitted to a radial distribution function and a dipole",
+        fit_charges,
+        "benchmarks/fit_charges.py",
+    ),
     "ewald_accuracy": ("What the accuracy of a sum promises", ewald_accuracy, "benchmarks/ewald_accuracy.py"),
+    "lone_atoms": ("Lone atoms and ions", lone_atoms, "benchmarks/lone_atoms.py"),
+    "plan_history": ("History of the plans of a calculator", plan_history, "benchmarks/plan_history.py"),
+    "interruptions": ("Runs that are stopped and started again", interruptions, "benchmarks/interruptions.py"),
     "canonical": ("Distributions in molecular dynamics", canonical, "benchmarks/canonical.py"),
     "conservation": ("Conservation in molecular dynamics", conservation, "benchmarks/conservation.py"),
     "md": ("Cost of molecular dynamics", partial(by_size, columns=MD), "benchmarks/md.py"),

@@ -13,6 +13,9 @@ from typing import Any
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not everywhere
 
+# modules that call C, which calls Python
+FRAGILE = ("importlib._bootstrap", "jax._src.compiler", "jax._src.interpreters.mlir", "jaxlib.")
+
 
 class Stopped(KeyboardInterrupt):
     """A signal that ends the program.
@@ -44,16 +47,17 @@ class Stop:
         self.line: Callable[[Stopped], str] = str
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Raise `Stopped`; at the second signal, or while something is imported, the program ends at once.
+        """Raise `Stopped`; at the second signal, or while something is imported or compiled, the program ends at once.
 
-        Imports have nothing to close, but parts in C, some of which crash on an exception.
+        Imports and compilers have nothing to close, but parts in C, some of which crash on an exception.
         """
-        if self.error is not None or (self.for_good and _is_import(frame)):
+        if self.error is not None or (self.for_good and _is_fragile(frame)):
             ignore()
             with suppress(OSError, RuntimeError):  # the terminal may be gone
                 sys.stdout.flush()
             with suppress(OSError), open(2, "w", closefd=False) as out:
-                out.write(f"{self.line(self.error or Stopped(number))}\n")
+                cursor = "\x1b[?25h" if out.isatty() else ""  # which a progress bar hides
+                out.write(f"{cursor}{self.line(self.error or Stopped(number))}\n")
             os._exit(128 + number)
         self.error = Stopped(number)
         raise self.error
@@ -72,9 +76,9 @@ def _numbers() -> list[int]:
     return [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
-def _is_import(frame: FrameType | None) -> bool:
-    """Return whether a frame of Python is part of an import."""
-    while frame is not None and frame.f_globals.get("__name__") != "importlib._bootstrap":
+def _is_fragile(frame: FrameType | None) -> bool:
+    """Return whether a frame of Python is part of an import or of a compilation."""
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith(FRAGILE):
         frame = frame.f_back
     return frame is not None
 

@@ -64,6 +64,16 @@ def test_one_line_in_any_case(program, line, status):
 HOSTILE = "import os\ntry:\n os.kill(os.getpid(), 15); os.kill(os.getpid(), 2)\nexcept BaseException: print('caught')"
 
 
+def test_nothing_is_raised_in_a_compilation():
+    program = (
+        "import types, sys\nmodule = types.ModuleType('jax._src.compiler')\n"
+        "exec('import os\\ndef run():\\n try: os.kill(os.getpid(), 2)\\n except BaseException: pass', vars(module))\n"
+        "with stopping(for_good=True) as stop:\n stop.line = lambda error: f'{error}, then'\n module.run()"
+    )
+    result = subprocess.run([sys.executable, "-c", HEAD + program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "interrupted, then\n")
+
+
 def test_nothing_is_raised_in_an_import(tmp_path):
     (tmp_path / "hostile.py").write_text(HOSTILE)
     program = "with stopping(for_good=True) as stop:\n stop.line = lambda error: f'{error}, then'\n import hostile"

@@ -50,6 +50,9 @@ def convert_file(file: TorchFile, options: Options) -> Converted:
     Raises:
         ValueError: for modules or options that lesjax lacks, or a file whose parts do not fit.
     """
+    for name in ("norm_factor", "self_interaction"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"`{name}` is in the file: leave it out.")
     terms = _terms(file.root)
     readouts = [t for t in terms if t.module.kind == "Atomwise"]
     sums = [t for t in terms if t.module.kind != "Atomwise"]
@@ -109,8 +112,10 @@ def _terms(root: Record) -> list[_Term]:
 
 
 def _energy_key(model: Record) -> str:
-    forces = [module for module in model["output_modules"].children().values() if module.kind == "Forces"]
-    return forces[0]["energy_key"] if forces else _ENERGY
+    """Name of the energy of which the forces are derivatives."""
+    modules = model["output_modules"].children().values()
+    keys = [module["energy_key"] for module in modules if module.kind == "Forces"]
+    return _ENERGY if _ENERGY in keys or not keys else keys[-1]
 
 
 def _of_model(model: Record, prefix: str, key: str, weight: float) -> list[_Term]:
@@ -178,7 +183,7 @@ def _long_range(term: _Term) -> tuple[Record, str, dict[str, Any], list[str]]:
     else:
         ewald = module
         _check(
-            ewald, exponent=1, external_field=None, charge_neutral_lambda=None, aggregation_mode="sum",
+            ewald, exponent=1, external_field=None, charge_neutral_lambda=(None, 0.0), aggregation_mode="sum",
         )  # fmt: skip
         readout, prefix = _charges(term, module["feature_key"])
         scale, removed = 1.0, readout["n_out"] if ewald["remove_self_interaction"] else 0

@@ -21,19 +21,14 @@ from lesjax.runs import lesjax_version
 
 
 if TYPE_CHECKING:
-    from ase import Atoms
+    from lesjax.io import Atoms
 
 
-# (whether a file is of the family, its reader)
-_FAMILIES: tuple[tuple[Callable[[TorchFile], bool], Callable[[TorchFile, Options], Converted]], ...] = (
-    (cace.matches, cace.convert_file),
-    (nequip.matches, nequip.convert_file),
-)
-
-
-_GUESSED = (
-    "The sign of the charges is arbitrary in published files. It was set in small molecules, which are far from the "
-    "data of many models: check it, or set it with --orient and structures like those of the training."
+# name of a family, whether a file is of it, its reader
+_FAMILIES: tuple[tuple[str, Callable[[TorchFile], bool], Callable[[TorchFile, Options], Converted]], ...] = (
+    ("CACE(-LES)", cace.matches, cace.convert_file),
+    ("MACE(-LES)", mace.matches, mace.convert_file),
+    ("NequIP(-LES)", nequip.matches, nequip.convert_file),
 )
 
 
@@ -84,7 +79,7 @@ def convert_with_report(
 ) -> Conversion:
     """Like `convert`, with what the file says and what it does not."""
     options, file = options or Options(), read(path)
-    reader = next((reader for matches, reader in _FAMILIES if matches(file)), None)
+    reader = next((reader for _, matches, reader in _FAMILIES if matches(file)), None)
     if reader is None:
         raise ValueError(_unknown(file))
     try:
@@ -119,8 +114,8 @@ def _unknown(file: TorchFile) -> str:
     root = file.root
     if isinstance(root, Record):
         return (
-            f"{file.path!r} holds a {root.name}, which lesjax does not know: it converts CACE(-LES), MACE(-LES) and "
-            "NequIP(-LES) models."
+            f"{file.path!r} holds a {root.name}, which lesjax does not know: it converts models of "
+            f"{', '.join(name for name, *_ in _FAMILIES)}."
         )
     if isinstance(root, dict) and any(isinstance(value, np.ndarray) for value in root.values()):
         return (

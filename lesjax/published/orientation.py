@@ -21,7 +21,7 @@ from lesjax.system import System
 
 
 if TYPE_CHECKING:
-    from ase import Atoms
+    from lesjax.io import Atoms
 
 
 def orient(potential: Potential, structures: "Sequence[Atoms] | None") -> tuple[Potential, str | None]:
