@@ -27,8 +27,13 @@ if TYPE_CHECKING:
 # name of a family, whether a file is of it, its reader
 _FAMILIES: tuple[tuple[str, Callable[[TorchFile], bool], Callable[[TorchFile, Options], Converted]], ...] = (
     ("CACE(-LES)", cace.matches, cace.convert_file),
-    ("MACE(-LES)", mace.matches, mace.convert_file),
     ("NequIP(-LES)", nequip.matches, nequip.convert_file),
+)
+
+
+_GUESSED = (
+    "The sign of the charges is arbitrary in published files. It was set in small molecules, which are far from the "
+    "data of many models: check it, or set it with --orient and structures like those of the training."
 )
 
 
