@@ -122,9 +122,9 @@ def test_finite_differences(potential, atoms):
             dataclasses.replace(system, positions=system.positions @ deformed, cell=np.asarray(system.cell) @ deformed)
         )
 
-    out, h = potential(system, solver), 1e-4
+    out, h = potential(system, solver), 1e-5
     work, volume = np.sum(out.forces * displacement), atoms.get_volume()
-    np.testing.assert_allclose((moved(h) - moved(-h)) / (2 * h), -work, atol=1e-6)
+    np.testing.assert_allclose((moved(h) - moved(-h)) / (2 * h), -work, atol=1e-7)
     np.testing.assert_allclose((strained(h) - strained(-h)) / (2 * h), volume * np.sum(out.stress * strain), atol=1e-5)
     assert abs(work) > 1e-3
 
