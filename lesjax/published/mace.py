@@ -8,7 +8,7 @@ shift is in the bias of the readout. Charges are scaled as in `lesjax.models.cac
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +23,8 @@ from lesjax.models.mace.config import NON_RESIDUAL, RESIDUAL
 from lesjax.models.mace.contraction import couplings, paths, symmetrize
 from lesjax.models.mace.model import message_paths
 from lesjax.models.potential import Potential
-from lesjax.published.torch_file import Record
+from lesjax.published.family import Converted, Options
+from lesjax.published.torch_file import Record, TorchFile
 from lesjax.units import COULOMB
 
 
@@ -38,17 +39,28 @@ _LES_DEFAULTS = {
 }  # fmt: skip
 
 
-def is_mace(root: Any) -> bool:
-    """Return whether the saved object is a MACE model."""
-    return isinstance(root, Record) and root.kind in CLASSES and root.name.startswith("mace.")
+def matches(file: TorchFile) -> bool:
+    """Return whether the file is one of mace-torch."""
+    return isinstance(file.root, Record) and file.root.name.startswith("mace.")
 
 
-def read(root: Record) -> Potential:
-    """Make the potential of a MACE model, with charges where it has them.
+def convert_file(file: TorchFile, options: Options) -> Converted:
+    """Convert a file of mace-torch.
 
     Raises:
         ValueError: for a model with a part that has no counterpart here, with its name.
     """
+    root = file.root
+    if root.kind not in CLASSES:
+        raise ValueError(f"The file holds a {root.kind}; of mace-torch {', '.join(CLASSES)} are read.")
+    potential = convert_model(root, options)
+    c = potential.config
+    notes = ["Couplings of the file were mapped to independent ones: energies may differ by 1e-6 eV."]
+    return Converted(potential, "MACE-LES" if c.long_range else "MACE", tuple(_says(root, c)), tuple(notes), "the file")
+
+
+def convert_model(root: Record, options: Options | None = None) -> Potential:
+    """Make the potential of a MACE model, with charges where it has them."""
     _check_options(root, _DEFAULTS)
     short_range = _short_range_config(root)
     scale, shift = (_single(root, f"scale_shift.{name}", value) for name, value in (("scale", 1.0), ("shift", 0.0)))
@@ -63,7 +75,7 @@ def read(root: Record) -> Potential:
     if root.has("les"):
         charge_hidden, charge_linear, charges = _readouts(root, "les_readouts", short_range)
         params["charges"] = {"readout": charges}
-        long_range = _long_range_config(root["les"], charge_hidden, charge_linear)
+        long_range = _long_range_config(root["les"], options or Options(), charge_hidden, charge_linear)
     references = np.atleast_2d(np.asarray(root["atomic_energies_fn.atomic_energies"], np.float64))
     config = ModelConfig(
         short_range, long_range, hidden=hidden, linear=linear, energy_scale=scale,
@@ -72,6 +84,25 @@ def read(root: Record) -> Potential:
     dtype = jax.dtypes.canonicalize_dtype(float)
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
     return Potential(params, None if long_range is None else jnp.ones(1, dtype), config)
+
+
+def _says(root: Record, config: ModelConfig) -> Iterable[tuple[str, str]]:
+    c = config.short_range
+    assert isinstance(c, MACEConfig)
+    yield "cutoff", f"{c.cutoff:g} Å, p = {c.num_polynomial_cutoff:g}"
+    yield (
+        "features",
+        f"{c.hidden_irreps}, {c.num_interactions} interactions, max_ell {c.max_ell}, correlation {c.correlation}",
+    )
+    yield "radial network", f"{c.num_radial_basis} {c.radial_type} functions, {'-'.join(map(str, c.radial_MLP))}"
+    yield "first interaction", c.interaction_first
+    yield "mean number of neighbours", f"{c.avg_num_neighbors:g}"
+    yield "scale and shift", f"{config.energy_scale:g} and {_single(root, 'scale_shift.shift', 0.0):g} eV"
+    if config.long_range is not None:
+        ewald = root["les.ewald"]
+        yield "long-range sum", f"σ = {ewald['sigma']:g} Å, dl = {ewald['dl']:g} Å"
+        yield "norm factor", f"{ewald['norm_factor']:g} eV Å"
+        yield "self-energy", "removed" if ewald["remove_self_interaction"] else "not removed"
 
 
 def _check_options(module: Record, defaults: Mapping[str, Any]) -> None:
@@ -127,14 +158,18 @@ def _short_range_config(root: Record) -> MACEConfig:
     )
 
 
-def _long_range_config(les: Record, hidden: tuple[int, ...], linear: bool) -> LongRangeConfig:
+def _long_range_config(les: Record, options: Options, hidden: tuple[int, ...], linear: bool) -> LongRangeConfig:
     _check_options(les, _LES_DEFAULTS)
     ewald = les["ewald"]
+    norm_factor = float(ewald["norm_factor"] if options.norm_factor is None else options.norm_factor)
+    removed = bool(ewald["remove_self_interaction"])
+    if options.self_interaction is not None:
+        removed = not options.self_interaction
     charges = LatentCharges(
-        scale=(float(ewald["norm_factor"]) / (2.0 * np.pi * COULOMB)) ** 0.5,
+        scale=(norm_factor / (2.0 * np.pi * COULOMB)) ** 0.5,
         hidden=hidden,
         linear=linear,
-        self_energies_removed=float(bool(ewald["remove_self_interaction"])),
+        self_energies_removed=float(removed),
     )
     return LongRangeConfig(charges, sigma=float(ewald["sigma"]), k_cutoff=2.0 * np.pi / float(ewald["dl"]))
 

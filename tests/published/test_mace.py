@@ -9,6 +9,7 @@ from lesjax.models.mace import MACE
 from lesjax.models.mace.model import radial_functions, spherical_harmonics, sum_messages
 from lesjax.neighbors import Dense
 from lesjax.published import mace
+from lesjax.published.conversion import convert_with_report
 from lesjax.published.torch_file import read
 from lesjax.system import System
 from lesjax.units import COULOMB
@@ -26,7 +27,7 @@ class Reference:
     def __init__(self, name, shared_path):
         with np.load(shared_path(f"checkpoints/{name}.npz")) as file:
             self.data = dict(file)
-        self.potential = mace.read(read(shared_path(f"checkpoints/{name}.model")).root)
+        self.potential = mace.convert_model(read(shared_path(f"checkpoints/{name}.model")).root)
         self.atol = TOLERANCE.get(name, 1e-6) if X64 else 3e-3
         keys = [key for key in ("s0", "s1") if f"{key}/numbers" in self.data]
         systems = {key: self._system(key) for key in keys}
@@ -124,3 +125,34 @@ def test_prediction(reference):
             np.testing.assert_allclose(value, expected, rtol=0, atol=atol, err_msg=f"{key} {name}")
     assert c.long_range.charges.self_energies_removed in (0.0, 1.0)
     assert norm == pytest.approx((90.0474 / (2.0 * np.pi * COULOMB)) ** 0.5, rel=3e-3)
+
+
+def test_report(shared_path):
+    found = convert_with_report(shared_path("checkpoints/mace_dipep_r4_l0.model"))
+    rows = dict(found.rows)
+    assert rows["family"] == "MACE-LES"
+    assert rows["features"] == "64x0e, 2 interactions, max_ell 3, correlation 3"
+    assert rows["self-energy"] == "not removed"
+    assert found.potential.provenance.reference_energies == dict.fromkeys(["H", "C", "N", "O"], "the file")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("use_so3", True, "The file's MACELES has `use_so3` = True, which has no counterpart here"),
+        ("heads", ["one", "two"], "several heads"),
+    ],
+)
+def test_refused(shared_path, name, value, message):
+    root = read(shared_path("checkpoints/mace_dipep_r4_l0.model")).root
+    root.state[name] = value
+    with pytest.raises(ValueError, match=message):
+        mace.convert_model(root)
+
+
+def test_couplings_that_do_not_rotate_are_refused(shared_path):
+    root = read(shared_path("checkpoints/mace_dipep_r4_l0.model")).root
+    table = root["products"].children()["0"]["symmetric_contractions.contractions"].children()["0"]
+    table.state["_buffers"]["U_matrix_2"] = np.ones((16, 16, 4), np.float32)
+    with pytest.raises(ValueError, match=r"The file's couplings of \(0, 0\) to order 0|are not those of rotations"):
+        mace.convert_model(root)
