@@ -120,9 +120,9 @@ class _Weights:
         self._unused.discard(name)
         return np.asarray(self._weights[name])
 
-    def bias(self, name: str) -> np.ndarray:
-        """Bias of a dense layer, zero where it has none."""
-        if self.has(f"{name}.bias"):
+    def bias(self, name: str, exists: bool) -> np.ndarray:
+        """Bias of a dense layer; zero where the readout has none."""
+        if exists:
             return self(f"{name}.bias")
         weight = self(f"{name}.weight")
         return np.zeros(weight.shape[0], weight.dtype)
@@ -209,12 +209,13 @@ def _readout(c: CACEConfig, published: _Weights, prefix: str) -> tuple[PyTree, t
         raise ValueError(f"`weights` has no readout under {prefix + 'outnet'!r}.")
     params: dict = {}
     hidden = []
+    has_bias = published.has(f"{prefix}outnet.0.linear.bias")
     for i in range(depth):
         weight = published(f"{prefix}outnet.{i}.linear.weight")
         kernel = _reorder_inputs(c, weight, n_layers) if i == 0 else weight.T
         params["output" if i == depth - 1 else f"hidden{i}"] = {
             "kernel": kernel,
-            "bias": published.bias(f"{prefix}outnet.{i}.linear"),
+            "bias": published.bias(f"{prefix}outnet.{i}.linear", has_bias),
         }
         if i < depth - 1:
             hidden.append(weight.shape[0])
@@ -222,6 +223,6 @@ def _readout(c: CACEConfig, published: _Weights, prefix: str) -> tuple[PyTree, t
     if linear:
         params["linear"] = {
             "kernel": _reorder_inputs(c, published(f"{prefix}linear_nn.linear.weight"), n_layers),
-            "bias": published.bias(f"{prefix}linear_nn.linear"),
+            "bias": published.bias(f"{prefix}linear_nn.linear", has_bias),
         }
     return params, tuple(hidden), linear
