@@ -38,7 +38,8 @@ class Features(NamedTuple):
 class ShortRangeConfig(Protocol):
     """Hyper-parameters of a short-range model: a frozen dataclass with at least these fields.
 
-    All others need defaults. `elements` is filled in by training; before that it may be empty.
+    All others need defaults. `elements` is filled in by training; before that it may be empty. So is a field
+    `avg_num_neighbors` of None, by the mean of the training set.
     """
 
     @property

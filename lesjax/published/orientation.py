@@ -6,6 +6,7 @@ given, or has the smaller charge in small molecules with each other element. Tho
 what they give is a guess.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -87,7 +88,8 @@ def _charges(potential: Potential, system: System) -> np.ndarray:
     return np.asarray(_permanent(potential.core(), jax.tree.map(jnp.asarray, system)), float)
 
 
-@jax.jit
+# run once or a few times: what the compiler could save is less than its own time
+@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 def _permanent(potential: Potential, system: System) -> jax.Array:
     sources = apply(potential, system)[1]
     assert sources is not None
@@ -99,23 +101,35 @@ _DIRECTIONS = np.array([[1.0, 1.0, 1.0], [1.0, -1.0, -1.0], [-1.0, 1.0, -1.0], [
 _CORES = (0, 2, 10, 18, 36, 54, 86)
 
 
+# Å between molecules, beyond the range of any message
+_APART = 60.0
+
+
 def _in_molecules(potential: Potential, negative: int) -> np.ndarray:
     """Charge of the other element minus that of the negative one, weighted by their difference in electronegativity.
 
     Summed over molecules AB_n of both, with the valences of their groups and bonds of the sum of the covalent radii.
+    All are in one system, far apart, so that one shape is compiled.
     """
-    total = np.zeros(potential.config.long_range.charges.n_channels if potential.config.long_range else 0)
-    for other in potential.config.short_range.elements:
-        if other == negative or other > len(PAULING) or not _valence(other):
-            continue
+    others = [z for z in potential.config.short_range.elements if z <= len(PAULING) and _valence(z) and z != negative]
+    positions, numbers, molecules = [np.zeros((0, 3))], [], []
+    for i, other in enumerate(others):
         center, ligand = sorted((negative, other), key=_valence)[::-1]
         n = _valence(center) // _valence(ligand)
         length = covalent_radii[other] + covalent_radii[negative]
-        positions = np.concatenate([np.zeros((1, 3)), length * _DIRECTIONS[:n]])
-        numbers = np.array([center] + [ligand] * n)
-        system = System.from_arrays(positions, np.zeros((3, 3)), numbers, False, cutoff=potential.cutoff)
-        charges = _charges(potential, system)
-        difference = charges[numbers == other].mean(axis=0) - charges[numbers == negative].mean(axis=0)
+        molecule = np.concatenate([np.zeros((1, 3)), length * _DIRECTIONS[:n]])
+        positions.append(molecule + np.array([_APART * i, 0.0, 0.0]))
+        numbers += [center] + [ligand] * n
+        molecules += [i] * (n + 1)
+    if not others:
+        return np.zeros(1)
+    cell, all_numbers = np.zeros((3, 3)), np.array(numbers)
+    system = System.from_arrays(np.concatenate(positions), cell, all_numbers, False, cutoff=potential.cutoff)
+    charges = _charges(potential, system)
+    total = np.zeros(charges.shape[1])
+    for i, other in enumerate(others):
+        mine = np.array(molecules) == i
+        difference = charges[mine & (all_numbers == other)].mean(0) - charges[mine & (all_numbers == negative)].mean(0)
         total += (PAULING[negative - 1] - PAULING[other - 1]) * difference
     return total
 

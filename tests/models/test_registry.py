@@ -110,7 +110,7 @@ def test_configuration_that_cannot_be_hashed():
         ModelConfig(ListedConfig())
 
 
-@pytest.mark.parametrize("kind", ["tyo", "mace"])
+@pytest.mark.parametrize("kind", ["tyo", "painn"])
 def test_kind_that_is_not_registered(kind):
     message = rf"`short_range\.kind`: There is no short-range model '{kind}'; known: cace, .*Import the module that"
     with pytest.raises(ValueError, match=message):
