@@ -25,6 +25,9 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "cutoff": (0.1, 50.0), "cutoff_p": (1.0, 64.0), "n_bessel": (1, 64), "n_radial": (1, 128), "n_embedding": (1, 16),
     "embedding_scale": (1e-6, 1e3), "max_l": (0, 5), "message_scale": (1e-6, 1e3),
     "distance_offset": (0.0, 1e-3), "energy_scale": (1e-9, 1e6),
+    "l_max": (0, 6), "num_layers": (1, 32), "num_features": (1, 1024), "num_bessels": (1, 64),
+    "polynomial_cutoff_p": (1.0, 64.0), "invariant_layers": (0, 16), "invariant_neurons": (1, 4096),
+    "avg_num_neighbors": (1e-3, 1e6),
     "n_channels": (1, 32), "scale": (1e-6, 1e3), "self_energies_removed": (0, 64),
     "sigma": (1e-2, 50.0), "k_cutoff": (1e-3, 100.0), "accuracy": (1e-12, 0.5), "n_atoms": (1, 10**9),
     # dynamics

@@ -68,7 +68,11 @@ class Kind:
 
 
 # The only registry of lesjax. Shipped kinds are imported when they are first used.
-_KINDS: dict[str, Kind | str] = {"cace": "lesjax.models.cace", "mace": "lesjax.models.mace"}
+_KINDS: dict[str, Kind | str] = {
+    "cace": "lesjax.models.cace",
+    "mace": "lesjax.models.mace",
+    "nequip": "lesjax.models.nequip",
+}
 ENTRY_POINTS = "lesjax.short_range"
 
 

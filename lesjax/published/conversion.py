@@ -13,7 +13,7 @@ from lesjax.io import chemical_symbols, element_names
 from lesjax.models import storage
 from lesjax.models.potential import Potential, variables
 from lesjax.models.provenance import Provenance
-from lesjax.published import cace, mace
+from lesjax.published import cace, mace, nequip
 from lesjax.published.family import Converted, Options
 from lesjax.published.orientation import orient
 from lesjax.published.torch_file import Record, TorchFile, read
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _FAMILIES: tuple[tuple[str, Callable[[TorchFile], bool], Callable[[TorchFile, Options], Converted]], ...] = (
     ("CACE(-LES)", cace.matches, cace.convert_file),
     ("MACE(-LES)", mace.matches, mace.convert_file),
+    ("NequIP(-LES)", nequip.matches, nequip.convert_file),
 )
 
 
