@@ -8,7 +8,7 @@ import numpy as np
 from ase import Atoms
 
 from data_generation import storage
-from data_generation.clusters import Sampling, State, generate
+from data_generation.clusters import Sampling, State, generate, write_set
 
 
 N_CARBON = 10
@@ -37,13 +37,8 @@ def main() -> None:
     """Write the set; see ``--help``."""
     arguments = storage.parser(__doc__).parse_args()
     parts, facts = generate(STATES, SAMPLING, arguments.seed)
-    provenance = {
-        "description": "C10H2 (charge 0) and C10H3+ (charge +1 e), closed shells, open boundaries",
-        "command": "python -m data_generation.carbon_chains",
-        "seed": arguments.seed,
-        **facts,
-    }
-    storage.write_set(arguments.out, "carbon_chains", parts, provenance)
+    description = "C10H2 (charge 0) and C10H3+ (charge +1 e), closed shells, open boundaries"
+    write_set(arguments.out, "carbon_chains", description, arguments.seed, parts, facts)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import numpy as np
 from ase import Atoms
 
 from data_generation import storage
-from data_generation.clusters import Sampling, State, generate
+from data_generation.clusters import Sampling, State, generate, write_set
 
 
 SPACING = 2.7  # Å, between neighbours of the unrelaxed clusters
@@ -81,13 +81,8 @@ def main() -> None:
         f"; every other frame also with atom {MOVED} displaced by {DISPLACEMENTS} Å; path: relaxed clusters, that "
         "atom displaced"
     )
-    provenance = {
-        "description": "Na8Cl8+ (one unpaired electron) and Na9Cl8+ (closed shell), open boundaries, charge +1 e",
-        "command": "python -m data_generation.charge_transfer",
-        "seed": arguments.seed,
-        **facts,
-    }
-    storage.write_set(arguments.out, "charge_transfer", parts, provenance)
+    description = "Na8Cl8+ (one unpaired electron) and Na9Cl8+ (closed shell), open boundaries, charge +1 e"
+    write_set(arguments.out, "charge_transfer", description, arguments.seed, parts, facts)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Sampling of molecules and clusters in a given electronic state, shared by the charge-transfer sets."""
 
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,3 +153,9 @@ def generate(
         "versions": storage.versions("tblite"),
     }
     return parts, facts
+
+
+def write_set(folder: pathlib.Path, name: str, description: str, seed: int, parts: Mapping, facts: Mapping) -> None:
+    """Write the parts of a set, and its provenance with the facts of `generate`."""
+    provenance = {"description": description, "command": f"python -m data_generation.{name}", "seed": seed, **facts}
+    storage.write_set(folder, name, parts, provenance)

@@ -8,7 +8,7 @@ Goedecker, Behler, Nat. Commun. 12, 398 (2021), doi:10.1038/s41467-020-20427-2, 
 from ase import Atoms
 
 from data_generation import storage
-from data_generation.clusters import Sampling, State, generate
+from data_generation.clusters import Sampling, State, generate, write_set
 
 
 SAMPLING = Sampling(
@@ -22,13 +22,8 @@ def main() -> None:
     """Write the set; see ``--help``."""
     arguments = storage.parser(__doc__).parse_args()
     parts, facts = generate(STATES, SAMPLING, arguments.seed)
-    provenance = {
-        "description": "Ag3+ and Ag3-, closed shells, open boundaries",
-        "command": "python -m data_generation.silver_trimers",
-        "seed": arguments.seed,
-        **facts,
-    }
-    storage.write_set(arguments.out, "silver_trimers", parts, provenance)
+    description = "Ag3+ and Ag3-, closed shells, open boundaries"
+    write_set(arguments.out, "silver_trimers", description, arguments.seed, parts, facts)
 
 
 if __name__ == "__main__":
