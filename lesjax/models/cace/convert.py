@@ -17,6 +17,7 @@ from lesjax.models.cace.config import CACEConfig
 from lesjax.models.cace.symmetrize import invariants
 from lesjax.models.config import ModelConfig
 from lesjax.models.long_range import LatentCharges, LongRangeConfig
+from lesjax.models.named_arrays import NamedArrays
 from lesjax.models.potential import Potential
 from lesjax.units import COULOMB
 
@@ -63,7 +64,7 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray], places: Pl
     Raises:
         ValueError: for names that have no place in the model, or a name that is missing.
     """
-    published = _Weights(weights)
+    published = NamedArrays(weights)
     configs = [_short_range_config(r) for r in info["representation"]]
     c = configs[0]
     if any(other != c for other in configs):
@@ -107,32 +108,12 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray], places: Pl
     return Potential(params, signs, config)
 
 
-class _Weights:
-    """Mapping that remembers which entries were taken."""
-
-    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
-        self._weights = dict(weights)
-        self._unused = set(weights)
-
-    def __call__(self, name: str) -> np.ndarray:
-        if name not in self._weights:
-            raise ValueError(f"`weights` has no {name!r}.")
-        self._unused.discard(name)
-        return np.asarray(self._weights[name])
-
-    def bias(self, name: str, exists: bool) -> np.ndarray:
-        """Bias of a dense layer; zero where the readout has none."""
-        if exists:
-            return self(f"{name}.bias")
-        weight = self(f"{name}.weight")
-        return np.zeros(weight.shape[0], weight.dtype)
-
-    def has(self, name: str) -> bool:
-        return name in self._weights
-
-    def check_all_used(self) -> None:
-        if self._unused:
-            raise ValueError(f"`weights` has entries without a place in the model: {sorted(self._unused)}.")
+def _bias(published: NamedArrays, name: str, exists: bool) -> np.ndarray:
+    """Bias of a dense layer; zero where the readout has none."""
+    if exists:
+        return published(f"{name}.bias")
+    weight = published(f"{name}.weight")
+    return np.zeros(weight.shape[0], weight.dtype)
 
 
 def _short_range_config(r: Mapping) -> CACEConfig:
@@ -160,7 +141,7 @@ def _short_range_config(r: Mapping) -> CACEConfig:
     )
 
 
-def _short_range(c: CACEConfig, published: _Weights, prefix: str) -> PyTree:
+def _short_range(c: CACEConfig, published: NamedArrays, prefix: str) -> PyTree:
     per_order = (c.max_l + 1, c.n_radial, c.n_embedding, c.n_embedding)
 
     def stacked(name: str, *shape: int) -> np.ndarray:
@@ -199,7 +180,7 @@ def _reorder_inputs(c: CACEConfig, weight: np.ndarray, n_layers: int) -> np.ndar
     return split.transpose(4, 2, 1, 3, 0).reshape(-1, weight.shape[0])
 
 
-def _readout(c: CACEConfig, published: _Weights, prefix: str) -> tuple[PyTree, tuple[int, ...], bool]:
+def _readout(c: CACEConfig, published: NamedArrays, prefix: str) -> tuple[PyTree, tuple[int, ...], bool]:
     """Parameters of one readout, its hidden widths, and whether it has a linear part."""
     n_layers = len(c.messages) + 1
     depth = 0
@@ -215,7 +196,7 @@ def _readout(c: CACEConfig, published: _Weights, prefix: str) -> tuple[PyTree, t
         kernel = _reorder_inputs(c, weight, n_layers) if i == 0 else weight.T
         params["output" if i == depth - 1 else f"hidden{i}"] = {
             "kernel": kernel,
-            "bias": published.bias(f"{prefix}outnet.{i}.linear", has_bias),
+            "bias": _bias(published, f"{prefix}outnet.{i}.linear", has_bias),
         }
         if i < depth - 1:
             hidden.append(weight.shape[0])
@@ -223,6 +204,6 @@ def _readout(c: CACEConfig, published: _Weights, prefix: str) -> tuple[PyTree, t
     if linear:
         params["linear"] = {
             "kernel": _reorder_inputs(c, published(f"{prefix}linear_nn.linear.weight"), n_layers),
-            "bias": published.bias(f"{prefix}linear_nn.linear", has_bias),
+            "bias": _bias(published, f"{prefix}linear_nn.linear", has_bias),
         }
     return params, tuple(hidden), linear

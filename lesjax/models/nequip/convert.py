@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from lesjax.models.config import ModelConfig
 from lesjax.models.long_range import LatentCharges, LongRangeConfig
+from lesjax.models.named_arrays import NamedArrays
 from lesjax.models.nequip.config import Irrep, LayerIrreps, NequIPConfig, layer_irreps
 from lesjax.models.nequip.model import name
 from lesjax.models.potential import Potential
@@ -41,7 +42,7 @@ def convert_weights(
     Raises:
         ValueError: for names that have no place in the model, a name that is missing, or an array of another size.
     """
-    published = _SizedWeights(weights)
+    published = NamedArrays(weights)
     n_elements = len(config.elements)
     scale, shift = (np.broadcast_to(np.asarray(x, float), n_elements) for x in (scales, shifts))
     by_element = bool(np.any(scale != scale[0]))
@@ -91,30 +92,8 @@ def convert_weights(
     return Potential(jax.tree.map(jnp.asarray, tree), signs, model)
 
 
-class _SizedWeights:
-    """Mapping that remembers which entries were taken."""
-
-    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
-        self._weights = dict(weights)
-        self._unused = set(weights)
-
-    def __call__(self, name: str, *shape: int) -> np.ndarray:
-        if name not in self._weights:
-            raise ValueError(f"`weights` has no {name!r}.")
-        self._unused.discard(name)
-        array = np.asarray(self._weights[name])
-        size = int(np.prod([n for n in shape if n > 0]))
-        if array.size % size or (-1 not in shape and array.size != size):
-            raise ValueError(f"`weights[{name!r}]` has {array.size} numbers, expected the shape {shape}.")
-        return array.reshape(shape)
-
-    def check_all_used(self) -> None:
-        if self._unused:
-            raise ValueError(f"`weights` has entries without a place in the model: {sorted(self._unused)}.")
-
-
 def _layer(
-    c: NequIPConfig, irreps: LayerIrreps, published: _SizedWeights, prefix: str, embedding: np.ndarray, use_sc: bool
+    c: NequIPConfig, irreps: LayerIrreps, published: NamedArrays, prefix: str, embedding: np.ndarray, use_sc: bool
 ) -> PyTree:
     u, layer = c.num_features, {}
     inputs = {irrep: (u, u) for irrep in irreps.inputs}
