@@ -1,4 +1,4 @@
-"""Irreducible representations of rotations: spherical harmonics and their couplings, as constants of numpy.
+"""Irreducible representations of rotations: spherical harmonics and their couplings, which are constants of numpy.
 
 Real spherical harmonics of order l have 2 l + 1 components in the order m = -l, …, l about the y axis, so that those of
 order 1 are x, y, z; this is the convention of e3nn and of the published models.
@@ -7,7 +7,13 @@ order 1 are x, y, z; this is the convention of e3nn and of the published models.
 from functools import cache
 from math import factorial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
+
+from lesjax.models import basis
+from lesjax.numerics import matmul
 
 
 @cache
@@ -79,3 +85,14 @@ def harmonic_polynomials(l: int) -> np.ndarray:
 
 def _powers(l: int) -> list[tuple[int, int, int]]:
     return [(i, j, l - i - j) for i in range(l, -1, -1) for j in range(l - i, -1, -1)]
+
+
+def spherical_harmonics(unit_vectors: Float[Array, "*e 3"], max_l: int) -> list[Float[Array, "*e _"]]:
+    """Real harmonics of each order up to `max_l`, of mean square one, as one matrix on the monomials."""
+    sizes = [2 * l + 1 for l in range(max_l + 1)]
+    rows = basis.block_sizes(max_l)
+    matrix = np.zeros((sum(rows), sum(sizes)))
+    for l in range(max_l + 1):
+        matrix[sum(rows[:l]) : sum(rows[: l + 1]), sum(sizes[:l]) : sum(sizes[: l + 1])] = harmonic_polynomials(l)
+    monomials = basis.angular_functions(unit_vectors, max_l)
+    return list(jax.lax.split(matmul(monomials, jnp.asarray(matrix, monomials.dtype)), sizes, axis=monomials.ndim - 1))

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lesjax.models.cace.basis import monomials
+from lesjax.models.basis import monomials
 from lesjax.models.irreps import coupling, harmonic_polynomials
 
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lesjax.models.irreps import spherical_harmonics
 from lesjax.models.mace import MACE
-from lesjax.models.mace.model import radial_functions, spherical_harmonics, sum_messages
+from lesjax.models.mace.model import radial_functions, sum_messages
 from lesjax.neighbors import Dense
 from lesjax.published import mace
 from lesjax.published.conversion import convert_with_report

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lesjax.models.cace import basis
+from lesjax.models import basis
 from lesjax.models.cace.config import CACEConfig
 from lesjax.models.cace.symmetrize import symmetrized_products
 from lesjax.models.short_range import Features, species_index
@@ -51,7 +51,7 @@ class CACE(nn.Module):
         shapes = c.shapes()
         senders = self.param("sender_embedding", embedding, shapes["sender_embedding"], dtype)
         receivers = self.param("receiver_embedding", embedding, shapes["receiver_embedding"], dtype)
-        frequencies = self.param("bessel_frequencies", _harmonics, (c.n_bessel, c.cutoff), dtype)
+        frequencies = self.param("bessel_frequencies", basis.first_frequencies, (c.n_bessel, c.cutoff), dtype)
         if not c.trainable_bessel:
             frequencies = jax.lax.stop_gradient(frequencies)
         mixing = self.param("radial_mixing", nn.initializers.normal(c.n_bessel**-0.5), shapes["radial_mixing"], dtype)
@@ -191,9 +191,3 @@ def mix_radial(
         mixed.append(product.reshape(size, n, n_radial, n_s, n_q))
         start += size
     return jnp.concatenate(mixed)
-
-
-def _harmonics(_: Array, shape: tuple[int, float], dtype: jnp.dtype) -> Float[Array, " k"]:
-    """Frequencies nπ/r_c, 1/Å; `shape` holds their number and the cutoff."""
-    n_bessel, cutoff = shape
-    return jnp.arange(1, n_bessel + 1).astype(dtype) * (np.pi / cutoff)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lesjax.models.cace.basis import monomials
+from lesjax.models.basis import monomials
 
 
 # One invariant: {indices of the factors: coefficient}.

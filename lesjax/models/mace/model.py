@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lesjax.models.cace import basis
-from lesjax.models.irreps import coupling, harmonic_polynomials
+from lesjax.models import basis
+from lesjax.models.irreps import coupling, spherical_harmonics
 from lesjax.models.mace.config import NON_RESIDUAL, MACEConfig
 from lesjax.models.mace.contraction import n_paths, symmetric_products
 from lesjax.models.mace.repulsion import nuclear_repulsion
@@ -56,8 +56,8 @@ class MACE(nn.Module):
         distances = safe_norm(neighbors.vectors, neighbors.mask)
         frequencies = None
         if c.radial_type == "bessel":
-            start = np.pi / c.cutoff * np.arange(1, c.num_radial_basis + 1)
-            frequencies = self.param("bessel_frequencies", lambda _: jnp.asarray(start, dtype))
+            shape = (c.num_radial_basis, c.cutoff)
+            frequencies = self.param("bessel_frequencies", basis.first_frequencies, shape, dtype)
             if not c.trainable_bessel:
                 frequencies = jax.lax.stop_gradient(frequencies)
         radial = jnp.where(neighbors.mask[..., None], radial_functions(distances, frequencies, c), 0.0)
@@ -159,17 +159,6 @@ def radial_functions(
     centers = jnp.asarray(np.linspace(0.0, c.cutoff, c.num_radial_basis), distances.dtype)
     x = (distances[..., None] - centers[None, None, :]) * ((c.num_radial_basis - 1) / c.cutoff)
     return jnp.exp(-0.5 * x**2) * envelope
-
-
-def spherical_harmonics(unit_vectors: Float[Array, "n m 3"], max_ell: int) -> list[Float[Array, "n m _"]]:
-    """Real harmonics of each order up to `max_ell`, of mean square one, as one matrix on the monomials."""
-    sizes = [2 * l + 1 for l in range(max_ell + 1)]
-    rows = basis.block_sizes(max_ell)
-    matrix = np.zeros((sum(rows), sum(sizes)))
-    for l in range(max_ell + 1):
-        matrix[sum(rows[:l]) : sum(rows[: l + 1]), sum(sizes[:l]) : sum(sizes[: l + 1])] = harmonic_polynomials(l)
-    monomials = basis.angular_functions(unit_vectors, max_ell)
-    return list(jax.lax.split(matmul(monomials, jnp.asarray(matrix, monomials.dtype)), sizes, axis=2))
 
 
 def message_paths(max_l: int, max_ell: int) -> list[tuple[int, int, int]]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lesjax.io import covalent_radii
-from lesjax.models.cace.basis import polynomial_cutoff
+from lesjax.models.basis import polynomial_cutoff
 from lesjax.neighbors import Dense
 
 

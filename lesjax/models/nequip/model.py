@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lesjax.models.cace import basis
-from lesjax.models.irreps import coupling, harmonic_polynomials
+from lesjax.models import basis
+from lesjax.models.irreps import coupling, harmonic_polynomials, spherical_harmonics
 from lesjax.models.nequip.config import Irrep, LayerIrreps, NequIPConfig, layer_irreps
 from lesjax.models.short_range import Features, species_index
 from lesjax.neighbors import Dense
@@ -49,8 +49,8 @@ class NequIP(nn.Module):
         c = self.config
         dtype = system.positions.dtype
         species = jnp.asarray(species_index(c.elements))[system.atomic_numbers]
-        harmonics = lambda _, n: jnp.arange(1, n + 1).astype(dtype) * (np.pi / c.cutoff)  # noqa: E731
-        frequencies = self.param("bessel_frequencies", harmonics, c.num_bessels)
+        shape = (c.num_bessels, c.cutoff)
+        frequencies = self.param("bessel_frequencies", basis.first_frequencies, shape, dtype)
         if not c.bessel_trainable:
             frequencies = jax.lax.stop_gradient(frequencies)
         embedding = self.param("embedding", nn.initializers.normal(1.0), (len(c.elements), c.num_features), dtype)
@@ -166,14 +166,6 @@ class Convolution(nn.Module):
 def name(irrep: Irrep) -> str:
     """Name of a representation: 1o for order 1 and odd parity."""
     return f"{irrep[0]}{'e' if irrep[1] > 0 else 'o'}"
-
-
-def spherical_harmonics(unit_vectors: Float[Array, "*e 3"], l_max: int) -> list[Float[Array, "*e _"]]:
-    """Harmonics of the orders 0 … l_max; the mean square of each component over the sphere is one."""
-    blocks = jax.lax.split(
-        basis.angular_functions(unit_vectors, l_max), basis.block_sizes(l_max), axis=unit_vectors.ndim - 1
-    )
-    return [matmul(block, jnp.asarray(harmonic_polynomials(l), block.dtype)) for l, block in enumerate(blocks)]
 
 
 def _coupling(l1: int, l2: int, l3: int, dtype: jnp.dtype) -> Float[Array, "x c"]:

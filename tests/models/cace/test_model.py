@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax.models.cace import basis
+from lesjax.models import basis
 from lesjax.models.cace.model import sum_filtered
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax.models.cace.basis import angular_functions
+from lesjax.models.basis import angular_functions
 from lesjax.models.cace.symmetrize import invariants, symmetrized_products
 
 

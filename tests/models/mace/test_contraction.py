@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax.models.cace.basis import monomials
+from lesjax.models.basis import monomials
 from lesjax.models.irreps import harmonic_polynomials
 from lesjax.models.mace.contraction import couplings, n_paths, paths, symmetric_products
 

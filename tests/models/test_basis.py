@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lesjax.models.cace import basis
+from lesjax.models import basis
 
 
 RTOL = 1e-12 if jax.config.jax_enable_x64 else 1e-5

@@ -1,4 +1,4 @@
-r"""Functions of one edge: radial, angular and cutoff functions of CACE.
+r"""Functions of one edge: radial, angular and cutoff functions, which all models share.
 
 Convention: an edge points from the receiver i to the sender j, r = r_j - r_i. Angular functions are the
 monomials x^lx y^ly z^lz of the unit vector, grouped by l = lx + ly + lz.
@@ -42,6 +42,12 @@ def angular_functions(unit_vectors: Float[Array, "*e 3"], max_l: int) -> Float[A
         lx, ly, lz = (power - (k == axis) for k, power in enumerate(exponent))
         functions[exponent] = functions[lx, ly, lz] * components[axis]
     return jnp.stack([functions[exponent] for exponent in exponents], axis=-1)
+
+
+def first_frequencies(_: Array, shape: tuple[int, float], dtype: jnp.dtype) -> Float[Array, " k"]:
+    """Frequencies nπ/r_c that Bessel functions start from, 1/Å; `shape` holds their number and the cutoff."""
+    n_bessel, cutoff = shape
+    return jnp.arange(1, n_bessel + 1).astype(dtype) * (np.pi / cutoff)
 
 
 def bessel_functions(
