@@ -245,9 +245,11 @@ class RunFolder:
                 sync(path)  # on the disk before the checkpoint that counts on it
                 sizes[path.name] = path.stat().st_size
         about = {"format": FORMAT, "settings": self._settings(description), "sizes": sizes, "at": at}
-        text = json.dumps(about | dict(host))
+        about |= host
+        # one entry: safetensors writes several in any order, and the same checkpoint must have the same bytes
+        text = json.dumps({"hash": seal(arrays, json.dumps(about)), **about})
         with atomic_path(self.checkpoint) as temporary:
-            temporary.write_bytes(save(dict(arrays), metadata={"host": text, "hash": seal(arrays, text)}))
+            temporary.write_bytes(save(dict(arrays), metadata={"host": text}))
 
     def read_checkpoint(self) -> Checkpoint | None:
         """Return the last checkpoint; None where there is none.
@@ -259,10 +261,10 @@ class RunFolder:
             return None
         try:
             with safe_open(self.checkpoint, framework="numpy") as file:
-                about = file.metadata() or {}
-                host = parse_json(about["host"], nonfinite=True)
+                host = parse_json((file.metadata() or {})["host"], nonfinite=True)
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # not a dictionary
-                if host["format"] == FORMAT and about.get("hash") != seal(arrays, about["host"]):
+                digest = host.pop("hash", None)
+                if host["format"] == FORMAT and digest != seal(arrays, json.dumps(host)):
                     raise ValueError("its content does not match its hash")
                 format_number, sizes = host.pop("format"), host.pop("sizes")
                 settings, at = host.pop("settings", None), host.pop("at", "")

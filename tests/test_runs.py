@@ -371,6 +371,14 @@ def test_table_without_a_line(folder):
         read_table(folder.log)
 
 
+def test_same_checkpoints_have_the_same_bytes(described):
+    contents = set()
+    for _ in range(12):
+        described.write_checkpoint({"w": np.linspace(1.0, 2.0, 7), "v": np.zeros(2)}, HOST, "step 5")
+        contents.add(described.checkpoint.read_bytes())
+    assert len(contents) == 1
+
+
 def test_a_bit_of_a_checkpoint(described):
     """The number stays finite, but is another one."""
     described.write_checkpoint({"w": np.linspace(1.0, 2.0, 7)}, HOST, "step 5")
