@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,26 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY if hard < 0 else hard, hard))
+
+
+RUN = """
+output = "run"
+[data]
+train = "train.xyz"
+valid_fraction = 0.25
+{model}
+[training]
+batch_size = 2
+[[training.phases]]
+epochs = 2
+"""
+
+
+def write_run(folder: Path, model: str, frames: Sequence[ase.Atoms] | None = None) -> str:
+    """Write frames and the configuration of a short training, with these tables of the model; returns its path."""
+    io.write(folder / "train.xyz", make_frames(8) if frames is None else list(frames))
+    (folder / "run.toml").write_text(RUN.format(model=model))
+    return str(folder / "run.toml")
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -22,7 +22,6 @@ from jax_md import simulate, space
 
 import lesjax
 import toy
-from lesjax import io
 from lesjax.dynamics import LesCalculator, energy_neighbor_list
 from lesjax.models import (
     Ensemble,
@@ -44,13 +43,7 @@ from toy_model import Toy, ToyConfig
 X64 = jax.config.jax_enable_x64
 needs_x64 = pytest.mark.skipif(not X64, reason="needs JAX_ENABLE_X64=1")
 
-RUN = """
-output = "run"
-
-[data]
-train = "train.xyz"
-valid_fraction = 0.25
-
+MODEL = """
 [model]
 hidden = [4]
 
@@ -64,20 +57,13 @@ k_cutoff = 2.0
 [model.long_range.charges]
 hidden = [4]
 dipoles = true
-
-[training]
-batch_size = 2
-
-[[training.phases]]
-epochs = 2
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("outside")
-    io.write(folder / "train.xyz", toy.make_frames(8))
-    (folder / "run.toml").write_text(RUN)
+    toy.write_run(folder, MODEL)
     return folder
 
 

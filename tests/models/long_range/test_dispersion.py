@@ -10,7 +10,7 @@ from ase.calculators.fd import calculate_numerical_forces
 from jax_md import quantity
 
 import toy
-from lesjax import ewald, io, load
+from lesjax import ewald, load
 from lesjax.dynamics import LesCalculator, Settings, energy_neighbor_list, simulate
 from lesjax.models import DispersionConfig, Ensemble, LatentCharges, LongRangeConfig, ModelConfig, load_ensemble
 from lesjax.system import System
@@ -144,11 +144,7 @@ def test_wrong_settings():
 
 # ---- all that a potential is used for
 
-RUN = """
-output = "run"
-[data]
-train = "train.xyz"
-valid_fraction = 0.25
+MODEL = """
 [model]
 hidden = [4]
 [model.short_range]
@@ -156,10 +152,6 @@ kind = "toy"
 [model.dispersion]
 hidden = [4]
 accuracy = 1e-3
-[training]
-batch_size = 2
-[[training.phases]]
-epochs = 2
 """
 PARTS = {"alone": "model.long_range=false", "charges": "model.long_range.k_cutoff=2.0"}
 
@@ -168,9 +160,8 @@ PARTS = {"alone": "model.long_range=false", "charges": "model.long_range.k_cutof
 def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     # periodic cells and a cluster, in batches of their own
-    io.write(folder / "train.xyz", [*toy.make_frames(5), *(toy.make_frame(np.random.default_rng(9), pbc=False),) * 3])
-    (folder / "run.toml").write_text(RUN)
-    return train(load_config(str(folder / "run.toml"), [f"output={folder / 'run'}", PARTS[request.param]]))
+    frames = [*toy.make_frames(5), *(toy.make_frame(np.random.default_rng(9), pbc=False),) * 3]
+    return train(load_config(toy.write_run(folder, MODEL, frames), [f"output={folder / 'run'}", PARTS[request.param]]))
 
 
 def test_is_trained_and_evaluated(trained, tmp_path):

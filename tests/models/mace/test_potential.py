@@ -10,7 +10,6 @@ from jax_md import simulate, space
 
 import lesjax
 import toy
-from lesjax import io
 from lesjax.dynamics import LesCalculator, energy_neighbor_list
 from lesjax.models import Ensemble
 from lesjax.system import System
@@ -19,13 +18,7 @@ from lesjax.training import evaluate, load_config, train
 
 X64 = jax.config.jax_enable_x64
 
-RUN = """
-output = "run"
-
-[data]
-train = "train.xyz"
-valid_fraction = 0.25
-
+MODEL = """
 [model]
 hidden = [4]
 
@@ -45,20 +38,13 @@ k_cutoff = 2.0
 hidden = [4]
 dipoles = true
 quadrupoles = true
-
-[training]
-batch_size = 2
-
-[[training.phases]]
-epochs = 2
 """
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mace")
-    io.write(folder / "train.xyz", toy.make_frames(8))
-    (folder / "run.toml").write_text(RUN)
+    toy.write_run(folder, MODEL)
     return folder
 
 

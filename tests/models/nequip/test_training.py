@@ -7,19 +7,12 @@ from ase.calculators.fd import calculate_numerical_forces
 
 import lesjax
 import toy
-from lesjax import io
 from lesjax.dynamics import LesCalculator
 from lesjax.models.nequip import NequIPConfig
 from lesjax.training import evaluate, load_config, train
 
 
-RUN = """
-output = "run"
-
-[data]
-train = "train.xyz"
-valid_fraction = 0.25
-
+MODEL = """
 [model]
 hidden = []
 
@@ -39,21 +32,13 @@ k_cutoff = 2.0
 [model.long_range.charges]
 hidden = []
 dipoles = true
-
-[training]
-batch_size = 2
-
-[[training.phases]]
-epochs = 2
 """
 
 
 @pytest.fixture(scope="module")
 def potential(tmp_path_factory):
     folder = tmp_path_factory.mktemp("nequip")
-    io.write(folder / "train.xyz", toy.make_frames(8))
-    (folder / "run.toml").write_text(RUN)
-    return train(load_config(str(folder / "run.toml"), [f"output={folder / 'run'}"]))
+    return train(load_config(toy.write_run(folder, MODEL), [f"output={folder / 'run'}"]))
 
 
 def test_train_evaluate_and_reload(potential, tmp_path):
