@@ -56,7 +56,7 @@ PUBLISHED = {
 }
 MODELS = ("short_range", "les")
 KEY = ("class", "model", "seed")
-KEYS = io.Keys(energy=("inter_energy",))
+KEYS = io.Keys(energy=("inter_energy",), forces=("forces",))
 
 
 def interaction_energy(potential: Potential, atoms: ase.Atoms) -> tuple[float, np.ndarray]:
