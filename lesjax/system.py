@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax.neighbors.host import bring_home, check_geometry, neighbor_arrays
+from lesjax.neighbors.pairs import find_unique_pairs, most_pairs, pad_pairs, unique_pairs
 from lesjax.neighbors.types import Dense
 from lesjax.numerics import matmul
 from lesjax.validate import MAX_ELEMENT, MAX_LENGTH, array, directions
@@ -62,6 +63,8 @@ class System:
         total_charge: e; NaN where it is not given, which matters only to models that need it.
         spin_multiplicity: 2S + 1, one for a closed shell; NaN where it is not given.
         cutoff: range within which the neighbours are complete, Å; NaN where it is not known.
+        pairs: the two slots of each unique pair in the arrays of neighbours, see `lesjax.neighbors.pairs`. Without them
+            they are found where a model asks for them.
         origin: the point that `positions` are about, Å; a multiple of 16 Å across the periodic directions, zero for
             atoms near to it.
     """
@@ -78,6 +81,7 @@ class System:
     spin_multiplicity: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
     cutoff: Float[Array | np.ndarray, "..."] = field(default_factory=_not_given)
     origin: Float[Array | np.ndarray, "..."] = field(default_factory=_zero)
+    pairs: Int[Array | np.ndarray, "*b p 2"] | None = None
 
     @classmethod
     def from_ase(cls, atoms: "ase.Atoms", *, cutoff: float, pbc: bool | tuple[bool, bool, bool] | None = None):
@@ -164,6 +168,7 @@ class System:
             spin_multiplicity=np.asarray(_state("spin_multiplicity", spin_multiplicity), dtype),
             cutoff=np.asarray(cutoff, dtype),
             origin=origin.astype(dtype),
+            pairs=unique_pairs(neighbors, cell_shifts, neighbor_mask),
         )
 
     @property
@@ -174,19 +179,33 @@ class System:
     def neighborhood(self) -> Dense:
         """The neighbours of one system, with the vectors r_j - r_i + shift · cell to them, Å."""
         positions, senders = jax.numpy.asarray(self.positions), jax.numpy.asarray(self.neighbors)
-        shifts = matmul(jax.numpy.asarray(self.cell_shifts).astype(positions.dtype), jax.numpy.asarray(self.cell))
-        vectors = positions[senders] - positions[:, None, :] + shifts
-        return Dense(vectors, jax.numpy.asarray(self.neighbor_mask), senders)
+        cell_shifts, mask = jax.numpy.asarray(self.cell_shifts), jax.numpy.asarray(self.neighbor_mask)
+        vectors = positions[senders] - positions[:, None, :]
+        vectors = vectors + matmul(cell_shifts.astype(positions.dtype), jax.numpy.asarray(self.cell))
+        if self.pairs is None:
+            pairs = find_unique_pairs(senders, cell_shifts, mask, most_pairs(*mask.shape))
+        else:
+            pairs = jax.numpy.asarray(self.pairs)
+        return Dense(vectors, mask, senders, pairs)
 
-    def pad_to(self, n_atoms: int, n_neighbors: int) -> "System":
+    def pad_to(self, n_atoms: int, n_neighbors: int, n_pairs: int | None = None) -> "System":
         """Pad one system with atoms that carry nothing and have no neighbours; host only.
+
+        Args:
+            n_atoms: rows.
+            n_neighbors: width of the rows of neighbours.
+            n_pairs: number of unique pairs; by default the most that these rows can hold.
 
         Raises:
             ValueError: if the system is larger.
         """
         n, m = self.shape
+        n_pairs = most_pairs(n_atoms, n_neighbors) if n_pairs is None else n_pairs
+        own_pairs = 0 if self.pairs is None else self.pairs.shape[-2]
         if n_atoms < n or n_neighbors < m:
             raise ValueError(f"A system of {n} atoms and {m} neighbours does not fit into ({n_atoms}, {n_neighbors}).")
+        if n_pairs < own_pairs:
+            raise ValueError(f"`n_pairs` = {n_pairs} is too small: the system has {own_pairs} pairs.")
         # widths as an array: checkers of types do not follow numpy's nested sequences
         padding = np.array([[0, n_atoms - n]])
         two, wider = np.array([[0, n_atoms - n], [0, 0]]), np.array([[0, n_atoms - n], [0, n_neighbors - m]])
@@ -200,6 +219,7 @@ class System:
             neighbors=neighbors,
             cell_shifts=np.pad(self.cell_shifts, np.concatenate([wider, [[0, 0]]])),
             neighbor_mask=np.pad(self.neighbor_mask, wider),
+            pairs=None if self.pairs is None else pad_pairs(np.asarray(self.pairs), m, n_neighbors, n_pairs),
         )
 
 

@@ -11,6 +11,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from lesjax import ewald
 from lesjax.models.potential import Potential
+from lesjax.neighbors.pairs import most_pairs
 from lesjax.system import System, electronic_state
 
 
@@ -53,7 +54,7 @@ class LesCalculator(Calculator):
         self.pbc = pbc
         self.epsilon_infinity = epsilon_infinity
         self._computed: tuple[Any, ...] | None = None
-        self._capacity = 0
+        self._capacity = self._pair_capacity = 0
         self._rows = 0
         self._plan: tuple[tuple[bool, bool, bool], ewald.Plan | None] | None = None
 
@@ -73,7 +74,11 @@ class LesCalculator(Calculator):
         if m > self._capacity:
             self._capacity = 4 * int(np.ceil(self.slack * m / 4))
         solver = self._solver(system)
-        padded = system.pad_to(self._padded_atoms(n), self._capacity)
+        assert system.pairs is not None
+        if len(system.pairs) > self._pair_capacity:
+            self._pair_capacity = 4 * int(np.ceil(self.slack * len(system.pairs) / 4))
+        rows = self._padded_atoms(n)
+        padded = system.pad_to(rows, self._capacity, min(self._pair_capacity, most_pairs(rows, self._capacity)))
         prediction = self.potential(padded, solver)
         values = jax.device_get(vars(prediction))
         energy = float(self.potential.total_energy(values["energy"], atoms.numbers))

@@ -177,6 +177,7 @@ def energy_neighbor_list(
                 neighbor_list.plan,
                 capacity=neighbor_list.plan.capacity + extra_capacity,
                 wide_capacity=neighbor_list.plan.wide_capacity + extra_capacity,
+                pair_capacity=neighbor_list.plan.pair_capacity + extra_capacity * len(positions),
                 bin_capacity=neighbor_list.plan.bin_capacity + extra_capacity,
             )
             neighbor_list = allocate_pairs(potential, template, positions, cell, skin, larger)

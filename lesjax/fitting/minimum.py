@@ -209,8 +209,11 @@ def _with_neighbors(problem: Problem, potential: Potential, x: Float[Array, " d"
     assert problem.neighbor_list is not None
     positions, cell = (np.asarray(array) for array in geometry(problem, x))
     system = System.from_arrays(positions, cell, first.atomic_numbers, first.pbc, cutoff=potential.cutoff)
-    system = system.pad_to(len(positions), max(system.shape[1], problem.neighbor_list.plan.capacity))
-    neighbors = {name: getattr(system, name) for name in ("neighbors", "cell_shifts", "neighbor_mask")}
+    plan = problem.neighbor_list.plan
+    assert system.pairs is not None
+    n_pairs = max(len(system.pairs), plan.pair_capacity)
+    system = system.pad_to(len(positions), max(system.shape[1], plan.capacity), n_pairs)
+    neighbors = {name: getattr(system, name) for name in ("neighbors", "cell_shifts", "neighbor_mask", "pairs")}
     return dataclasses.replace(first, positions=positions, cell=cell, **jax.tree.map(jnp.asarray, neighbors))
 
 

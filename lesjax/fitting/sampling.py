@@ -26,6 +26,7 @@ from lesjax.system import System
 # (parameters, number of the draw, structure to start from) -> stacked frames
 Sampler = Callable[[Any, int, Any], Any]
 WIDTH = 8  # numbers of neighbours are rounded up to multiples of it, so that draws share their shapes
+PAIRS = 256  # and numbers of pairs, to multiples of it
 
 
 def number_of_frames(settings: Settings, equilibration: int) -> int:
@@ -173,4 +174,5 @@ def stack_frames(frames: list[io.Atoms], *, cutoff: float) -> System:
     systems = [System.from_ase(frame, cutoff=cutoff) for frame in frames]
     widest = max(system.shape[1] for system in systems)
     width = -(-widest // WIDTH) * WIDTH
-    return stack([system.pad_to(len(numbers), width) for system in systems])
+    most = max(len(system.pairs) for system in systems if system.pairs is not None)
+    return stack([system.pad_to(len(numbers), width, -(-most // PAIRS) * PAIRS) for system in systems])

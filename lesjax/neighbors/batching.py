@@ -102,7 +102,13 @@ def stack_systems(systems: Sequence[System], shape: tuple[int, int] | None = Non
         raise ValueError(f"`systems` must be non-empty and share their periodic directions, got {directions}.")
     if shape is None:
         shape = tuple(np.max(np.array([system.shape for system in systems]), axis=0).tolist())
-    return stack([system.pad_to(*shape) for system in systems])
+    return stack(pad_alike(systems, *shape))
+
+
+def pad_alike(systems: Sequence[System], n_atoms: int, n_neighbors: int) -> list[System]:
+    """Pad systems to one shape, and to the largest number of pairs that any of them has; host only."""
+    n_pairs = max((len(system.pairs) for system in systems if system.pairs is not None), default=None)
+    return [system.pad_to(n_atoms, n_neighbors, n_pairs) for system in systems]
 
 
 def stack(trees: Sequence[PyTree]) -> PyTree:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lesjax.neighbors.host import complete_cell, neighbor_arrays
+from lesjax.neighbors.pairs import most_pairs
 
 
 Pbc = tuple[bool, bool, bool]
@@ -32,6 +33,7 @@ class NeighborPlan:
         skin: added to the cutoff, Å.
         capacity: neighbours per atom within the cutoff.
         wide_capacity: neighbours per atom within cutoff + skin.
+        pair_capacity: unique pairs within the cutoff.
         images: farther images of a pair than the nearest along each direction; for all pairs.
         bins: bins along each direction; None for all pairs.
         reach: largest distance of a neighbour in bins, along each direction.
@@ -43,6 +45,7 @@ class NeighborPlan:
     skin: float
     capacity: int
     wide_capacity: int
+    pair_capacity: int
     images: Triple = (0, 0, 0)
     bins: Triple | None = None
     reach: Triple = (1, 1, 1)
@@ -66,7 +69,8 @@ def make_plan(
     Raises:
         ValueError: for a cutoff that reaches over too many cells.
     """
-    within, wide = (int(neighbor_arrays(points, cell, pbc, r)[2].sum(axis=1).max()) for r in (cutoff, cutoff + skin))
+    counts, wide_counts = (neighbor_arrays(points, cell, pbc, r)[2].sum(axis=1) for r in (cutoff, cutoff + skin))
+    within, wide, pairs = int(counts.max()), int(wide_counts.max()), int(counts.sum()) // 2
     frame = complete_cell(cell, pbc)
     inverse = np.linalg.inv(frame)
     fractional = points @ inverse
@@ -78,7 +82,9 @@ def make_plan(
     open_ = ~np.array(pbc)
     region[:, open_] = np.stack([fractional.min(axis=0), np.ptp(fractional, axis=0) + 1e-3])[:, open_]
     # the model's work grows with the first capacity: little slack, and the host makes room if it is not enough
-    plan = NeighborPlan(pbc, float(cutoff), float(skin), 2 * math.ceil((within + 2) / 2), _roomy(wide))
+    capacity = 2 * math.ceil((within + 2) / 2)
+    pair_capacity = min(_roomy(pairs), most_pairs(len(points), capacity))
+    plan = NeighborPlan(pbc, float(cutoff), float(skin), capacity, _roomy(wide), pair_capacity)
     if bins if bins is not None else len(points) >= BINS_FROM:
         # no more bins than atoms; each at least as wide as the reach, where the cell is
         counts = np.clip(np.floor(region[1] / reachable), 1, math.ceil(len(points) ** (1 / 3)) + 1).astype(int)
@@ -95,12 +101,14 @@ def make_plan(
 def grown(plan: NeighborPlan) -> NeighborPlan:
     """Return the plan with more room, for `at_least` after an overflow."""
     room = {"capacity": plan.capacity + 2, "wide_capacity": plan.wide_capacity + 4}
-    return dataclasses.replace(plan, **room, bin_capacity=plan.bin_capacity + 4)
+    return dataclasses.replace(
+        plan, **room, pair_capacity=_roomy(plan.pair_capacity), bin_capacity=plan.bin_capacity + 4
+    )
 
 
 def at_least_as_roomy(plan: NeighborPlan, other: NeighborPlan) -> NeighborPlan:
     """Return the plan with the capacities of another where those are larger."""
-    names = ("capacity", "wide_capacity", "bin_capacity") if plan.bins == other.bins else ("capacity", "wide_capacity")
+    names = ["capacity", "wide_capacity", "pair_capacity"] + ["bin_capacity"] * (plan.bins == other.bins)
     return dataclasses.replace(plan, **{name: max(getattr(plan, name), getattr(other, name)) for name in names})
 
 

@@ -16,11 +16,13 @@ class Dense(NamedTuple):
         vectors: vectors from each atom i to its neighbours j, r_j - r_i, Å; zero for padded entries.
         mask: True for real neighbours.
         senders: index j of each neighbour; the atom itself for padded entries.
+        pairs: slots i · m + column of the two directions of each unique pair; equal ones for padded pairs.
     """
 
     vectors: Float[Array, "n m 3"]
     mask: Bool[Array, "n m"]
     senders: Int[Array, "n m"]
+    pairs: Int[Array, "p 2"]
 
     def gather(self, values: Shaped[Array, "n ..."]) -> Shaped[Array, "n m ..."]:
         """Gather the values of the neighbours: `values` of the atom j for the pair (i, j)."""
@@ -30,3 +32,17 @@ class Dense(NamedTuple):
         """Sum over the real neighbours of each atom."""
         mask = self.mask.reshape(self.mask.shape + (1,) * (values.ndim - 2))
         return jnp.sum(jnp.where(mask, values, 0.0), axis=1)
+
+    def of_pairs(self, values: Shaped[Array, "n m ..."]) -> Shaped[Array, "p ..."]:
+        """Values of the unique pairs, of one of their two directions; those of padded pairs have no meaning."""
+        return values.reshape(-1, *values.shape[2:])[self.pairs[:, 0]]
+
+    def of_both(self, values: Float[Array, "p ..."]) -> Float[Array, "n m ..."]:
+        """Values of unique pairs, such as functions of the distance, for both of their directions; zero elsewhere."""
+        n, m = self.mask.shape
+        padded = self.pairs[:, 0] == self.pairs[:, 1]
+        # padded pairs write beyond the end, where nothing is kept
+        slots = jnp.where(padded[:, None], n * m, self.pairs)
+        index = jnp.zeros(n * m, jnp.int32).at[slots].set(jnp.arange(len(slots), dtype=jnp.int32)[:, None], mode="drop")
+        mask = self.mask.reshape(n, m, *(1,) * (values.ndim - 1))
+        return jnp.where(mask, values[index].reshape(n, m, *values.shape[1:]), 0.0)

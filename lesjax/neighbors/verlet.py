@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from lesjax.neighbors.host import check_geometry
+from lesjax.neighbors.pairs import find_unique_pairs, n_pairs
 from lesjax.neighbors.plan import (
     DEFAULT_SKIN,
     MAX_SHIFT,
@@ -149,9 +150,8 @@ def renew(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[A
 
 
 def crowded(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Bool[Array, ""]:
-    """Return whether an atom has more neighbours within the cutoff than there is room for."""
-    _, within = _filter(neighbors, positions, cell)
-    return jnp.max(jnp.sum(within, axis=1, dtype=jnp.int32)) > neighbors.plan.capacity
+    """Return whether there are more neighbours within the cutoff than there is room for, of one atom or in all."""
+    return _too_many(neighbors.plan, _filter(neighbors, positions, cell)[1])
 
 
 def within_cutoff(
@@ -171,17 +171,23 @@ def within_cutoff(
     shifts = neighbors.shifts.at[rows, columns].get(mode="promise_in_bounds")
     senders, shifts = _padded(senders, shifts, mask)
     turns = jax.lax.stop_gradient(_turns(neighbors, frozen_positions, frozen_cell))
-    missing = jnp.any(jnp.sum(within, axis=1, dtype=jnp.int32) > plan.capacity)
     # added, for derivatives that are NaN, too
-    poison = jnp.where(missing, jnp.nan, 0.0).astype(positions.dtype)
+    poison = jnp.where(_too_many(plan, within), jnp.nan, 0.0).astype(positions.dtype)
+    cell_shifts = _unpack(shifts)
     return dataclasses.replace(
         system,
         positions=positions - matmul(turns, _frame(neighbors, cell)) + poison,
         cell=cell,
         neighbors=senders,
-        cell_shifts=_unpack(shifts),
+        cell_shifts=cell_shifts,
         neighbor_mask=mask,
+        pairs=find_unique_pairs(senders, cell_shifts, mask, plan.pair_capacity),
     )
+
+
+def _too_many(plan: NeighborPlan, within: Bool[Array, "n w"]) -> Bool[Array, ""]:
+    crowded = jnp.max(jnp.sum(within, axis=1, dtype=jnp.int32)) > plan.capacity
+    return crowded | (n_pairs(within) > plan.pair_capacity)
 
 
 def skin_used(neighbors: NeighborList, positions: Float[Array, "n 3"], cell: Float[Array, "3 3"]) -> Float[Array, ""]:

@@ -14,7 +14,7 @@ from lesjax import ewald, io
 from lesjax.models.checks import check_elements, check_state
 from lesjax.models.config import ModelConfig
 from lesjax.models.long_range.plan import grid_sizes, make_solver, plan_bucket
-from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, plan_buckets, stack
+from lesjax.neighbors.batching import MAX_BUCKETS, assign_bucket, pad_alike, plan_buckets, stack
 from lesjax.neighbors.host import neighbor_arrays
 from lesjax.properties import traceless
 from lesjax.system import System, check_ghosts, electronic_state
@@ -200,7 +200,7 @@ def make_dataset(
                 padded_labels.append(jax.tree.map(lambda x: x.astype(dtype), label))
             solvers = plan_solvers(config, [systems[i] for i in in_bucket], [file_indices[i] for i in in_bucket])
             batch = Batch(
-                system=stack([systems[i].pad_to(*shape[:2]) for i in in_bucket]),
+                system=stack(pad_alike([systems[i] for i in in_bucket], *shape[:2])),
                 solver=None if solvers is None else ewald.stack_solvers(solvers),
                 labels=stack(padded_labels),
                 epsilon_infinity=np.full(len(in_bucket), epsilon_infinity, dtype),

@@ -73,7 +73,8 @@ def test_stages(reference):
     for e, i in enumerate(receiver):
         places[e] = mask[i].sum()
         dense[i, places[e]], mask[i, places[e]] = e, True
-    neighbors = Dense(jnp.asarray(-vectors[dense]), jnp.asarray(mask), jnp.asarray(sender[dense].astype(np.int32)))
+    senders = jnp.asarray(sender[dense].astype(np.int32))
+    neighbors = Dense(jnp.asarray(-vectors[dense]), jnp.asarray(mask), senders, jnp.zeros((1, 2), jnp.int32))
     harmonics = spherical_harmonics(jnp.asarray((vectors / distances[:, None])[dense]), c.max_ell)
     of_edges = np.concatenate(harmonics, axis=2)[receiver, places]
     np.testing.assert_allclose(of_edges[:n_edges], stage["edge_attrs"], **close)

@@ -60,7 +60,7 @@ class MACE(nn.Module):
             frequencies = self.param("bessel_frequencies", basis.first_frequencies, shape, dtype)
             if not c.trainable_bessel:
                 frequencies = jax.lax.stop_gradient(frequencies)
-        radial = jnp.where(neighbors.mask[..., None], radial_functions(distances, frequencies, c), 0.0)
+        radial = radial_functions(neighbors.of_pairs(distances), frequencies, c)
         harmonics = spherical_harmonics(-neighbors.vectors / distances[..., None], c.max_ell)
 
         embedding = self.param("embedding", nn.initializers.normal(1.0), (len(c.elements), c.channels), dtype)
@@ -95,7 +95,7 @@ class MessageLayer(nn.Module):
         features: list[Float[Array, "_ n c"]],
         elements: Float[Array, "n z"],
         neighbors: Dense,
-        radial: Float[Array, "n m b"],
+        radial: Float[Array, "p b"],
         harmonics: list[Float[Array, "n m _"]],
     ) -> list[Float[Array, "_ n c"]]:
         """Return the features of the next layer, of orders from 0 on."""
@@ -116,7 +116,7 @@ class MessageLayer(nn.Module):
             filters = jax.nn.silu(filters) if i else filters
             filters = matmul(filters, weights(f"radial{i}", n_inputs, width, scale=gain * n_inputs**-0.5))
             n_inputs, gain = width, SILU_GAIN
-        sums = sum_messages(sources, filters, harmonics, neighbors, c.max_ell)
+        sums = sum_messages(sources, neighbors.of_both(filters), harmonics, neighbors, c.max_ell)
         divisor = 1.0 if c.avg_num_neighbors is None else c.avg_num_neighbors
         messages = []
         for l, x in enumerate(sums):
@@ -134,7 +134,7 @@ class MessageLayer(nn.Module):
             for l in orders[: len(features)]:
                 skips[l] = element_matrices(features[l], weights(f"skip{l}", *square, scale=skip_scale), elements)
 
-        n = radial.shape[0]
+        n = elements.shape[0]
         products = symmetric_products(
             jnp.concatenate(messages).reshape(-1, n * channels), c.max_ell, c.correlation, orders
         )
@@ -150,14 +150,14 @@ class MessageLayer(nn.Module):
 
 
 def radial_functions(
-    distances: Float[Array, "n m"], frequencies: Float[Array, " b"] | None, c: MACEConfig
-) -> Float[Array, "n m b"]:
+    distances: Float[Array, "*e"], frequencies: Float[Array, " b"] | None, c: MACEConfig
+) -> Float[Array, "*e b"]:
     """Bessel functions of these frequencies, or Gaussians without any, times the envelope."""
     envelope = basis.polynomial_cutoff(distances, c.cutoff, float(c.num_polynomial_cutoff))[..., None]
     if frequencies is not None:
         return basis.bessel_functions(distances, frequencies, c.cutoff) * envelope
     centers = jnp.asarray(np.linspace(0.0, c.cutoff, c.num_radial_basis), distances.dtype)
-    x = (distances[..., None] - centers[None, None, :]) * ((c.num_radial_basis - 1) / c.cutoff)
+    x = (distances[..., None] - centers.reshape((1,) * distances.ndim + (-1,))) * ((c.num_radial_basis - 1) / c.cutoff)
     return jnp.exp(-0.5 * x**2) * envelope
 
 

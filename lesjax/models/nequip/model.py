@@ -57,10 +57,10 @@ class NequIP(nn.Module):
 
         neighbors = system.neighborhood()
         distances = safe_norm(neighbors.vectors, neighbors.mask)
-        envelope = basis.polynomial_cutoff(distances, c.cutoff, c.polynomial_cutoff_p)
+        of_pairs = neighbors.of_pairs(distances)
         # NequIP has 2 / r_c before sin(b r) / r, without the root
-        envelope = jnp.where(neighbors.mask, envelope * (2.0 / c.cutoff) ** 0.5, 0.0)
-        radial = basis.bessel_functions(distances, frequencies, c.cutoff) * envelope[..., None]
+        envelope = basis.polynomial_cutoff(of_pairs, c.cutoff, c.polynomial_cutoff_p) * (2.0 / c.cutoff) ** 0.5
+        radial = basis.bessel_functions(of_pairs, frequencies, c.cutoff) * envelope[..., None]
         angular = spherical_harmonics(neighbors.vectors / distances[..., None], c.l_max)
 
         layers = layer_irreps(c)
@@ -101,7 +101,7 @@ class Convolution(nn.Module):
         self,
         x: FeatureMap,
         species: Int[Array, " n"],
-        radial: Float[Array, "n m b"],
+        radial: Float[Array, "p b"],
         angular: list[Float[Array, "n m _"]],
         neighbors: Dense,
     ) -> FeatureMap:
@@ -132,19 +132,19 @@ class Convolution(nn.Module):
         return self.param(name, nn.initializers.normal(gain * n_inputs**-0.5), (n_inputs, n_outputs), dtype)
 
     def _messages(
-        self, x: FeatureMap, radial: Float[Array, "n m b"], angular: list[Float[Array, "n m _"]], neighbors: Dense
+        self, x: FeatureMap, radial: Float[Array, "p b"], angular: list[Float[Array, "n m _"]], neighbors: Dense
     ) -> FeatureMap:
         """Products of the neighbours' features with the harmonics, summed; paths side by side as channels."""
         c, u, paths = self.config, self.config.num_features, self.irreps.paths
-        n, m, _ = radial.shape
+        n, m = neighbors.mask.shape
         hidden = radial
         for i in range(c.invariant_layers):
             gain = 1.0 if i == 0 else 2.0**0.5
-            weights = self._matrix(f"radial{i}", hidden.shape[2], c.invariant_neurons, gain)
+            weights = self._matrix(f"radial{i}", hidden.shape[1], c.invariant_neurons, gain)
             hidden = jax.nn.silu(matmul(hidden, weights))
         gain = 2.0**0.5 if c.invariant_layers else 1.0
-        weights = matmul(hidden, self._matrix("radial_output", hidden.shape[2], len(paths) * u, gain))
-        weights = weights.reshape(n, m, len(paths), u) * (c.avg_num_neighbors or 1.0) ** -0.5
+        weights = matmul(hidden, self._matrix("radial_output", hidden.shape[1], len(paths) * u, gain))
+        weights = neighbors.of_both(weights * (c.avg_num_neighbors or 1.0) ** -0.5).reshape(n, m, len(paths), u)
         parts: dict[Irrep, list[Array]] = {irrep: [] for irrep in self.irreps.outputs}
         for irrep in self.irreps.inputs:
             gathered = neighbors.gather(x[irrep])
