@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lesjax.models import basis
-from lesjax.numerics import matmul
+from lesjax.numerics import einsum, matmul
 
 
 @cache
@@ -85,6 +85,24 @@ def harmonic_polynomials(l: int) -> np.ndarray:
 
 def _powers(l: int) -> list[tuple[int, int, int]]:
     return [(i, j, l - i - j) for i in range(l, -1, -1) for j in range(l - i, -1, -1)]
+
+
+def symmetric_tensors(features: Float[Array, "n 5 c"]) -> Float[Array, "n c 3 3"]:
+    """Features of order two as symmetric tensors without trace."""
+    return einsum("nmc,abm->ncab", features, jnp.asarray(coupling(1, 1, 2), features.dtype))
+
+
+def element_matrices(
+    x: Float[Array, "a b c"], matrices: Float[Array, "z c d"], elements: Float[Array, "#a #b z"]
+) -> Float[Array, "a b d"]:
+    """Product with the matrix of each atom's element, of which `elements` has the one-hot vectors.
+
+    That with all matrices is cheaper than gathered ones, which take more memory than all features.
+    """
+    n_elements, n_inputs, n_outputs = matrices.shape
+    of_all = matmul(x, matrices.swapaxes(0, 1).reshape(n_inputs, -1))
+    of_all = of_all.reshape(*x.shape[:2], n_elements, n_outputs)
+    return jnp.sum(of_all * elements[..., None], axis=2)
 
 
 def spherical_harmonics(unit_vectors: Float[Array, "*e 3"], max_l: int) -> list[Float[Array, "*e _"]]:

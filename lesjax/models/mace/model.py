@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lesjax.models import basis
-from lesjax.models.irreps import coupling, spherical_harmonics
+from lesjax.models.irreps import coupling, element_matrices, spherical_harmonics, symmetric_tensors
 from lesjax.models.mace.config import NON_RESIDUAL, MACEConfig
 from lesjax.models.mace.contraction import n_paths, symmetric_products
 from lesjax.models.mace.repulsion import nuclear_repulsion
@@ -73,8 +73,7 @@ class MACE(nn.Module):
             if len(features) > 1:
                 vectors = features[1].transpose(1, 2, 0)
             if len(features) > 2:
-                # symmetric, without trace
-                tensors = einsum("mnc,abm->ncab", features[2], jnp.asarray(coupling(1, 1, 2), dtype))
+                tensors = symmetric_tensors(features[2].swapaxes(0, 1))
         energy = None
         if c.pair_repulsion:
             energy = nuclear_repulsion(
@@ -127,12 +126,12 @@ class MessageLayer(nn.Module):
         skips: list[Array | None] = [None] * len(orders)
         if self.layer == 0 and c.interaction_first == NON_RESIDUAL:
             messages = [
-                element_matrices(x, weights(f"skip{l}", *square, scale=skip_scale), elements)
+                element_matrices(x, weights(f"skip{l}", *square, scale=skip_scale), elements[None])
                 for l, x in enumerate(messages)
             ]
         else:
             for l in orders[: len(features)]:
-                skips[l] = element_matrices(features[l], weights(f"skip{l}", *square, scale=skip_scale), elements)
+                skips[l] = element_matrices(features[l], weights(f"skip{l}", *square, scale=skip_scale), elements[None])
 
         n = elements.shape[0]
         products = symmetric_products(
@@ -201,13 +200,3 @@ def sum_messages(
         rows = product.reshape(n, (2 * l2 + 1) * (2 * l1 + 1), channels)
         sums[l3].append(einsum("ky,nyc->knc", jnp.asarray(table, product.dtype), rows))
     return [jnp.concatenate(parts, axis=2) for parts in sums]
-
-
-def element_matrices(
-    x: Float[Array, "k n c"], matrices: Float[Array, "z c d"], elements: Float[Array, "n z"]
-) -> Float[Array, "k n d"]:
-    """Product with the matrix of each atom's element; that with all of them is cheaper than gathered matrices."""
-    n_elements, n_inputs, n_outputs = matrices.shape
-    of_all = matmul(x, matrices.swapaxes(0, 1).reshape(n_inputs, -1))
-    of_all = of_all.reshape(*x.shape[:2], n_elements, n_outputs)
-    return jnp.sum(of_all * elements[None, :, :, None], axis=2)

@@ -20,11 +20,10 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lesjax.models import basis
-from lesjax.models.irreps import coupling, harmonic_polynomials, spherical_harmonics
+from lesjax.models.irreps import coupling, element_matrices, spherical_harmonics, symmetric_tensors
 from lesjax.models.nequip.config import Irrep, LayerIrreps, NequIPConfig, layer_irreps
 from lesjax.models.short_range import Features, species_index
 from lesjax.neighbors import Dense
@@ -53,6 +52,7 @@ class NequIP(nn.Module):
         frequencies = self.param("bessel_frequencies", basis.first_frequencies, shape, dtype)
         if not c.bessel_trainable:
             frequencies = jax.lax.stop_gradient(frequencies)
+        elements = (species[:, None] == jnp.arange(len(c.elements), dtype=species.dtype)[None, :]).astype(dtype)
         embedding = self.param("embedding", nn.initializers.normal(1.0), (len(c.elements), c.num_features), dtype)
 
         neighbors = system.neighborhood()
@@ -69,17 +69,16 @@ class NequIP(nn.Module):
         for i, irreps in enumerate(layers):
             before = x
             x = Convolution(c, irreps, use_sc=c.use_sc and i > 0, name=f"layer{i}")(
-                x, species, radial, angular, neighbors
+                x, elements, radial, angular, neighbors
             )
         invariants = x[0, 1][:, 0, :]
         if c.readout_by_element:
-            own = species[:, None] == jnp.arange(len(c.elements), dtype=species.dtype)[None, :]
-            invariants = jnp.where(own[:, :, None], invariants[:, None, :], 0.0).reshape(len(invariants), -1)
+            invariants = (elements[:, :, None] * invariants[:, None, :]).reshape(len(invariants), -1)
         vectors, tensors = before.get((1, -1 if c.reflection_symmetric else 1)), before.get((2, 1))
         return Features(
             (invariants,),
             vectors=None if vectors is None else vectors.swapaxes(1, 2),
-            tensors=None if tensors is None else einsum("nmu,mab->nuab", tensors, _order_two().astype(dtype)),
+            tensors=None if tensors is None else symmetric_tensors(tensors),
         )
 
 
@@ -100,7 +99,7 @@ class Convolution(nn.Module):
     def __call__(
         self,
         x: FeatureMap,
-        species: Int[Array, " n"],
+        elements: Float[Array, "n z"],
         radial: Float[Array, "p b"],
         angular: list[Float[Array, "n m _"]],
         neighbors: Dense,
@@ -116,7 +115,7 @@ class Convolution(nn.Module):
             if self.use_sc and irrep in x:
                 shape = (len(c.elements), u, width)
                 weights = self.param(f"sc_{name(irrep)}", nn.initializers.normal(u**-0.5), shape, radial.dtype)
-                y[irrep] += _of_element(x[irrep], weights, species)
+                y[irrep] += element_matrices(x[irrep], weights, elements[:, None])
         scalars, gates = _function(c.nonlinearity_scalars), _function(c.nonlinearity_gates)
         even, *gate = jnp.split(y[0, 1], 1 + len(irreps.gated), axis=2)
         result: FeatureMap = {(0, 1): scalars(even)}
@@ -174,25 +173,6 @@ def _coupling(l1: int, l2: int, l3: int, dtype: jnp.dtype) -> Float[Array, "x c"
     return jnp.asarray(matrix.reshape(-1, 2 * l3 + 1), dtype)
 
 
-def _order_two() -> Float[Array, "5 3 3"]:
-    """Symmetric traceless tensors T[m] with Y_m(r) = r · T[m] · r."""
-    # xx, xy, xz, yy, yz, zz is the order of the monomials
-    tensors = harmonic_polynomials(2)[np.array([[0, 1, 2], [1, 3, 4], [2, 4, 5]])]
-    return jnp.asarray(tensors.transpose(2, 0, 1) * np.where(np.eye(3, dtype=bool), 1.0, 0.5))
-
-
 def _function(kind: str) -> Callable[[Array], Array]:
     function = {"silu": jax.nn.silu, "tanh": jnp.tanh}[kind]
     return lambda x: SCALES[kind] * function(x)
-
-
-def _of_element(
-    x: Float[Array, "n c u"], weights: Float[Array, "z u w"], species: Int[Array, " n"]
-) -> Float[Array, "n c w"]:
-    """Product of each atom's features with the matrix of its element.
-
-    All elements are multiplied: a gather of the matrices would take more memory than all features.
-    """
-    of_all = einsum("ncu,zuw->nczw", x, weights)
-    own = species[:, None] == jnp.arange(len(weights), dtype=species.dtype)[None, :]
-    return jnp.sum(jnp.where(own[:, None, :, None], of_all, 0.0), axis=2)
