@@ -409,6 +409,19 @@ def test_replay(tmp_path, start):
     assert prepared.fingerprint != prepare(make_config(tmp_path, model=ModelConfig(), start_from=start)).fingerprint
 
 
+@pytest.mark.usefixtures("start")
+def test_replay_of_forces_alone(tmp_path):
+    """Energies of another method are left out: the reference energies are those of the new structures."""
+    frames = make_frames(3, seed=7)
+    for atoms in frames:
+        del atoms.info["REF_energy"]
+    io.write(tmp_path / "old.xyz", frames)
+    known = prepare(configured(tmp_path)).model.reference_energies
+    found = prepare(configured(tmp_path, "", ["data.replay=[{path = 'old.xyz'}]"]))
+    assert found.model.reference_energies == pytest.approx(known, rel=1e-6)
+    assert sorted(len(members) for members in found.train.members) == [9]
+
+
 def test_interrupted_again_and_again(tmp_path, start, monkeypatch):
     """Resumed, the run ends as one that was not interrupted, bit for bit."""
     io.write(tmp_path / "old.xyz", make_frames(3, seed=7))
