@@ -144,7 +144,7 @@ def test_set(path, override, name, value):
         ("data.pbc=none", r"In `data`: `pbc` must be 'file', true, false"),
         ("data.reference_energies=false", r"`data\.reference_energies` must be a text or a table, got False"),
         ("data.reference_energies=fitted", r"In `data`: `reference_energies` must be 'fit', 'none'"),
-        ("data.reference_energies={H = nothing}", r"`reference_energies` must be 'fit', 'none' or a table"),
+        ("data.reference_energies={H = nothing}", r"`reference_energies` must be .*'keep', 'refit' or a table"),
         ('data.reference_energies={H = "x"}', r"`data\.reference_energies\.H` must be a number, got 'x'"),
         ("data.reference_energies=keep", r"`data.reference_energies` = 'keep' is for a run with `training.start_from`"),
         ("data.valid_fraction=1", r"`valid_fraction` must lie in \[0, 1\), got 1"),
