@@ -77,6 +77,7 @@ results-errors: $(VENV)/.installed
 ifneq ($(SHARED),)
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shared --json $(RESULTS)/dimers.json --plot docs/images/dimer_CC.png
 	$(BENCH)/real_data.py --json $(RESULTS)/real_data.json
+	$(BENCH)/finetuning.py --json $(RESULTS)/finetuning.json
 	$(BENCH)/water_infrared.py runs/real_data/water/model --json $(RESULTS)/water_infrared.json \
 	    --plot docs/images/water_infrared.png
 	$(BENCH)/conservation.py --json $(RESULTS)/conservation.json

@@ -35,7 +35,9 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.
 
 def goals(results: Mapping[str, dict]) -> list[Goal]:
     """All goals, from the contents of the result files by their names."""
-    groups = (of_learning_curves, of_dimers, of_published_sets, of_dynamics, of_ensembles, of_fits)
+    groups = (
+        of_learning_curves, of_dimers, of_published_sets, of_finetuning, of_dynamics, of_ensembles, of_fits,
+    )  # fmt: skip
     return [goal for group in groups for goal in group(results)]
 
 
@@ -97,6 +99,18 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
             for key in (metric, metric.removesuffix("r2") + "corr2") if is_score else (metric,):
                 text = f"{name}, {frames}, {key}: as published or better{remark}"
                 yield Goal(text, metrics.get(key), limit, unit, factor, at_least=is_score)
+
+
+def of_finetuning(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Goals for a model tuned on 20 frames."""
+    runs = results.get("finetuning", {}).get("runs", {})
+    tuned, scratch = (
+        runs.get(f"superionic_water/20/{kind}", {}).get("metrics", {}).get("test", {}) for kind in ("tuned", "scratch")
+    )
+    for kind in ("forces", "energy"):
+        values = [errors.get(f"{kind}_rmse") for errors in (tuned, scratch)]
+        found = None if None in values else values[0] / values[1]
+        yield Goal(f"Superionic water, 20 frames: {kind} RMSE tuned over from scratch", found, 0.5)
 
 
 def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:

@@ -143,6 +143,21 @@ def of_water(results: Mapping[str, dict]) -> list[str]:
     return table(header, rows)
 
 
+def of_finetuning(results: Mapping[str, dict]) -> list[str]:
+    """RMSE on held-out frames and on the first set, of the model as it is, from scratch, and tuned."""
+    rows, last = [], None
+    titles = {"untuned": "untuned", "scratch": "from scratch", "tuned": "tuned", "replay": "tuned with replay"}
+    for run in results.get("finetuning", {}).get("runs", {}).values():
+        where = (run["study"], run["frames"])
+        test, first = run["metrics"]["test"], run["metrics"]["first"]
+        label = ["", ""] if where == last else [run["study"].replace("_", " "), str(run["frames"])]
+        cost = [str(run.get("epochs", "–")), number(run["seconds"] / 60, 2) if "seconds" in run else "–"]
+        rows.append([*label, titles[run["kind"]], *_errors(test), number(1e3 * first["forces_rmse"]), *cost])
+        last = where
+    header = ["tuned on", "frames", "model", "energy (meV/atom)", "forces (meV/Å)", "forces, first set"]
+    return table([*header, "epochs", "min"], rows)
+
+
 def _errors(metrics: Mapping[str, float]) -> list[str]:
     return [number(1e3 * metrics[key]) for key in ("energy_rmse", "forces_rmse")]
 
@@ -153,6 +168,7 @@ BLOCKS = {
     "dimers": of_dimers,
     "dipeptides": of_dipeptides,
     "water": of_water,
+    "finetuning": of_finetuning,
 }
 
 

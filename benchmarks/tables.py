@@ -17,7 +17,7 @@ from common import ROOT, TORCH_TIMINGS
 from dimers import PUBLISHED
 from goals import goals
 from markdown_tables import ERRORS, errors, number, table
-from overview import of_charge_transfer, update_page
+from overview import of_charge_transfer, of_finetuning, update_page
 from real_data import RUNS, reported
 
 from lesjax.files import atomic_path
@@ -300,6 +300,11 @@ SECTIONS = {
         "benchmarks/charge_transfer.py",
     ),
     "real_data": ("Published sets", real_data, "benchmarks/real_data.py"),
+    "finetuning": (
+        "Published models tuned on few frames",
+        lambda c: of_finetuning({"finetuning": c}),
+        "benchmarks/finetuning.py",
+    ),
     "water_infrared": ("Infrared spectrum of water", water_infrared, "benchmarks/water_infrared.py"),
     "fit_charges": (
         "Charges fitted to a radial distribution function and a dipole",

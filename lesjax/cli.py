@@ -227,7 +227,7 @@ def _train(arguments: argparse.Namespace) -> int:
     print(f"{arguments.config}: reading the data; results in {folder}/", flush=True)
     prepared = prepare(config)
     print("\n".join(prepared.files))
-    sets = {"training": prepared.train, "validation": prepared.valid, "test": prepared.test}
+    sets = {"training": prepared.train, "validation": prepared.valid, "test": prepared.test, "replay": prepared.replay}
     sizes = {name: 0 if dataset is None else len(dataset) for name, dataset in sets.items()}
     counts = f"{sizes['training']} structures to train on, {sizes['validation']} to validate"
     print(counts, flush=True)

@@ -156,6 +156,8 @@ class Provenance:
         reference_energies: how that of each element was found, by symbol: "lone atom", "fitted", "given" or "none".
         sign: what has set the sign of the latent charges; None before the end of the training.
         charges: latent charges at the end of the training.
+        start: the model that the training started from, with its hash, and lines about what that was trained on; empty
+            where it started from fresh parameters.
     """
 
     lesjax: str
@@ -167,6 +169,7 @@ class Provenance:
     reference_energies: dict[str, str] = field(default_factory=dict)
     sign: str | None = None
     charges: ChargeStatistics | None = None
+    start: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for people; "unknown" where there is none."""
@@ -177,6 +180,7 @@ class Provenance:
         references = "; ".join(f"{', '.join(symbols)}: {how}" for how, symbols in found.items())
         return [
             ("trained by lesjax", self.lesjax),
+            *([("started from", "\n".join(self.start))] if self.start else []),
             ("data", "\n".join(self.data) or "unknown"),
             ("hash of the data", _or_unknown(self.fingerprint)),
             ("structures", counts),

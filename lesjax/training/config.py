@@ -4,22 +4,42 @@ import dataclasses
 import os
 import pathlib
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from lesjax.io import Keys, find_files
 from lesjax.models.config import ModelConfig
-from lesjax.schema import build
+from lesjax.schema import build, to_plain
+from lesjax.training.start import Start, overlay, read_start
 from lesjax.training.terms import check_weights
 from lesjax.validate import check, fraction, not_negative, one_of, optional, positive, whole
 
 
 # top names of the parameters, see `LesModel`
-GROUPS = ("short_range", "energy", "charges", "heads")
+GROUPS = ("short_range", "energy", "charges", "heads", "dispersion")
 MAX_FACTOR = 1e3
+REFERENCES = ("fit", "none", "keep", "refit")
 SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """Structures of an earlier training, which are trained on beside the new ones.
+
+    Attributes:
+        path: a file, a pattern or a list of both, as for `train`, with the same names of the labels.
+        weight: factor of their squared errors in the loss.
+    """
+
+    path: str | tuple[str, ...]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self, weight=positive)
+        if self.path in ("", ()):
+            raise ValueError("`path` is empty: give a file.")
 
 
 @dataclass(frozen=True)
@@ -36,10 +56,13 @@ class DataConfig:
         keys: names of the labels in the file.
         labels: what happens where structures of a file have a label under another name than the one that is used:
             "error", or "skip" to leave them out, with their number.
-        reference_energies: "fit" (least squares), "none", or a table of eV per element symbol.
+        reference_energies: "fit" (least squares), "none", or a table of eV per element symbol. For a run that starts
+            from a model: "keep" its energies, where those of new elements are fitted, or "refit" them to what the model
+            leaves of the energies, which is also what "fit" means there.
         max_frames: use only the first frames of `train`.
         epsilon_infinity: electronic dielectric constant of the material, whose root scales the Born effective charges
             of the latent charges; 1 for molecules.
+        replay: structures of earlier sets to train on as well; they take no part in the validation.
     """
 
     train: str | tuple[str, ...]
@@ -52,6 +75,7 @@ class DataConfig:
     reference_energies: str | dict[str, float] = "fit"
     max_frames: int | None = None
     epsilon_infinity: float = 1.0
+    replay: tuple[ReplayConfig, ...] = ()
 
     def __post_init__(self) -> None:
         check(
@@ -64,8 +88,11 @@ class DataConfig:
         for name in ("train", "valid", "test"):
             if getattr(self, name) in ("", ()):
                 raise ValueError(f"`{name}` is empty: give a file.")
-        if isinstance(self.reference_energies, str) and self.reference_energies not in ("fit", "none"):
-            raise ValueError(f"`reference_energies` must be 'fit', 'none' or a table, got {self.reference_energies!r}.")
+        if isinstance(self.reference_energies, str) and self.reference_energies not in REFERENCES:
+            raise ValueError(
+                f"`reference_energies` must be {', '.join(map(repr, REFERENCES))} or a table, got "
+                f"{self.reference_energies!r}."
+            )
         if isinstance(self.pbc, str) and self.pbc != "file":
             raise ValueError(f"`pbc` must be 'file', true, false or three of them, got {self.pbc!r}.")
 
@@ -86,7 +113,8 @@ class Phase:
         step_epochs: length of a step.
         patience: evaluations that the plateau waits.
         rates: factors of the learning rate for groups of parameters: "short_range", "energy" (its readout), "charges",
-            "heads"; one for those that are not named, and zero for a group that is held. L-BFGS has none.
+            "heads", "dispersion"; one for those that are not named, and zero for a group that is held in this phase.
+            L-BFGS has none.
         weights: factors of the mean squared errors in the loss, by the names of the labels, in the inverse square of
             their units; other labels are not used.
 
@@ -124,12 +152,17 @@ class Phase:
 
 def check_rates(rates: dict[str, float]) -> None:
     """Raise ValueError for groups of parameters that do not exist, and factors that are negative or not finite."""
-    unknown = [name for name in rates if name not in GROUPS]
-    if unknown:
-        raise ValueError(f"`rates` has no group {unknown[0]!r}; give some of {', '.join(GROUPS)}.")
+    check_groups("rates", rates)
     wrong = {name: factor for name, factor in rates.items() if not 0.0 <= factor <= MAX_FACTOR}
     if wrong:
         raise ValueError(f"`rates` must be factors from 0 to {MAX_FACTOR:g}, got {wrong}.")
+
+
+def check_groups(name: str, groups: Iterable[str]) -> None:
+    """Raise ValueError for groups of parameters that do not exist."""
+    unknown = [group for group in groups if group not in GROUPS]
+    if unknown:
+        raise ValueError(f"`{name}` has no group {unknown[0]!r}; give some of {', '.join(GROUPS)}.")
 
 
 @dataclass(frozen=True)
@@ -153,6 +186,11 @@ class TrainingSection:
             three factors small beside those of one, which is slower where there are enough data, and generalizes better
             where a large model has few.
         ensemble: number of models to train at once, with the seeds `seed`, `seed` + 1, …; a single one if not given.
+        start_from: model to start from, a folder or a published file, beside the configuration or in the current
+            folder. Its settings are those of `[model]`, where only what is added to it need be given.
+        new_elements: what the model to start from does not know starts as its "nearest" element (of its group, then in
+            atomic number), or from "scratch".
+        freeze: groups of parameters, as in `rates`, that keep their values in all phases.
     """
 
     seed: int = 0
@@ -167,6 +205,9 @@ class TrainingSection:
     early_stop: int = 0
     feature_scale: str = "each"
     ensemble: int | None = None
+    start_from: str | None = None
+    new_elements: str = "nearest"
+    freeze: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check(
@@ -182,14 +223,22 @@ class TrainingSection:
             early_stop=whole(0),
             feature_scale=one_of("each", "all"),
             ensemble=optional(whole(2)),
+            new_elements=one_of("nearest", "scratch"),
         )
+        check_groups("freeze", self.freeze)
+        if self.start_from == "":
+            raise ValueError("`start_from` is empty: give a model, or leave it out.")
         if not self.phases:
             raise ValueError("`phases` is empty: give at least one.")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A whole run. `output` is its folder, relative to the current one; a leading ~ is the home folder."""
+    """A whole run. `output` is its folder, relative to the current one; a leading ~ is the home folder.
+
+    In a run that starts from a model, `model` has the settings of that model and what is added to it; at its defaults
+    it stands for those.
+    """
 
     data: DataConfig
     output: str
@@ -199,6 +248,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         if not self.output.strip():
             raise ValueError("`output` is empty: give the folder of the results.")
+        if self.data.reference_energies in ("keep", "refit") and self.training.start_from is None:
+            raise ValueError(
+                f"`data.reference_energies` = {self.data.reference_energies!r} is for a run with "
+                "`training.start_from`: give that, or 'fit', 'none' or a table."
+            )
 
 
 def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -225,7 +279,10 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         raise ValueError(f"{str(path)!r} is not a TOML file: {error}") from error
     for override in overrides:
         _apply(data, override)
+    data, start = _with_start(data, path)
     config = build(RunConfig, data)
+    if start is not None:
+        start.model(config.model)
     config = dataclasses.replace(config, output=os.path.expanduser(config.output))
     files = {}
     for name in ("train", "valid", "test"):
@@ -235,7 +292,27 @@ def load_config(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> RunC
         entries = [value] if isinstance(value, str) else value
         paths = [file for entry in entries for file in _find(name, entry, path)]
         files[name] = paths[0] if isinstance(value, str) and len(paths) == 1 else tuple(paths)
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, **files))
+    replay = tuple(
+        dataclasses.replace(entry, path=tuple(file for one in entries for file in _find("replay", one, path)))
+        for entry in config.data.replay
+        for entries in [(entry.path,) if isinstance(entry.path, str) else entry.path]
+    )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **files, replay=replay))
+
+
+def _with_start(data: dict[str, Any], path: pathlib.Path) -> tuple[dict[str, Any], Start | None]:
+    """Put the settings of the model to start from under those of the file, if there is one; returns both."""
+    training, model = data.get("training"), data.get("model", {})
+    name = training.get("start_from") if isinstance(training, dict) else None
+    if not isinstance(name, str) or not name or not isinstance(model, dict):
+        return data, None
+    home = pathlib.Path(name).expanduser()
+    place = next((place for place in (path.parent / home, home) if place.exists()), None)
+    if place is None:
+        raise FileNotFoundError(f"`training.start_from`: there is no {name!r}, neither beside {path} nor here.")
+    start = read_start(place)
+    settings = overlay(to_plain(start.model(ModelConfig())), model)
+    return data | {"model": settings, "training": data["training"] | {"start_from": str(place)}}, start
 
 
 def _find(name: str, value: str, path: pathlib.Path) -> list[str]:

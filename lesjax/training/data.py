@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import jax
@@ -112,6 +112,7 @@ def reference_energies(
     *,
     cutoff: float | None = None,
     pbc: Periodic = None,
+    held: Collection[int] = (),
 ) -> tuple[float, ...]:
     """Energy of one atom of each element, eV: that of the lone neutral atom, and of others by least squares.
 
@@ -123,11 +124,13 @@ def reference_energies(
         labels: their labels.
         cutoff: without a periodic image within it a single atom is lone, Å, see `is_lone`.
         pbc: overrides the periodicity of the structures.
+        held: elements whose energy is zero.
     """
     counts = np.array([[np.sum(atoms.numbers == z) for z in elements] for atoms in frames], float)
     energies = np.array([float(label.energy) for label in labels])
     has_energy = np.isfinite(energies)
     solution = lone_atom_energies(elements, frames, labels, cutoff=cutoff, pbc=pbc)
+    solution[np.isin(elements, list(held))] = 0.0
     free = np.isnan(solution)
     rows = has_energy & counts[:, free].any(axis=1)
     rest = energies - counts[:, ~free] @ solution[~free]
@@ -214,6 +217,18 @@ def make_dataset(
             members.append(np.array(in_bucket))
     types = tuple(str(atoms.info.get("config_type", "")) for atoms in frames)
     return Dataset(buckets=tuple(buckets), members=tuple(members), config=config, config_types=types)
+
+
+def with_reference_energies(
+    dataset: Dataset, config: ModelConfig, frames: Sequence[io.Atoms], labels: Sequence[io.Labels]
+) -> Dataset:
+    """Return the data set of the structures for a model that differs in its reference energies alone."""
+    buckets = []
+    for bucket, members in zip(dataset.buckets, dataset.members, strict=True):
+        energies = [subtract_reference(config, frames[i].numbers, labels[i].energy) for i in members]
+        energy = jnp.asarray(np.array(energies), bucket.labels.energy.dtype)
+        buckets.append(dataclasses.replace(bucket, labels=dataclasses.replace(bucket.labels, energy=energy)))
+    return dataclasses.replace(dataset, buckets=tuple(buckets), config=config)
 
 
 def plan_solvers(

@@ -25,7 +25,7 @@ def run_folder(path: str | os.PathLike) -> RunFolder:
         log="log.jsonl",
         others=(*others, "parity_*.png", "calibration_*.png"),
         # a folder may have been moved, data too, and `test` does not matter to the run
-        free={"output", "data.train", "data.valid", "data.test"},
+        free={"output", "data.train", "data.valid", "data.test", "data.replay", "training.start_from"},
     )
 
 
@@ -46,7 +46,11 @@ def check_folder(config: RunConfig, folder: RunFolder) -> None:
     content = folder.read_description()
     if content is not None and has_begun(folder):
         # without a fingerprint nothing but its path tells the data
-        free = folder.free if content.get("fingerprint") is not None else folder.free - {"data.train", "data.valid"}
+        free = (
+            folder.free
+            if content.get("fingerprint") is not None
+            else folder.free - {"data.train", "data.valid", "data.replay"}
+        )
         folder.check(to_plain(config), dtype=_dtype(), free=free)
         for model in (folder.path / name for name in MODELS if folder.checkpoint.exists()):
             try:
@@ -69,6 +73,12 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
             f"{str(folder.path)!r} holds a run on other data: the content of {files} has changed since it began. "
             "Choose another `output`, or delete the folder."
         )
+    digest = None if prepared.start is None else prepared.start.digest
+    if content is not None and content.get("start") != digest:
+        raise ValueError(
+            f"{str(folder.path)!r} holds a run that started from another model: the content of "
+            f"{config.training.start_from!r} has changed since it began. Choose another `output`, or delete the folder."
+        )
     packages = ("jax", "flax", "optax", "numpy", "ase", "vesin")
     folder.write_description(
         {
@@ -78,6 +88,8 @@ def write_description(config: RunConfig, prepared: Prepared, folder: RunFolder) 
             "n_valid": 0 if prepared.valid is None else len(prepared.valid),
             # data in memory have none
             "fingerprint": prepared.fingerprint or recorded,
+            # hash of the model that it started from
+            "start": digest,
             "shapes": [list(bucket.system.neighbors.shape) for bucket in prepared.train.buckets],
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in packages}},
             "device": jax.devices()[0].device_kind,

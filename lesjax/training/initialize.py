@@ -15,7 +15,7 @@ from lesjax.models.sign import PAULING
 from lesjax.system import System
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Dataset
-from lesjax.training.step import make_lbfgs, make_optimizer, update_rule
+from lesjax.training.step import make_lbfgs, make_optimizer, trained, update_rule
 
 
 # structures of each bucket from which the size of the features is computed
@@ -85,10 +85,10 @@ def _layers(config: ShortRangeConfig, params: PyTree, systems: System) -> tuple[
 
 def initial_state(section: TrainingSection, potential: Potential) -> dict[str, PyTree]:
     """The potential, the running average of its parameters and the memory of the optimizers that the phases use."""
-    params = potential.params
-    optimizer = make_optimizer(update_rule(section), potential.config).init(params)
+    params, rule = potential.params, update_rule(section)
+    optimizer = make_optimizer(rule, potential.config).init(trained(rule, params))
     state = {"potential": potential.core(), "ema": params, "optimizer": optimizer}
     if any(phase.lbfgs for phase in section.phases):
         with jax.numpy_dtype_promotion("standard"):
-            state["lbfgs"] = make_lbfgs().init(params)
+            state["lbfgs"] = make_lbfgs().init(trained(rule, params))
     return state

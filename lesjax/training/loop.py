@@ -31,10 +31,11 @@ from lesjax.training.config import Phase, RunConfig, TrainingSection
 from lesjax.training.data import Dataset, epoch_batches
 from lesjax.training.finish import finish
 from lesjax.training.folder import MODELS, check_folder, run_folder, write_description
-from lesjax.training.initialize import initial_state, scaled_potential
+from lesjax.training.initialize import initial_state
 from lesjax.training.prepare import Prepared, prepare
 from lesjax.training.step import adam_step, lbfgs_step, update_rule
 from lesjax.training.terms import Weights
+from lesjax.training.transfer import initial_potential
 from lesjax.training.validation import dataset_errors, phase_weights, sets_sign, validated
 
 
@@ -118,10 +119,15 @@ def start(config: RunConfig, prepared: Prepared) -> "Run":
         ValueError: for a folder that holds another run.
     """
     folder, section = run_folder(config.output), config.training
+    if section.start_from is not None and prepared.start is None:
+        raise ValueError(
+            f"`training.start_from` = {section.start_from!r}, but `prepared` has no `start`: make it with "
+            "`lesjax.training.prepare.prepare`, or set `Prepared.start`."
+        )
     folder.remove_leftovers(*MODELS)
     check_folder(config, folder)
     write_description(config, prepared, folder)
-    potential = scaled_potential(prepared.model, section.seed, prepared.train, section.feature_scale)
+    potential = initial_potential(prepared.model, section, prepared.train, prepared.start)
     state = initial_state(section, potential)
     progress = TrainProgress()
     checkpoint = folder.read_checkpoint()

@@ -103,9 +103,9 @@ def batch_sums(potential: Potential, batch: Batch, names: Collection[str]) -> di
 
 
 def batch_loss(potential: Potential, batch: Batch, weights: Weights, params: PyTree) -> Float[Array, ""]:
-    """Loss of one batch as a function of the parameters, which replace the potential's.
+    """Loss of one batch as a function of groups of parameters, which replace the potential's.
 
     It is zero where no label has a weight.
     """
-    potential = dataclasses.replace(potential, params=params)
+    potential = dataclasses.replace(potential, params={**potential.params, **params})
     return jnp.asarray(loss_of_sums(batch_sums(potential, batch, weights.keys()), weights), float)

@@ -1,10 +1,6 @@
 """Preparation of a run: structures, labels, model and data sets from a configuration."""
 
 import dataclasses
-import hashlib
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +9,13 @@ from lesjax import io
 from lesjax.models.config import ModelConfig
 from lesjax.models.provenance import Provenance
 from lesjax.runs import lesjax_version
-from lesjax.system import check_ghosts, electronic_state
+from lesjax.system import electronic_state
 from lesjax.training.config import DataConfig, RunConfig
-from lesjax.training.data import Dataset, is_lone, lone_atom_energies, make_dataset, reference_energies
+from lesjax.training.data import Dataset, is_lone, lone_atom_energies, reference_energies, with_reference_energies
+from lesjax.training.sources import Source, fingerprint, joined, read_replay, read_source
+from lesjax.training.start import Start, read_start
 from lesjax.training.terms import TERMS, labelled
+from lesjax.training.transfer import corrected_references, initial_potential, new_elements
 
 
 # files that a saved model names
@@ -35,7 +34,8 @@ class Prepared:
     """Data and model of a run; `valid` and `test` are None where there is no such set.
 
     `fingerprint` identifies the training and validation data, see `fingerprint`; None where it is not known. `files`
-    has a line about each file that was read. `provenance` is what a saved model says about its data.
+    has a line about each file that was read. `provenance` is what a saved model says about its data. `start` is the
+    model that the training starts from. `replay` has the structures of earlier sets, which are among those of `train`.
     """
 
     model: ModelConfig
@@ -45,6 +45,8 @@ class Prepared:
     fingerprint: str | None = None
     files: tuple[str, ...] = ()
     provenance: Provenance | None = None
+    start: Start | None = None
+    replay: Dataset | None = None
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -53,11 +55,15 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         ValueError: for data that cannot be used, with the file, structure or key.
     """
-    data, cutoff = config.data, config.model.short_range.cutoff
-    source = _read("train", data.train, config)
+    data, start = config.data, None
+    if config.training.start_from is not None:
+        start = read_start(config.training.start_from)
+        config = dataclasses.replace(config, model=start.model(config.model))
+    cutoff = config.model.short_range.cutoff
+    source = read_source("train", data.train, config)
     files, contents = source.files, source.contents
     if data.valid is not None:
-        train, valid = source, _read("valid", data.valid, config)
+        train, valid = source, read_source("valid", data.valid, config)
         files, contents = files + valid.files, contents + valid.contents
     else:
         # lone atoms fix the reference energies, and are no sample of anything
@@ -72,159 +78,73 @@ def prepare(config: RunConfig) -> Prepared:
         valid = dataclasses.replace(valid, name=f"{source.name}, of which some were drawn to validate on")
     if not train.frames:
         raise ValueError(f"`data.valid_fraction` = {data.valid_fraction} leaves no structure to train on.")
+    replays = [read_replay(entry, config) for entry in data.replay]
+    files += tuple(line for replay in replays for line in replay.files)
+    contents += tuple(line for replay in replays for line in replay.contents)
+    train = joined(train, *replays)
     with train.named():
-        model = model_config(config.model, data, train.frames, train.labels)
+        model = model_config(config.model, data, train.frames, train.labels, start)
     dataset = train.dataset(model)
-    model = with_mean_neighbors(model, dataset)
+    if start is None:
+        model = with_mean_neighbors(model, dataset)
+    else:
+        model, dataset = _with_references(model, config, dataset, train, start)
+        files += _start_lines(model, config, start)
     prepared = Prepared(
         model,
         train=dataset,
         valid=valid.dataset(model) if valid.frames else None,
         fingerprint=fingerprint(train, valid),
         files=files,
-        provenance=_provenance(model, data, train, valid, contents),
+        provenance=_provenance(model, data, train, valid, contents, start),
+        start=start,
+        replay=joined(*replays).dataset(model) if replays else None,
     )
     check_labels(config, prepared, train.name, valid.name)
     if data.test is None:
         return prepared
     # read now: a broken file should not show up after hours of training
-    source = _read("test", data.test, config)
+    source = read_source("test", data.test, config)
     test = source.dataset(model)
     if not labelled(test):
         raise ValueError(f"{source.name}: no structure has a label under the names of `data.keys`.")
     return dataclasses.replace(prepared, test=test, files=files + source.files)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Structures of one or several files, or some of them, with their labels, weights and indices in the files.
-
-    `files` has a line for each file, `contents` the same without its folder.
-    """
-
-    name: str
-    frames: list[io.Atoms]
-    labels: list[io.Labels]
-    weights: list[dict[str, float]]
-    indices: list[int | str]
-    files: tuple[str, ...]
-    pbc: bool | tuple[bool, bool, bool] | None
-    epsilon_infinity: float = 1.0
-    contents: tuple[str, ...] = ()
-
-    def take(self, members: list[int]) -> "_Source":
-        """Return some of the structures."""
-        lists = {name: [value[i] for i in members] for name, value in vars(self).items() if isinstance(value, list)}
-        return dataclasses.replace(self, **lists)
-
-    def dataset(self, model: ModelConfig) -> Dataset:
-        """Data set of the structures for the model."""
-        with self.named():
-            return make_dataset(
-                model,
-                self.frames,
-                self.labels,
-                self.pbc,
-                self.indices,
-                epsilon_infinity=self.epsilon_infinity,
-                weights=self.weights,
-            )
-
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Put the name of the file before an error."""
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(f"{self.name}: {error}") from error
-
-
-def _read(name: str, path: str | tuple[str, ...], config: RunConfig) -> _Source:
-    """Read the files of `data.train`, `valid` or `test`; the first two without what their weights leave out."""
-    data, needed = config.data, _needed(config)
-    files = io.find_files(path)
-    pbc = None if isinstance(data.pbc, str) else data.pbc
-    where = f"`data.{name}` = {path if isinstance(path, str) else list(path)!r}"
-    source = _Source(where if len(files) > 1 else f"`data.{name}` = {str(files[0])!r}", [], [], [], [], (), pbc)
-    lines, contents = [], []
-    for file in files:
-        frames = io.read(file)
-        if name == "train" and data.max_frames is not None:
-            frames = frames[: data.max_frames - len(source.frames)]
-        one = dataclasses.replace(source, name=f"`data.{name}` = {str(file)!r}")
-        with one.named():
-            _check_ghosts(frames)
-            chosen = io.select(frames, data.keys, mixed=data.labels, needed=needed) if frames else None
-        if chosen is None:
-            break
-        source.indices.extend(i if len(files) == 1 else f"{i} of {str(file)!r}" for i in chosen.members)
-        source.frames.extend(chosen.frames)
-        source.labels.extend(chosen.labels)
-        source.weights.extend(chosen.weights)
-        names = ", ".join(chosen.names.values()) or "no labels"
-        lines.append(f"data.{name}: {file}: {len(chosen.members)} structures; {names}")
-        contents.append(f"data.{name}: {file.name}: {len(chosen.members)} structures; {names}")
-    source = dataclasses.replace(
-        source, files=tuple(lines), contents=tuple(contents), epsilon_infinity=data.epsilon_infinity
+def _with_references(
+    model: ModelConfig, config: RunConfig, dataset: Dataset, train: Source, start: Start
+) -> tuple[ModelConfig, Dataset]:
+    """Fit reference energies to what the start leaves of the energies, as the configuration asks for."""
+    wanted, known = config.data.reference_energies, start.potential.config.short_range.elements
+    held = known if wanted == "keep" else ()
+    if wanted not in ("fit", "refit", "keep") or set(model.short_range.elements) <= set(held):
+        return model, dataset
+    potential = initial_potential(model, config.training, dataset, start)
+    references = corrected_references(
+        potential, dataset, train.frames, train.labels, batch_size=config.training.batch_size, pbc=train.pbc, held=held
     )
-    # no weight counts in a test; all of them are one there
-    return source if name == "test" else _weighed(source)
+    model = dataclasses.replace(model, reference_energies=references)
+    return model, with_reference_energies(dataset, model, train.frames, train.labels)
 
 
-def _needed(config: RunConfig) -> set[str]:
-    """What weights and model ask of the files; unusable labels of other kinds are left out."""
-    needed = {name for phase in config.training.phases for name, weight in phase.weights.items() if weight > 0}
-    needed |= {"total_charge"} if config.model.needs_total_charge else set()
-    return needed | set(config.model.state_inputs)
-
-
-def _check_ghosts(frames: list[io.Atoms]) -> None:
-    for i, atoms in enumerate(frames):
-        try:
-            check_ghosts(atoms.numbers)
-        except ValueError as error:
-            raise ValueError(f"Structure {i}: {error}") from error
-
-
-def _weighed(source: _Source) -> _Source:
-    """The structures without labels of weight 0, and without those that are left with none."""
-    labels, kept = [], []
-    for i, (label, weights) in enumerate(zip(source.labels, source.weights, strict=True)):
-        known = {name for name, value in vars(label).items() if np.isfinite(value).any()}
-        void = {name for name in known if weights[name] == 0.0}
-        labels.append(dataclasses.replace(label, **{name: np.full_like(vars(label)[name], np.nan) for name in void}))
-        if not void or void < known:
-            kept.append(i)
-    if len(kept) < len(labels):
-        number = len(labels) - len(kept)
-        warnings.warn(f"{source.name}: {number} structures of weight 0 are left out.", stacklevel=2)
-    if labels and not kept:
-        raise ValueError(f"{source.name}: all {len(labels)} structures have the weight 0. Leave one a weight.")
-    return dataclasses.replace(source, labels=labels).take(kept)
-
-
-def fingerprint(*sources: _Source) -> str:
-    """Hash of structures and labels in their order, as they are read: padding, dtype and settings do not matter.
-
-    A kind of label counts only where a structure has it.
-    """
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(f"{len(source.frames)} structures\n".encode())
-        for atoms, labels, weights in zip(source.frames, source.labels, source.weights, strict=True):
-            values = {"numbers": atoms.numbers, "positions": atoms.positions, "cell": atoms.cell.array}
-            values |= {"pbc": atoms.pbc, "electronic_state": electronic_state(atoms), **vars(labels)}
-            if any(weight != 1.0 for weight in weights.values()):
-                values["weights"] = list(weights.values())
-            for name, value in values.items():
-                array = np.asarray(value, float)
-                if not np.isnan(array).all():
-                    digest.update(f"{name} {array.shape}\n".encode() + array.tobytes())
-    return digest.hexdigest()
+def _start_lines(model: ModelConfig, config: RunConfig, start: Start) -> tuple[str, ...]:
+    """Lines about the model that a run starts from, and how new elements start."""
+    symbols, copied = io.chemical_symbols, config.training.new_elements == "nearest"
+    elements = ", ".join(
+        f"{symbols[z]} from {symbols[other] if copied else 'scratch'}"
+        for z, other in new_elements(start.potential.config, model).items()
+    )
+    new = f"; new elements: {elements}" if elements else ""
+    return (f"training.start_from: {start.path}{new}",)
 
 
 def _provenance(
-    model: ModelConfig, data: DataConfig, train: _Source, valid: _Source, contents: tuple[str, ...]
+    model: ModelConfig,
+    data: DataConfig,
+    train: Source,
+    valid: Source,
+    contents: tuple[str, ...],
+    start: Start | None,
 ) -> Provenance:
     """What a saved model says about its data, the same for the same data in any folder."""
     elements = model.short_range.elements
@@ -235,6 +155,9 @@ def _provenance(
     else:
         lone = lone_atom_energies(elements, train.frames, train.labels, cutoff=model.short_range.cutoff, pbc=train.pbc)
         how = ["fitted" if np.isnan(energy) else "lone atom" for energy in lone]
+    if start is not None and data.reference_energies == "keep":
+        known = start.potential.config.short_range.elements
+        how = ["kept" if z in known else way for z, way in zip(elements, how, strict=True)]
     rest = len(contents) - MAX_FILES
     return Provenance(
         lesjax_version(),
@@ -243,6 +166,7 @@ def _provenance(
         n_train=len(train.frames),
         n_valid=len(valid.frames),
         reference_energies=dict(zip((io.chemical_symbols[z] for z in elements), how, strict=True)),
+        start=() if start is None else start.lines(),
     )
 
 
@@ -275,10 +199,23 @@ def check_labels(config: RunConfig, prepared: Prepared, train_name: str, valid_n
             )
 
 
-def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], labels: list[io.Labels]) -> ModelConfig:
-    """Complete the hyper-parameters from the training set: elements, reference energies, scale."""
+def model_config(
+    model: ModelConfig,
+    data: DataConfig,
+    frames: list[io.Atoms],
+    labels: list[io.Labels],
+    start: Start | None = None,
+) -> ModelConfig:
+    """Complete the hyper-parameters from the training set: elements, reference energies, scale.
+
+    With a model to start from, its elements come first and its settings stay; reference energies are its own, and zero
+    for new elements, unless they are given.
+    """
     data_elements = {int(z) for atoms in frames for z in atoms.numbers}
     elements = model.short_range.elements or tuple(sorted(data_elements))
+    if start is not None:
+        known = start.potential.config.short_range.elements
+        elements = (*known, *sorted((data_elements | set(elements)) - set(known)))
     if not data_elements <= set(elements):
         raise ValueError(
             f"`model.short_range.elements` lacks {io.element_names(data_elements - set(elements))} of the training "
@@ -290,6 +227,8 @@ def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], l
         references: tuple[float, ...] = (0.0,) * len(elements)
     elif isinstance(data.reference_energies, dict):
         references = _references_from_table(elements, data.reference_energies)
+    elif start is not None:
+        references = _references_of(start, elements, data.reference_energies)
     else:
         pbc = None if isinstance(data.pbc, str) else data.pbc
         references = reference_energies(elements, frames, labels, cutoff=model.short_range.cutoff, pbc=pbc)
@@ -301,7 +240,7 @@ def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], l
     short_range = dataclasses.replace(model.short_range, elements=elements)  # pyright: ignore[reportArgumentType]
     # lone atoms have no features: what sets the energies of ions of one charge apart is their element
     by_element = model.state_by_element
-    if by_element is None and model.state_inputs:
+    if by_element is None and model.state_inputs and start is None:
         by_element = any(len(atoms) == 1 and abs(electronic_state(atoms)[0]) > 0 for atoms in frames) or None
     return dataclasses.replace(
         model,
@@ -310,6 +249,18 @@ def model_config(model: ModelConfig, data: DataConfig, frames: list[io.Atoms], l
         reference_energies=references,
         state_by_element=by_element,
     )
+
+
+def _references_of(start: Start, elements: tuple[int, ...], wanted: str) -> tuple[float, ...]:
+    """Reference energies of the start, zero for new elements."""
+    if wanted == "keep" and not start.has_reference_energies:
+        raise ValueError(
+            f"`data.reference_energies` = 'keep', but {start.path!r} has none. Take 'refit' or a table, or convert it "
+            "with `lesjax convert --reference-energies` before."
+        )
+    config = start.potential.config
+    table = dict(zip(config.short_range.elements, config.reference_energies, strict=False))
+    return tuple(table.get(z, 0.0) for z in elements)
 
 
 def with_mean_neighbors(model: ModelConfig, dataset: Dataset) -> ModelConfig:

@@ -26,11 +26,17 @@ class UpdateRule(NamedTuple):
     weight_decay: float
     clip: float
     ema: float
+    freeze: tuple[str, ...] = ()
 
 
 def update_rule(section: TrainingSection) -> UpdateRule:
     """The update rule of a run."""
-    return UpdateRule(section.optimizer, section.weight_decay, section.clip, section.ema)
+    return UpdateRule(section.optimizer, section.weight_decay, section.clip, section.ema, section.freeze)
+
+
+def trained(rule: UpdateRule, params: dict[str, PyTree]) -> dict[str, PyTree]:
+    """The groups of parameters that are not frozen; nothing is derived with respect to the others."""
+    return {name: group for name, group in params.items() if name not in rule.freeze}
 
 
 def make_optimizer(rule: UpdateRule, config: ModelConfig) -> optax.GradientTransformation:
@@ -79,27 +85,28 @@ def adam_step(
     all parameters, or one for each group of them.
     """
     potential = state["potential"]
+    before, ema = trained(rule, potential.params), trained(rule, state["ema"])
     loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
-    value, gradient = jax.value_and_grad(loss_fn)(potential.params)
+    value, gradient = jax.value_and_grad(loss_fn)(before)
     with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
         optimizer = make_optimizer(rule, potential.config)
-        direction, optimizer_state = optimizer.update(gradient, state["optimizer"], potential.params)
-    rates = learning_rate if isinstance(learning_rate, dict) else dict.fromkeys(potential.params, learning_rate)
+        direction, optimizer_state = optimizer.update(gradient, state["optimizer"], before)
+    rates = learning_rate if isinstance(learning_rate, dict) else dict.fromkeys(before, learning_rate)
     params = {
         name: jax.tree.map(
             lambda p, d, rate=rates[name]: p + rate.astype(p.dtype) * d, group, cast(dict, direction)[name]
         )
-        for name, group in potential.params.items()
+        for name, group in before.items()
     }
     decay = average_decay(rule, optax.tree.get(optimizer_state, "count").astype(value.dtype))
-    ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, state["ema"], params)
-    potential = dataclasses.replace(potential, params=params)
-    return {**state, "potential": potential, "ema": ema, "optimizer": optimizer_state}, value
+    ema = jax.tree.map(lambda e, p: decay * e + (1.0 - decay) * p, ema, params)
+    potential = dataclasses.replace(potential, params={**potential.params, **params})
+    return {**state, "potential": potential, "ema": {**state["ema"], **ema}, "optimizer": optimizer_state}, value
 
 
 @partial(jax.jit, static_argnums=0)
 def lbfgs_step(
-    _: UpdateRule,
+    rule: UpdateRule,
     state: dict[str, PyTree],
     bucket: Batch,
     rows: Array,
@@ -113,13 +120,13 @@ def lbfgs_step(
     """
     potential = state["potential"]
     loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
-    params = potential.params
+    params = trained(rule, potential.params)
     with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
         value, gradient = optax.value_and_grad_from_state(loss_fn)(params, state=state["lbfgs"])
         update, memory = make_lbfgs().update(
             gradient, state["lbfgs"], params, value=value, grad=gradient, value_fn=loss_fn
         )
-    params = jax.tree.map(jnp.add, params, update)
+    params = {**potential.params, **jax.tree.map(jnp.add, params, update)}
     potential = dataclasses.replace(potential, params=params)
     return {**state, "potential": potential, "ema": params, "lbfgs": memory}, jnp.asarray(value)
 

@@ -151,6 +151,26 @@ def test_sets_without_test_frames_report_validation(results_page):
     assert verdicts["dipeptides, validation, charges_corr2: as published or better"] == "met"
 
 
+def test_tuned_models_stand_beside_those_from_scratch(results_page):
+    def run(kind, energy, forces, **facts):
+        metrics = {"test": {"energy_rmse": energy, "forces_rmse": forces}, "first": {"forces_rmse": 0.3}}
+        return {"study": "superionic_water", "frames": 20, "kind": kind, "metrics": metrics, **facts}
+
+    trained = {"epochs": 30, "seconds": 90}
+    runs = {
+        kind: run(kind, *errors, **trained) for kind, errors in {"scratch": (0.02, 0.5), "tuned": (0.012, 0.2)}.items()
+    }
+    runs = {"untuned": run("untuned", 0.9, 5.0), **runs}
+    content = {"finetuning": {"runs": {f"superionic_water/20/{kind}": value for kind, value in runs.items()}}}
+    text = overview.with_tables(results_page, content)
+    assert "| superionic water | 20 | untuned | 900 | 5000 | 300 | – | – |" in text
+    assert "|  |  | tuned | 12 | 200 | 300 | 30 | 1.5 |" in text
+    verdicts = {goal.text: goal.verdict for goal in goals.goals(content)}
+    assert verdicts["Superionic water, 20 frames: forces RMSE tuned over from scratch"] == "met"
+    assert verdicts["Superionic water, 20 frames: energy RMSE tuned over from scratch"] == "not met"
+    assert [goal.verdict for goal in goals.of_finetuning({})] == ["missing"] * 2
+
+
 def test_times_of_the_pytorch_code_are_marked():
     case = {"ms": 1.0, "reference_torch_ms": 2.0, "compile_s": 3.0}
     assert any("measured by no command here" in line for line in tables.training_step({"cases": {"a": case}}))

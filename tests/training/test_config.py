@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 import lesjax
-from lesjax.models import LongRangeConfig, ModelConfig
+import toy_model
+from lesjax.models import LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.schema import build, to_plain
-from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection, load_config
+from lesjax.training.config import DataConfig, Phase, ReplayConfig, RunConfig, TrainingSection, load_config
 
 
 FILE = """
@@ -60,6 +61,7 @@ def test_file_becomes_a_configuration(path):
     ]
 
 
+START = ModelConfig(toy_model.ToyConfig(elements=(1,)), LongRangeConfig(LatentCharges(hidden=())), hidden=())
 SHIPPED = sorted((Path(lesjax.__file__).parent / "configs").glob("*.toml"))
 
 
@@ -67,6 +69,9 @@ SHIPPED = sorted((Path(lesjax.__file__).parent / "configs").glob("*.toml"))
 def test_shipped_files(name, path):
     # what the user is told to change
     files = [f"data.{part}={path.parent / 'train.xyz'}" for part in ("train", "valid")]
+    if name == "finetune":
+        Potential.create(START).save(path.parent / "start")
+        files.append(f"training.start_from={path.parent / 'start'}")
     config = load_config(name, [*files, "output=runs/CC"])
     assert config.data.train == str(path.parent / "train.xyz")
     assert config.output == "runs/CC"
@@ -81,6 +86,7 @@ def test_shipped_files(name, path):
         ('output="2024"', "output", "2024"),
         ("training.seed=3", "training.seed", 3),
         ("training.ema=0", "training.ema", 0.0),
+        ("training.phases.0.rates={dispersion = 0.5}", "training.phases.0.rates", {"dispersion": 0.5}),
         ("model.long_range=false", "model.long_range", None),
         ("model.long_range.charges.n_channels=2", "model.long_range.charges.n_channels", 2),
         ('model.short_range.messages=[["M", "Ar"], ["Bchi"]]', "model.short_range.messages", (("M", "Ar"), ("Bchi",))),
@@ -138,8 +144,9 @@ def test_set(path, override, name, value):
         ("data.pbc=none", r"In `data`: `pbc` must be 'file', true, false"),
         ("data.reference_energies=false", r"`data\.reference_energies` must be a text or a table, got False"),
         ("data.reference_energies=fitted", r"In `data`: `reference_energies` must be 'fit', 'none'"),
-        ("data.reference_energies={H = nothing}", r"`reference_energies` must be 'fit', 'none' or a table"),
+        ("data.reference_energies={H = nothing}", r"`reference_energies` must be .*'keep', 'refit' or a table"),
         ('data.reference_energies={H = "x"}', r"`data\.reference_energies\.H` must be a number, got 'x'"),
+        ("data.reference_energies=keep", r"`data.reference_energies` = 'keep' is for a run with `training.start_from`"),
         ("data.valid_fraction=1", r"`valid_fraction` must lie in \[0, 1\), got 1"),
         ("data.max_frames=0", r"`max_frames` must be at least 1, got 0"),
         ("training.phases.0.rates={charge = 0.1}", r"`rates` has no group 'charge'; give some of short_range, energy"),
@@ -227,6 +234,6 @@ def test_configuration_survives_its_own_dictionary():
 
 def test_every_key_has_a_meaning():
     """Each key of the training tables is described where `lesjax train --help` sends people."""
-    for table in (DataConfig, Phase, TrainingSection):
+    for table in (DataConfig, Phase, ReplayConfig, TrainingSection):
         for field in dataclasses.fields(table):
             assert f"{field.name}:" in table.__doc__
