@@ -156,6 +156,7 @@ class Provenance:
         reference_energies: how that of each element was found, by symbol: "lone atom", "fitted", "given" or "none".
         sign: what has set the sign of the latent charges; None before the end of the training.
         charges: latent charges at the end of the training.
+        errors: of shipped models, on structures that took no part in the training, as `lesjax evaluate` writes them.
     """
 
     lesjax: str
@@ -167,6 +168,7 @@ class Provenance:
     reference_energies: dict[str, str] = field(default_factory=dict)
     sign: str | None = None
     charges: ChargeStatistics | None = None
+    errors: dict[str, float] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for people; "unknown" where there is none."""
@@ -183,6 +185,7 @@ class Provenance:
             ("units", self.units),
             ("reference energies from", references or "unknown"),
             ("sign of the charges from", _or_unknown(self.sign)),
+            *((f"{name} on other structures", f"{value:.4g}") for name, value in self.errors.items()),
         ]
 
 

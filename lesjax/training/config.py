@@ -17,7 +17,7 @@ from lesjax.validate import check, fraction, not_negative, one_of, optional, pos
 
 
 # top names of the parameters, see `LesModel`
-GROUPS = ("short_range", "energy", "charges", "heads")
+GROUPS = ("short_range", "energy", "charges", "heads", "dispersion")
 MAX_FACTOR = 1e3
 SHIPPED = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -86,7 +86,7 @@ class Phase:
         step_epochs: length of a step.
         patience: evaluations that the plateau waits.
         rates: factors of the learning rate for groups of parameters: "short_range", "energy" (its readout), "charges",
-            "heads"; one for those that are not named, and zero for a group that is held. L-BFGS has none.
+            "heads", "dispersion"; one for those that are not named, and zero for a group that is held. L-BFGS has none.
         weights: factors of the mean squared errors in the loss, by the names of the labels, in the inverse square of
             their units; other labels are not used.
 
