@@ -29,7 +29,7 @@ ROOT_C6 = 2.0 * EPSILON**0.5 * LENGTH**3  # √C6, eV½ Å³
 LATTICE, CUTOFF, SHORTEST = 5.26, 5.0, 3.2  # Å: constant of the crystal, cutoff of the models, allowed distances
 RANGE = 25.0  # Å, beyond which the crystal is a continuum
 KINDS = ("cluster", "pair", "crystal")
-SIZES = {"train": 40, "valid": 5, "test": 20}  # frames of each kind
+SIZES = {"train": 30, "valid": 5, "test": 15}  # frames of each kind
 MODELS = {"short_range": ("model.dispersion=false",), "dispersion": ()}
 
 
@@ -56,7 +56,7 @@ def piece(rng: np.random.Generator, smallest: int, largest: int) -> np.ndarray:
 def two_pieces(rng: np.random.Generator) -> np.ndarray:
     """Two pieces, turned at random, whose nearest atoms are 4 to 9 Å apart."""
     turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(2)]
-    one, other = (piece(rng, 6, 20) @ turn for turn in turns)
+    one, other = (piece(rng, 6, 16) @ turn for turn in turns)
     direction, gap = turns[0][0], rng.uniform(4.0, 9.0)
 
     def excess(shift: float) -> float:
@@ -74,7 +74,7 @@ def frame(kind: str, rng: np.random.Generator) -> ase.Atoms:
         deformation = rng.uniform(0.98, 1.05) * np.eye(3) + 0.5 * (strain + strain.T)
         positions, cell = displaced(crystal_sites(2), rng) @ deformation, 2 * LATTICE * deformation
     else:
-        positions = piece(rng, 13, 40) if kind == "cluster" else two_pieces(rng)
+        positions = piece(rng, 13, 32) if kind == "cluster" else two_pieces(rng)
     parts = lennard_jones(positions, cell)
     if parts is None:
         return frame(kind, rng)

@@ -109,11 +109,9 @@ def summary(content: dict) -> list[str]:
         rows.append(cells)
     header = ["model", "molecule, parameters", "frequency (cm⁻¹)", "target", "relaxation, first (s)"]
     header += ["gradient, first (s)", "gradient (s)", "memory, all modes (MB)", f"{content['batch_size']} at once"]
-    note = "CPU seconds of all threads; the first call compiles. Gradients are with respect to all parameters, through the "
-    note += (
-        "minimum and the second derivatives. Memory: for the gradient of the mean of all vibrations, without batches "
-    )
-    note += "and with them."
+    note = "CPU seconds of all threads; the first call compiles. Gradients are with respect to all parameters, through "
+    note += "the minimum and the second derivatives. Memory: for the gradient of the mean of all vibrations, without "
+    note += "batches and with them."
     return [*table(header, rows), note, ""]
 
 

@@ -92,7 +92,7 @@ def locate(path: str | os.PathLike) -> pathlib.Path:
 
 def shipped() -> list[str]:
     """Names of the models shipped with lesjax."""
-    return sorted(folder.name for folder in SHIPPED.iterdir() if (folder / FILES[0]).is_file())
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{FILES[0]}"))
 
 
 def is_ensemble(path: str | os.PathLike) -> bool:

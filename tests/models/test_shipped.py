@@ -25,8 +25,8 @@ def test_models_are_small_and_say_where_they_come_from(potential):
     assert provenance.data == ("data.train: kf_water_train.xyz.xz: 408 structures; energy, forces, charges",)
     assert provenance.n_train + provenance.n_valid == 408
     assert provenance.errors["n_structures"] == 102
-    assert provenance.errors["forces_mae"] < 0.012
-    assert provenance.errors["charges_mae"] < 0.05
+    assert provenance.errors["forces_mae"] < 0.015
+    assert provenance.errors["charges_mae"] < 0.08
 
 
 def test_errors_on_some_test_frames(potential):
