@@ -18,10 +18,11 @@ QUICK := runs/quick
 SHARED := $(wildcard $(or $(LESJAX_SHARED),../shared)/data)
 BENCH := $(BIN)/python benchmarks
 
-.PHONY: help demo test lint docs notebooks notebooks-quick results results-errors results-cost results-quick
+.PHONY: help demo models test lint docs notebooks notebooks-quick results results-errors results-cost results-quick
 
 help:
 	@echo "make demo            run the demonstration into demo/"
+	@echo "make models          train the shipped models anew"
 	@echo "make test            run the tests"
 	@echo "make lint            run ruff and basedpyright"
 	@echo "make docs            build the documentation into docs/_build"
@@ -32,6 +33,9 @@ help:
 
 demo: $(VENV)/.installed
 	$(BIN)/lesjax demo --out demo
+
+models: $(VENV)/.installed
+	$(BIN)/python -m data_generation.models
 
 # More than 8 workers cost more memory than they save time.
 test: $(VENV)/.installed-dev
@@ -68,6 +72,7 @@ results-errors: $(VENV)/.installed
 	$(BENCH)/charge_transfer.py --json $(RESULTS)/charge_transfer.json --plot docs/images/charge_transfer.png
 	$(BENCH)/fit_charges.py --json $(RESULTS)/fit_charges.json
 	$(BENCH)/lone_atoms.py --json $(RESULTS)/lone_atoms.json
+	JAX_ENABLE_X64=1 $(BENCH)/argon.py --json $(RESULTS)/argon.json
 	JAX_ENABLE_X64=1 $(BENCH)/ewald_accuracy.py --json $(RESULTS)/ewald_accuracy.json
 	JAX_ENABLE_X64=1 $(BENCH)/ewald_accuracy.py --earlier --sigmas 1 --json $(RESULTS)/ewald_accuracy_earlier.json
 	$(BENCH)/plan_history.py --number 8 --json $(RESULTS)/plan_history.json
@@ -80,6 +85,7 @@ ifneq ($(SHARED),)
 	$(BENCH)/finetuning.py --json $(RESULTS)/finetuning.json
 	$(BENCH)/water_infrared.py runs/real_data/water/model --json $(RESULTS)/water_infrared.json \
 	    --plot docs/images/water_infrared.png
+	JAX_ENABLE_X64=1 $(BENCH)/fit_on_mace.py --json $(RESULTS)/fit_on_mace.json
 	$(BENCH)/conservation.py --json $(RESULTS)/conservation.json
 	JAX_ENABLE_X64=1 $(BENCH)/conservation.py --json $(RESULTS)/conservation.json
 else

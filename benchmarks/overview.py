@@ -162,6 +162,18 @@ def _errors(metrics: Mapping[str, float]) -> list[str]:
     return [number(1e3 * metrics[key]) for key in ("energy_rmse", "forces_rmse")]
 
 
+def of_argon(results: Mapping[str, dict]) -> list[str]:
+    """Errors of the forces with and without dispersion by kind of frame, beside the forces beyond the cutoff."""
+    content = results.get("argon", {"test_forces_meV_A": {}, "runs": {}})
+    runs = content["runs"]
+    header = ["test frames", "forces", "beyond 5 Å", "of these 1/r¹³", "error, short range", "with dispersion", "ratio"]
+    rows = []
+    for kind, sizes in content["test_forces_meV_A"].items():
+        found = [runs[model]["errors"][f"{kind}_forces_rmse_meV_A"] for model in ("short_range", "dispersion")]
+        rows.append([kind, *(number(value) for value in (*sizes.values(), *found, found[0] / found[1]))])
+    return table(header, rows)
+
+
 BLOCKS = {
     "overview": overview,
     "charge_transfer": of_charge_transfer,
@@ -169,6 +181,7 @@ BLOCKS = {
     "dipeptides": of_dipeptides,
     "water": of_water,
     "finetuning": of_finetuning,
+    "argon": of_argon,
 }
 
 

@@ -15,9 +15,10 @@ from functools import partial
 import learning_curves
 from common import ROOT, TORCH_TIMINGS
 from dimers import PUBLISHED
+from fit_on_mace import summary as fit_on_mace
 from goals import goals
 from markdown_tables import ERRORS, errors, number, table
-from overview import of_charge_transfer, of_finetuning, update_page
+from overview import of_argon, of_charge_transfer, of_finetuning, update_page
 from real_data import RUNS, reported
 
 from lesjax.files import atomic_path
@@ -259,7 +260,6 @@ def canonical(content: dict) -> list[str]:
     return [*table([*header, "without rotation"], rows), note, ""]
 
 
-# name of the file: (title, function, command where the file is missing)
 def lone_atoms(content: dict) -> list[str]:
     """Errors of lone atoms and ions, and of the molecules beside them."""
     rows = [
@@ -289,6 +289,7 @@ def interruptions(content: dict) -> list[str]:
     return table(["kind", "stopped in", "runs", "equal to one not stopped", "temporary files left"], rows)
 
 
+# name of the file: (title, function, command where the file is missing)
 SECTIONS = {
     "demo": ("Demo: gas of point charges, 100 frames", demo, "make demo"),
     "learning_curves": ("Learning curves", curves, "benchmarks/learning_curves.py gas kf_water nacl_water"),
@@ -301,28 +302,22 @@ SECTIONS = {
     ),
     "real_data": ("Published sets", real_data, "benchmarks/real_data.py"),
     "finetuning": (
-        "Published models tuned on few frames",
+        "Models tuned on few frames",
         lambda c: of_finetuning({"finetuning": c}),
         "benchmarks/finetuning.py",
     ),
     "water_infrared": ("Infrared spectrum of water", water_infrared, "benchmarks/water_infrared.py"),
-    "fit_charges": (
-        "Charges fitted to a radial distribution function and a dipole",
-        fit_charges,
-        "benchmarks/fit_charges.py",
-    ),
+    "fit_charges": ("Charges fitted to distances and a dipole", fit_charges, "benchmarks/fit_charges.py"),
+    "fit_on_mace": ("A vibration fitted on MACE and NequIP", fit_on_mace, "benchmarks/fit_on_mace.py"),
     "ewald_accuracy": ("What the accuracy of a sum promises", ewald_accuracy, "benchmarks/ewald_accuracy.py"),
+    "argon": ("Dispersion: Lennard-Jones argon", lambda c: of_argon({"argon": c}), "benchmarks/argon.py"),
     "lone_atoms": ("Lone atoms and ions", lone_atoms, "benchmarks/lone_atoms.py"),
     "plan_history": ("History of the plans of a calculator", plan_history, "benchmarks/plan_history.py"),
     "interruptions": ("Runs that are stopped and started again", interruptions, "benchmarks/interruptions.py"),
     "canonical": ("Distributions in molecular dynamics", canonical, "benchmarks/canonical.py"),
     "conservation": ("Conservation in molecular dynamics", conservation, "benchmarks/conservation.py"),
     "md": ("Cost of molecular dynamics", partial(by_size, columns=MD), "benchmarks/md.py"),
-    "water_ase": (
-        "Cost of energy and forces of water",
-        partial(by_size, columns=WATER_ASE),
-        "benchmarks/water_ase.py",
-    ),
+    "water_ase": ("Energy and forces of water, cost", partial(by_size, columns=WATER_ASE), "benchmarks/water_ase.py"),
     "ensembles": ("Ensembles", ensembles, "benchmarks/ensembles.py"),
     "training_step": ("Cost of a training step", training_step, "benchmarks/training_step.py"),
     "peers": ("Cost of the Ewald sum beside other packages", peers, "benchmarks/peers.py"),

@@ -227,13 +227,14 @@ def variables(potential: Potential) -> PyTree:
 
 
 def load(path: str | pathlib.Path) -> Potential:
-    """Read a potential that `Potential.save` wrote, in JAX's default floating-point type.
+    """Read a potential that `Potential.save` wrote, or a shipped one by its name, in JAX's default floating-point type.
 
     Raises:
         FileNotFoundError: if `path` is not such a folder.
         ValueError: for an ensemble, a damaged file, or one from a version that this one cannot read.
     """
     check_process()
+    path = storage.locate(path)
     config, arrays, provenance = storage.read(path)
     description, parameters = (str(pathlib.Path(path) / name) for name in storage.FILES)
     try:

@@ -158,6 +158,7 @@ class Provenance:
         charges: latent charges at the end of the training.
         start: the model that the training started from, with its hash, and lines about what that was trained on; empty
             where it started from fresh parameters.
+        errors: of shipped models, on structures that took no part in the training, as `lesjax evaluate` writes them.
     """
 
     lesjax: str
@@ -170,6 +171,7 @@ class Provenance:
     sign: str | None = None
     charges: ChargeStatistics | None = None
     start: tuple[str, ...] = ()
+    errors: dict[str, float] = field(default_factory=dict)
 
     def rows(self) -> list[tuple[str, str]]:
         """Names and values for people; "unknown" where there is none."""
@@ -187,6 +189,7 @@ class Provenance:
             ("units", self.units),
             ("reference energies from", references or "unknown"),
             ("sign of the charges from", _or_unknown(self.sign)),
+            *((f"{name} on other structures", f"{value:.4g}") for name, value in self.errors.items()),
         ]
 
 

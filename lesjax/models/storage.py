@@ -20,6 +20,7 @@ from lesjax.schema import build, to_plain
 from lesjax.validate import parse_json, read_json
 
 
+SHIPPED = pathlib.Path(__file__).with_name("shipped")  # made by `python -m data_generation.models`
 FORMAT = 2
 FILES = ("config.json", "params.safetensors")
 DTYPES = ("F32", "F64")
@@ -83,6 +84,17 @@ def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
+def locate(path: str | os.PathLike) -> pathlib.Path:
+    """Return `path`, or the folder of the shipped model of that name if nothing is there."""
+    path = pathlib.Path(path)
+    return SHIPPED / path if str(path) in shipped() and not path.exists() else path
+
+
+def shipped() -> list[str]:
+    """Names of the models shipped with lesjax."""
+    return sorted(file.parent.name for file in SHIPPED.glob(f"*/{FILES[0]}"))
+
+
 def is_ensemble(path: str | os.PathLike) -> bool:
     """Return whether `path` is a folder with potentials in folders ``0``, ``1``, …"""
     path = pathlib.Path(path)
@@ -106,6 +118,8 @@ def read(path: str | os.PathLike) -> tuple[ModelConfig, dict[str, np.ndarray], P
         )
     if missing:
         hint = f" The model of this training is {str(path / 'model')!r}." if (path / "model").is_dir() else ""
+        if not path.exists():
+            hint = f" Shipped with lesjax: {', '.join(shipped())}."
         raise FileNotFoundError(f"{str(path)!r} is not a lesjax model: it has no {' and no '.join(missing)}.{hint}")
     if description.stat().st_size > MAX_DESCRIPTION:
         raise ValueError(

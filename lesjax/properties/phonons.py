@@ -37,7 +37,7 @@ from lesjax.ewald import Plan
 from lesjax.files import atomic_path
 from lesjax.numerics import check_volume, determinant, einsum
 from lesjax.properties.forces import Energy
-from lesjax.properties.second_derivatives import energy_gradient
+from lesjax.properties.second_derivatives import energy_gradient, in_batches
 from lesjax.units import AMU, COULOMB, SPEED_OF_LIGHT, WAVENUMBER
 
 
@@ -99,6 +99,7 @@ def mode_frequencies(
     *,
     solver: Plan | None = None,
     nonanalytic: Float[Array, "n 3"] | None = None,
+    batch_size: int | None = None,
 ) -> Float[Array, " k"]:
     """Frequencies of known modes by one Hessian-vector product each, cm⁻¹: no Hessian, for fits and large systems.
 
@@ -113,9 +114,10 @@ def mode_frequencies(
         vectors: orthonormal eigenvectors, from `normal_modes` with the current or recent parameters.
         solver: plan of the long-range sum.
         nonanalytic: from `nonanalytic_vector`.
+        batch_size: number of modes that are computed at once, see `hessian`; all by default.
 
     Raises:
-        ValueError: for masses that are not positive (where they have values).
+        ValueError: for masses that are not positive (where they have values), or a `batch_size` that is not positive.
     """
     positions = jnp.asarray(system.positions)
     _check_masses(masses, len(positions))
@@ -126,7 +128,7 @@ def mode_frequencies(
         product = jax.jvp(gradient, (positions,), (displacement,))[1]
         return jnp.sum(displacement * product)
 
-    squares = jax.vmap(square)(displacements)
+    squares = in_batches(square, displacements, batch_size)
     if nonanalytic is not None:
         squares = squares + jnp.sum(nonanalytic[None] * displacements, axis=(1, 2)) ** 2
     return _wavenumbers(squares)

@@ -63,26 +63,38 @@ def hessian(
         system: one structure.
         solver: plan of the long-range sum.
         batch_size: number of the 3 n products that are computed at once; all by default, which needs the memory of 3 n
-            evaluations of the forces.
+            evaluations of the forces. Derivatives of the Hessian then compute each product once more and need no more
+            memory than one batch.
 
     Raises:
         ValueError: for a `batch_size` that is not positive.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}. Leave it out for all at once.")
     n = len(system.positions)
     units = jnp.eye(3 * n, dtype=system.positions.dtype).reshape(3 * n, n, 3)
 
     def column(unit: Array) -> Array:
         return hessian_vector_product(energy_fn, params, system, unit, solver=solver)
 
-    columns = jax.vmap(column)(units) if batch_size is None else jax.lax.map(column, units, batch_size=batch_size)
-    matrix = columns.reshape(3 * n, 3 * n)
+    matrix = in_batches(column, units, batch_size).reshape(3 * n, 3 * n)
     return (0.5 * (matrix + matrix.T)).reshape(n, 3, n, 3)
 
 
+def in_batches(function: Callable[[Array], Array], rows: Array, batch_size: int | None) -> Array:
+    """Map a function over the first axis, `batch_size` rows at once, or all of them; also its derivatives.
+
+    Raises:
+        ValueError: for a `batch_size` that is not positive.
+    """
+    if batch_size is None:
+        return jax.vmap(function)(rows)
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}. Leave it out for all at once.")
+    # without the checkpoint a derivative would keep what it needs of all batches
+    return jax.lax.map(jax.checkpoint(function), rows, batch_size=batch_size)
+
+
 def elastic_constants(
-    energy_fn: Energy, params: PyTree, system: Any, *, solver: Plan | None = None
+    energy_fn: Energy, params: PyTree, system: Any, *, solver: Plan | None = None, batch_size: int | None = None
 ) -> Float[Array, "6 6"]:
     r"""Elastic constants with the atoms relaxed in the strained cell, eV/Å³, in Voigt order xx, yy, zz, yz, xz, xy.
 
@@ -98,9 +110,11 @@ def elastic_constants(
         params: its parameters.
         system: a structure in which the forces vanish, see `lesjax.fitting.relax`.
         solver: plan of the long-range sum.
+        batch_size: number of the 3 n + 6 rows of second derivatives that are computed at once, see `hessian`.
 
     Raises:
-        ValueError: for a cell that is not stable against displacements of its atoms (where it has values).
+        ValueError: for a cell that is not stable against displacements of its atoms (where it has values), or a
+            `batch_size` that is not positive.
 
     References:
         Born, Huang, Dynamical Theory of Crystal Lattices (1954), § 11; Wallace, Thermodynamics of Crystals (1972).
@@ -120,7 +134,7 @@ def elastic_constants(
 
     x = jnp.zeros(3 * n + 6, dtype)
     units = jnp.eye(3 * n + 6, dtype=dtype)
-    full = jax.vmap(lambda unit: jax.jvp(jax.grad(strained), (x,), (unit,))[1])(units)
+    full = in_batches(lambda unit: jax.jvp(jax.grad(strained), (x,), (unit,))[1], units, batch_size)
     full = 0.5 * (full + full.T)
     internal, mixed = full[: 3 * n, : 3 * n], full[: 3 * n, 3 * n :]
     # uniform displacements get the mean curvature, so that the inverse exists
