@@ -96,6 +96,16 @@ def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     return result
 
 
+def in_order(runs: dict[str, dict]) -> dict[str, dict]:
+    """Runs by set, model and seed, in the order of the tables above."""
+
+    def place(name: str) -> tuple[int, int, int]:
+        set_name, model, seed = name.split("/")
+        return list(SETS).index(set_name), list(MODELS).index(model), int(seed)
+
+    return {name: runs[name] for name in sorted(runs, key=place)}
+
+
 def plot(path: pathlib.Path, work: pathlib.Path) -> dict[str, dict]:
     """Draw the energy of the cluster along the path of one sodium atom, by state; returns what is drawn."""
     import matplotlib.pyplot as plt
@@ -150,11 +160,11 @@ def main() -> None:
         charges = {state: values["factor"] for state, values in runs[name].get("charges", {}).items()}
         print(f"{name:40} {text} {charges}", flush=True)
         if arguments.json:
-            write_json(arguments.json, {"dtype": "float32", "runs": dict(sorted(runs.items()))})
+            write_json(arguments.json, {"dtype": "float32", "runs": in_order(runs)})
     if arguments.plot:
         drawn = plot(arguments.plot, arguments.work)
         if arguments.json:
-            write_json(arguments.json, {"dtype": "float32", "runs": dict(sorted(runs.items())), "path": drawn})
+            write_json(arguments.json, {"dtype": "float32", "runs": in_order(runs), "path": drawn})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Tables with a mark on the page of results, from the result files."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import dimers
 import learning_curves
@@ -79,10 +79,10 @@ def of_charge_transfer(results: Mapping[str, dict]) -> list[str]:
                 model.replace("_", " "),
                 state or next(iter(seeds[0].get("charges", {"": 0}))),
             )
-            rows.append([*label, *texts, *means, str(len(seeds)), cost])
+            rows.append([*label, *texts, *means, str(len(seeds)), str(seeds[0]["epochs"]), cost])
             last = set_name
     header = ["set", "model", "state", "forces (meV/Å)", "energy (meV/atom)", "charges (e)", "best factor", "after it"]
-    return table([*header, "seeds", "min"], rows)
+    return table([*header, "seeds", "epochs", "min"], rows)
 
 
 def _of_state(metrics: Mapping, state: str) -> Mapping[str, float]:
@@ -183,6 +183,11 @@ BLOCKS = {
     "finetuning": of_finetuning,
     "argon": of_argon,
 }
+
+
+def block(name: str) -> Callable[[dict], list[str]]:
+    """The table of the page that one result file alone makes."""
+    return lambda content: BLOCKS[name]({name: content})
 
 
 def with_tables(text: str, results: Mapping[str, dict]) -> str:

@@ -18,7 +18,7 @@ from dimers import PUBLISHED
 from fit_on_mace import summary as fit_on_mace
 from goals import goals
 from markdown_tables import ERRORS, errors, number, table
-from overview import of_argon, of_charge_transfer, of_finetuning, update_page
+from overview import block, update_page
 from real_data import RUNS, reported
 
 from lesjax.files import atomic_path
@@ -295,22 +295,14 @@ SECTIONS = {
     "learning_curves": ("Learning curves", curves, "benchmarks/learning_curves.py gas kf_water nacl_water"),
     "dimers": ("Molecular dimers, published sets", dimers, "benchmarks/dimers.py --data shared"),
     "dimers_shipped": ("Molecular dimers, shipped sets", dimers, "benchmarks/dimers.py --data shipped"),
-    "charge_transfer": (
-        "Charge transfer and charge states",
-        lambda c: of_charge_transfer({"charge_transfer": c}),
-        "benchmarks/charge_transfer.py",
-    ),
+    "charge_transfer": ("Charge transfer and charge states", block("charge_transfer"), "benchmarks/charge_transfer.py"),
     "real_data": ("Published sets", real_data, "benchmarks/real_data.py"),
-    "finetuning": (
-        "Models tuned on few frames",
-        lambda c: of_finetuning({"finetuning": c}),
-        "benchmarks/finetuning.py",
-    ),
+    "finetuning": ("Models tuned on few frames", block("finetuning"), "benchmarks/finetuning.py"),
     "water_infrared": ("Infrared spectrum of water", water_infrared, "benchmarks/water_infrared.py"),
     "fit_charges": ("Charges fitted to distances and a dipole", fit_charges, "benchmarks/fit_charges.py"),
     "fit_on_mace": ("A vibration fitted on MACE and NequIP", fit_on_mace, "benchmarks/fit_on_mace.py"),
     "ewald_accuracy": ("What the accuracy of a sum promises", ewald_accuracy, "benchmarks/ewald_accuracy.py"),
-    "argon": ("Dispersion: Lennard-Jones argon", lambda c: of_argon({"argon": c}), "benchmarks/argon.py"),
+    "argon": ("Dispersion: Lennard-Jones argon", block("argon"), "benchmarks/argon.py"),
     "lone_atoms": ("Lone atoms and ions", lone_atoms, "benchmarks/lone_atoms.py"),
     "plan_history": ("History of the plans of a calculator", plan_history, "benchmarks/plan_history.py"),
     "interruptions": ("Runs that are stopped and started again", interruptions, "benchmarks/interruptions.py"),
