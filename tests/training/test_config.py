@@ -75,7 +75,7 @@ def test_shipped_files(name, path):
     config = load_config(name, [*files, "output=runs/CC"])
     assert config.data.train == str(path.parent / "train.xyz")
     assert config.output == "runs/CC"
-    assert (config.model.long_range is None) == ("short_range" in name)
+    assert (config.model.long_range is None) == ("short_range" in name or config.model.dispersion is not None)
 
 
 @pytest.mark.parametrize(
