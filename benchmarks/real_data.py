@@ -76,9 +76,7 @@ RUNS = {
             "energy_rmse": 0.79e-3, "forces_rmse": 43.5e-3, "charges_r2": 0.936, "dipole_r2": 0.993, "bec_r2": 0.945,
         },
     ),
-    "dipeptides_mace_short_range": Run(
-        "dipeptides_mace", DIPEPTIDES, ("model.long_range=false", "training.phases.0.rates={}")
-    ),
+    "dipeptides_mace_short_range": Run("dipeptides_mace", DIPEPTIDES, ("model.long_range=false",)),
     # the published weights of King et al., evaluated by lesjax
     "dipeptides_published_weights": Run("dipeptides", DIPEPTIDES, weights="reference/cace_dipeptide.npz"),
     # Zhong et al., arXiv 2504.05169 (2025)
