@@ -63,10 +63,10 @@ class System:
         total_charge: e; NaN where it is not given, which matters only to models that need it.
         spin_multiplicity: 2S + 1, one for a closed shell; NaN where it is not given.
         cutoff: range within which the neighbours are complete, Å; NaN where it is not known.
-        pairs: the two slots of each unique pair in the arrays of neighbours, see `lesjax.neighbors.pairs`. Without them
-            they are found where a model asks for them.
         origin: the point that `positions` are about, Å; a multiple of 16 Å across the periodic directions, zero for
             atoms near to it.
+        pairs: the two slots of each unique pair in the arrays of neighbours, see `lesjax.neighbors.pairs`. Without them
+            they are found where a model asks for them.
     """
 
     positions: Float[Array | np.ndarray, "*b n 3"]

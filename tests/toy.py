@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from ase.calculators.lj import LennardJones
 from lesjax import io
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.runs import read_log
+from lesjax.training import loop
 from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
 
 
@@ -112,6 +114,19 @@ def killing(function: Callable, period: int, counter: Iterator[int]) -> Callable
         return function(*arguments, **options)
 
     return call
+
+
+def count_deaths(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, *periods: tuple[str, int]) -> int:
+    """Run a training once for each of these methods of `Run`, which dies at each so-many-th count of all of them."""
+    counter, deaths = itertools.count(), 0
+    for name, period in periods:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period, counter))
+            try:
+                run()
+            except Killed:
+                deaths += 1
+    return deaths
 
 
 @contextlib.contextmanager

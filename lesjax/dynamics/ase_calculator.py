@@ -72,11 +72,11 @@ class LesCalculator(Calculator):
         system = System.from_ase(atoms, cutoff=self.potential.cutoff, pbc=self.pbc)
         n, m = system.shape
         if m > self._capacity:
-            self._capacity = 4 * int(np.ceil(self.slack * m / 4))
+            self._capacity = self._with_slack(m)
         solver = self._solver(system)
         assert system.pairs is not None
         if len(system.pairs) > self._pair_capacity:
-            self._pair_capacity = 4 * int(np.ceil(self.slack * len(system.pairs) / 4))
+            self._pair_capacity = self._with_slack(len(system.pairs))
         rows = self._padded_atoms(n)
         padded = system.pad_to(rows, self._capacity, min(self._pair_capacity, most_pairs(rows, self._capacity)))
         prediction = self.potential(padded, solver)
@@ -105,6 +105,9 @@ class LesCalculator(Calculator):
         """A result, computed if need be; Born effective charges as [atom, polarization, displacement]."""
         result = super().get_property(name, atoms, allow_calculation)
         return result.reshape(-1, 3, 3) if name == "born_effective_charges" and result is not None else result
+
+    def _with_slack(self, number: int) -> int:
+        return 4 * int(np.ceil(self.slack * number / 4))
 
     def _padded_atoms(self, n: int) -> int:
         """Return as many rows as atoms at first, with room once their number has changed, until it falls by half."""

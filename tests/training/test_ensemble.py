@@ -1,7 +1,6 @@
 """Ensembles: their members are single trainings, both ways to train them, restarts, and what they predict."""
 
 import dataclasses
-import itertools
 import shutil
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from lesjax.training.evaluation import Calibration, spearman
 from lesjax.training.folder import run_folder
 from lesjax.training.prepare import prepare
 from lesjax.training.sign import align
-from toy import Killed, killing, log_of, make_config, make_frame, make_frames, moved_potential, phases
+from toy import count_deaths, log_of, make_config, make_frame, make_frames, moved_potential, phases
 
 
 X64 = jax.config.jax_enable_x64
@@ -115,17 +114,8 @@ class TestTraining:
         whole = make_config(tmp_path, frames, output="whole", **settings)
         broken = make_config(tmp_path, output="broken", checkpoint_seconds=0.0, **settings)
         train_ensemble(whole, together=together)
-        counter = itertools.count()
-
-        deaths = 0
-        for name, period in (("checkpoint", 5), ("evaluate", 7), ("save_best", 4), ("checkpoint", 8)):
-            with monkeypatch.context() as patch:
-                patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period, counter))
-                try:
-                    train_ensemble(broken, together=together)
-                except Killed:
-                    deaths += 1
-        assert deaths >= 3
+        periods = (("checkpoint", 5), ("evaluate", 7), ("save_best", 4), ("checkpoint", 8))
+        assert count_deaths(lambda: train_ensemble(broken, together=together), monkeypatch, *periods) >= 3
         train_ensemble(broken, together=together)
         for a, b in zip(members(whole), members(broken), strict=True):
             assert_same(a, b, exactly=True)

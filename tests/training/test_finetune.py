@@ -1,7 +1,6 @@
 """Training that starts from a model: its parameters, new elements, frozen groups, replay, references, exact resume."""
 
 import dataclasses
-import itertools
 import shutil
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from lesjax.training.prepare import prepare
 from lesjax.training.start import read_start
 from lesjax.training.transfer import group, nearest, transferred
 from lesjax.training.validation import dataset_errors
-from toy import Killed, killing, log_of, make_config, make_frame, make_frames, moved_potential, phases
+from toy import count_deaths, log_of, make_config, make_frame, make_frames, moved_potential, phases
 
 
 CHARGED = ModelConfig(
@@ -429,15 +428,9 @@ def test_interrupted_again_and_again(tmp_path, start, monkeypatch):
     settings |= {"start_from": start, "model": ModelConfig()}
     data = {"replay": (ReplayConfig(str(tmp_path / "old.xyz"), 0.5),)}
     train(make_config(tmp_path, output="whole", data=data, **settings))
-    broken, counter, deaths = make_config(tmp_path, output="broken", data=data, **settings), itertools.count(), 0
-    for name, period in (("run_epoch", 3), ("evaluate", 2), ("save_best", 3)):
-        with monkeypatch.context() as patch:
-            patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period, counter))
-            try:
-                train(broken)
-            except Killed:
-                deaths += 1
-    assert deaths >= 2
+    broken = make_config(tmp_path, output="broken", data=data, **settings)
+    periods = (("run_epoch", 3), ("evaluate", 2), ("save_best", 3))
+    assert count_deaths(lambda: train(broken), monkeypatch, *periods) >= 2
     # both may have moved in the meantime
     moved = Path(shutil.move(start, tmp_path / "moved"))
     (tmp_path / "old.xyz").rename(tmp_path / "older.xyz")

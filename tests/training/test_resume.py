@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from lesjax import io
 from lesjax.training import ensemble, loop, train, train_ensemble
 from lesjax.training.config import Phase
-from toy import CONFIG, Killed, killing, log_of, make_config, make_frames, phases
+from toy import CONFIG, Killed, count_deaths, log_of, make_config, make_frames, phases
 
 
 X64 = jax.config.jax_enable_x64
@@ -68,17 +68,8 @@ class TestResume:
         broken = make_config(tmp_path, output="broken", checkpoint_seconds=checkpoint_seconds, **settings)
         train(config)
 
-        counter = itertools.count()
-
-        deaths = 0
-        for name, period in (("run_epoch", 3), ("evaluate", 4), ("save_best", 5)):
-            with monkeypatch.context() as patch:
-                patch.setattr(loop.Run, name, killing(getattr(loop.Run, name), period, counter))
-                try:
-                    train(broken)
-                except Killed:
-                    deaths += 1
-        assert deaths >= 2
+        periods = (("run_epoch", 3), ("evaluate", 4), ("save_best", 5))
+        assert count_deaths(lambda: train(broken), monkeypatch, *periods) >= 2
         train(broken)
         assert_same_run(config.output, broken.output)
 
