@@ -87,6 +87,7 @@ def prepare(config: RunConfig) -> Prepared:
     dataset = train.dataset(model)
     if start is None:
         model = with_mean_neighbors(model, dataset)
+        dataset = dataclasses.replace(dataset, config=model)
     else:
         model, dataset = _with_references(model, config, dataset, train, start)
         files += _start_lines(model, config, start)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from lesjax import io
+from lesjax.models.mace.config import MACEConfig
+from lesjax.models.nequip.config import NequIPConfig
 from lesjax.training.data import Dataset
 from lesjax.training.prepare import prepare
 from toy import MODEL, make_config, make_frame, make_frames, phases
@@ -55,6 +57,15 @@ def test_fingerprint_is_that_of_the_data(tmp_path):
     frames[1].info["charge"] = 1
     found.append(fingerprint())
     assert len(set(found)) == 5
+
+
+@pytest.mark.parametrize("kind", [MACEConfig, NequIPConfig])
+def test_all_sets_are_of_the_model_with_the_mean_number_of_neighbors(tmp_path, kind):
+    """`evaluate` refuses a data set of another configuration, at the end of a training."""
+    short_range = kind(MODEL.short_range.elements, MODEL.short_range.cutoff)
+    prepared = prepare(make_config(tmp_path, model=dataclasses.replace(MODEL, short_range=short_range)))
+    assert prepared.model.short_range.avg_num_neighbors > 0
+    assert prepared.train.config == prepared.valid.config == prepared.model
 
 
 def test_files_for_validation_and_test(tmp_path):
