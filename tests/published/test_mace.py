@@ -91,7 +91,7 @@ def test_stages(reference):
     for i in range(c.num_interactions):
         layer = params[f"layer{i}"]
         up = [x @ layer[f"up{l}"] for l, x in enumerate(sources)]
-        filters = silu_network(layer, functions)
+        filters = jnp.split(silu_network(layer, functions), layer["radial3"].shape[1] // c.channels, axis=2)
         sums = jax.jit(lambda up, filters: sum_messages(up, filters, harmonics, neighbors, c.max_ell))(up, filters)
         messages = [x @ layer[f"mix{l}"] / c.avg_num_neighbors for l, x in enumerate(sums)]
         found = np.concatenate(messages).transpose(1, 2, 0)[: len(stage[f"message{i}"])]

@@ -109,13 +109,14 @@ class MessageLayer(nn.Module):
             matmul(x, weights(f"up{l}", channels, channels, scale=channels**-0.5)) for l, x in enumerate(features)
         ]
         steps = message_paths(len(features) - 1, c.max_ell)
-        filters = radial
-        n_inputs, gain = c.num_radial_basis, 1.0
-        for i, width in enumerate((*c.radial_MLP, len(steps) * channels)):
-            filters = jax.nn.silu(filters) if i else filters
-            filters = matmul(filters, weights(f"radial{i}", n_inputs, width, scale=gain * n_inputs**-0.5))
-            n_inputs, gain = width, SILU_GAIN
-        sums = sum_messages(sources, neighbors.of_both(filters), harmonics, neighbors, c.max_ell)
+        hidden, n_inputs, gain = radial, c.num_radial_basis, 1.0
+        for i, width in enumerate(c.radial_MLP):
+            hidden = matmul(hidden, weights(f"radial{i}", n_inputs, width, scale=gain * n_inputs**-0.5))
+            hidden, n_inputs, gain = jax.nn.silu(hidden), width, SILU_GAIN
+        last = weights(f"radial{len(c.radial_MLP)}", n_inputs, len(steps) * channels, scale=gain * n_inputs**-0.5)
+        # path by path, so that an array of all their filters for all neighbours is never made
+        filters = [neighbors.of_both(matmul(hidden, w)) for w in jax.lax.split(last, [channels] * len(steps), axis=1)]
+        sums = sum_messages(sources, filters, harmonics, neighbors, c.max_ell)
         divisor = 1.0 if c.avg_num_neighbors is None else c.avg_num_neighbors
         messages = []
         for l, x in enumerate(sums):
@@ -174,7 +175,7 @@ def message_paths(max_l: int, max_ell: int) -> list[tuple[int, int, int]]:
 
 def sum_messages(
     sources: list[Float[Array, "_ n c"]],
-    filters: Float[Array, "n m f"],
+    filters: list[Float[Array, "n m c"]],
     harmonics: list[Float[Array, "n m _"]],
     neighbors: Dense,
     max_ell: int,
@@ -183,13 +184,11 @@ def sum_messages(
 
     The harmonics are summed with the filtered components of the features first, and coupled after that.
     """
-    n, m, _ = filters.shape
-    channels = sources[0].shape[2]
+    n, m, channels = filters[0].shape
     paths = message_paths(len(sources) - 1, max_ell)
-    by_path = jax.lax.split(filters, [channels] * len(paths), axis=2)
     gathered = [neighbors.gather(x.swapaxes(0, 1).reshape(n, -1)).reshape(n, m, -1, channels) for x in sources]
     sums: list[list[Array]] = [[] for _ in range(max_ell + 1)]
-    for (l1, l2, l3), of_edge in zip(paths, by_path, strict=True):
+    for (l1, l2, l3), of_edge in zip(paths, filters, strict=True):
         edges = (gathered[l1] * of_edge[:, :, None, :]).reshape(n, m, -1)
         product = einsum("nmy,nmx->nyx", harmonics[l2], edges)
         if l1 == 0:
