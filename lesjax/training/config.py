@@ -103,8 +103,8 @@ class Phase:
 
     Attributes:
         epochs: passes over the training set.
-        lbfgs: L-BFGS with a line search instead of the run's optimizer and learning rate. For training sets that are
-            one batch of one padded shape, as a second phase; use float64.
+        lbfgs: L-BFGS with a line search instead of the run's optimizer and learning rate; an epoch is one step on the
+            whole training set, in the memory of one batch. As a second phase; use float64.
         learning_rate: learning rate at the start.
         schedule: "constant", "cosine" (to `final_factor`), "step" (times `factor` every `step_epochs`) or "plateau"
             (times `factor` when the validation loss has not fallen for `patience` evaluations).

@@ -49,6 +49,10 @@ class Batch:
     weights: dict[str, Float[Array | np.ndarray, " b"]] = field(default_factory=dict)
 
 
+# batches of one bucket: the bucket, rows [k, b] and masks of real rows [k, b]
+Part = tuple[Batch, Array | np.ndarray, Array | np.ndarray]
+
+
 @dataclass(frozen=True)
 class Dataset:
     """All structures, stacked in a few buckets of one shape each.
@@ -279,6 +283,16 @@ def epoch_batches(
             mask = np.arange(size) < len(batch)
             batches.append((bucket, np.resize(batch, size), mask))
     return batches if rng is None else [batches[i] for i in rng.permutation(len(batches))]
+
+
+def whole_set(dataset: Dataset, batch_size: int) -> tuple[Part, ...]:
+    """All structures as the batches of each bucket, [k, b]: for a step on the whole set."""
+    batches = epoch_batches(dataset, batch_size, None)
+    of_bucket = [[batch[1:] for batch in batches if batch[0] == i] for i in range(len(dataset.buckets))]
+    return tuple(
+        (bucket, *map(np.stack, zip(*members, strict=True)))
+        for bucket, members in zip(dataset.buckets, of_bucket, strict=True)
+    )
 
 
 def take(bucket: Batch, rows: Array, mask: Array) -> Batch:

@@ -27,11 +27,11 @@ from lesjax.models.ensemble import Ensemble
 from lesjax.progress import compilations
 from lesjax.runs import RunFolder
 from lesjax.training.config import Phase, RunConfig
+from lesjax.training.data import whole_set
 from lesjax.training.folder import check_folder, run_folder, write_description
 from lesjax.training.loop import (
     Run,
     bar,
-    check_lbfgs,
     load_best,
     start,
     warn_of_charges,
@@ -67,7 +67,6 @@ def train_ensemble(
     folder = run_folder(config.output)
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
-    check_lbfgs(config.training, prepared.train)
     with folder.locked(), compilations(quiet):
         ensemble = _train_members(config, prepared, folder, quiet, together)
     warn_of_charges(ensemble.members())
@@ -134,8 +133,10 @@ def available_cores() -> int:
 
 def _run_together(runs: list[Run], report: Any) -> None:
     """Take one step of all runs at a time; runs that are behind go first."""
-    rule, in_axes = update_rule(runs[0].section), (0, None, 0, 0, 0, None)
-    adam, lbfgs = (jax.jit(jax.vmap(partial(step, rule), in_axes=in_axes)) for step in (adam_step, lbfgs_step))
+    section, train = runs[0].section, runs[0].prepared.train
+    rule = update_rule(section)
+    adam = jax.jit(jax.vmap(partial(adam_step, rule), in_axes=(0, None, 0, 0, 0, None)))
+    lbfgs = jax.jit(jax.vmap(partial(lbfgs_step, rule), in_axes=(0, None, None)))
     stack = jax.jit(lambda states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states))
     unstack = jax.jit(lambda state: [jax.tree.map(itemgetter(i), state) for i in range(len(runs))])
     while active := [run for run in runs if run.phase is not None]:
@@ -150,9 +151,13 @@ def _run_together(runs: list[Run], report: Any) -> None:
         state = stack([run.state for run in filled])
         losses = []
         for _ in range(now[0].stretch_epochs()):
-            rng = np.random.default_rng([runs[0].section.seed, now[0].progress.phase, now[0].progress.epoch_in_phase])
-            state, step_losses = _epoch(lbfgs if phase.lbfgs else adam, state, filled, phase, rng)
-            losses += step_losses
+            if phase.lbfgs:
+                state, loss = lbfgs(state, whole_set(train, section.batch_size), phase_weights(phase))
+                losses.append(loss)
+            else:
+                rng = np.random.default_rng([section.seed, now[0].progress.phase, now[0].progress.epoch_in_phase])
+                state, step_losses = _epoch(adam, state, filled, phase, rng)
+                losses += step_losses
             for run in now:
                 run.epoch_done()
         means = np.mean(jax.device_get(losses), axis=0)

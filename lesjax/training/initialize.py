@@ -90,5 +90,7 @@ def initial_state(section: TrainingSection, potential: Potential) -> dict[str, P
     state = {"potential": potential.core(), "ema": params, "optimizer": optimizer}
     if any(phase.lbfgs for phase in section.phases):
         with jax.numpy_dtype_promotion("standard"):
-            state["lbfgs"] = make_lbfgs().init(trained(rule, params))
+            memory = make_lbfgs().init(trained(rule, params))
+        # of the types that a step returns: weak ones would compile it twice
+        state["lbfgs"] = jax.tree.map(lambda x: jnp.asarray(x, x.dtype), memory)
     return state

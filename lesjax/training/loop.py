@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from lesjax.progress import compilations, progress_bar
 from lesjax.runs import RunFolder
 from lesjax.training.charges import charge_size, charges_of
 from lesjax.training.config import Phase, RunConfig, TrainingSection
-from lesjax.training.data import Dataset, epoch_batches
+from lesjax.training.data import epoch_batches, whole_set
 from lesjax.training.finish import finish
 from lesjax.training.folder import MODELS, check_folder, run_folder, write_description
 from lesjax.training.initialize import initial_state
@@ -86,7 +85,6 @@ def train(config: RunConfig, *, prepared: Prepared | None = None, quiet: bool | 
     folder = run_folder(config.output)
     check_folder(config, folder)
     prepared = prepare(config) if prepared is None else prepared
-    check_lbfgs(config.training, prepared.train)
     with folder.locked(), compilations(quiet):
         run = start(config, prepared)
         with bar(sum(p.epochs for p in config.training.phases), run.progress.epoch, quiet) as report:
@@ -248,12 +246,18 @@ class Run:
 
     def run_epoch(self, phase: Phase) -> list[jax.Array]:
         """Run one epoch and return the losses of its steps."""
-        weights, batches = phase_weights(phase), self.batches()
-        step = partial(lbfgs_step if phase.lbfgs else adam_step, update_rule(self.section))
-        losses = []
+        weights, rule, losses = phase_weights(phase), update_rule(self.section), []
+        if phase.lbfgs:
+            parts = whole_set(self.prepared.train, self.section.batch_size)
+            self.state, loss = lbfgs_step(rule, self.state, parts, weights)
+            self.epoch_done()
+            return [loss]
+        batches = self.batches()
         for i, (bucket, rows, mask) in enumerate(batches):
             rates = jax.tree.map(jnp.asarray, self.learning_rates(phase, i / len(batches)))
-            self.state, loss = step(self.state, self.prepared.train.buckets[bucket], rows, mask, rates, weights)
+            self.state, loss = adam_step(
+                rule, self.state, self.prepared.train.buckets[bucket], rows, mask, rates, weights
+            )
             losses.append(loss)
         self.epoch_done()
         return losses
@@ -333,17 +337,6 @@ class Run:
             finished = finish(potential, self.prepared, self.section, self.progress.initial_charges)
             if finished is not potential:
                 finished.save(self.folder.path / name)
-
-
-def check_lbfgs(section: TrainingSection, dataset: Dataset) -> None:
-    """Raise ValueError if a phase of L-BFGS would get more than one batch."""
-    n_batches = len(epoch_batches(dataset, section.batch_size, None))
-    for i, phase in enumerate(section.phases):
-        if phase.lbfgs and n_batches > 1:
-            raise ValueError(
-                f"`training.phases[{i}].lbfgs` needs the training set in one batch, but it has {n_batches}: "
-                "raise `training.batch_size`, or use L-BFGS only for sets whose structures have about one size."
-            )
 
 
 def learning_rate(phase: Phase, epoch: int | float, plateau_factor: float) -> float:

@@ -6,7 +6,7 @@ and counts add up over batches and devices.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lesjax.models.potential import Potential, predict
 from lesjax.models.prediction import Prediction
-from lesjax.training.data import Batch
+from lesjax.training.data import Batch, Part, take
 from lesjax.training.terms import TERMS, Weights
 
 
@@ -109,3 +109,19 @@ def batch_loss(potential: Potential, batch: Batch, weights: Weights, params: PyT
     """
     potential = dataclasses.replace(potential, params={**potential.params, **params})
     return jnp.asarray(loss_of_sums(batch_sums(potential, batch, weights.keys()), weights), float)
+
+
+def whole_loss(potential: Potential, parts: Sequence[Part], weights: Weights, params: PyTree) -> Float[Array, ""]:
+    """Loss of all batches together as a function of groups of parameters, in the memory of one batch at a time."""
+    potential = dataclasses.replace(potential, params={**potential.params, **params})
+    total: dict[str, Sums] = {}
+    for bucket, rows, masks in parts:
+
+        @jax.checkpoint
+        def of_batch(batch: tuple[Array, Array], bucket: Batch = bucket) -> dict[str, Sums]:
+            return batch_sums(potential, take(bucket, *batch), weights.keys())
+
+        for name, of_bucket in jax.lax.map(of_batch, (rows, masks)).items():
+            added = jax.tree.map(jnp.sum, of_bucket)
+            total[name] = jax.tree.map(jnp.add, total[name], added) if name in total else added
+    return jnp.asarray(loss_of_sums(total, weights), float)

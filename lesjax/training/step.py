@@ -1,6 +1,7 @@
 """Training steps and evaluation of a batch, compiled once per model and padded shape in a process."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -14,8 +15,8 @@ from lesjax.models.potential import Potential, Solved
 from lesjax.models.prediction import Prediction
 from lesjax.models.short_range import find, name_of
 from lesjax.training.config import TrainingSection
-from lesjax.training.data import Batch, take
-from lesjax.training.losses import Pair, Sums, batch_loss, compare, sums
+from lesjax.training.data import Batch, Part, take
+from lesjax.training.losses import Pair, Sums, batch_loss, compare, sums, whole_loss
 from lesjax.training.terms import Weights
 
 
@@ -106,20 +107,14 @@ def adam_step(
 
 @partial(jax.jit, static_argnums=0)
 def lbfgs_step(
-    rule: UpdateRule,
-    state: dict[str, PyTree],
-    bucket: Batch,
-    rows: Array,
-    mask: Array,
-    learning_rate: Array | dict[str, Array],
-    weights: Weights,
+    rule: UpdateRule, state: dict[str, PyTree], parts: Sequence[Part], weights: Weights
 ) -> tuple[dict[str, PyTree], Float[Array, ""]]:
-    """Like `adam_step`, with L-BFGS on one batch that is the whole training set; it has no learning rate.
+    """Take one step of L-BFGS on the whole training set, see `whole_set`; returns state and loss.
 
-    The running average is set to the parameters: results of a line search need no smoothing.
+    It has no learning rate. The running average is set to the parameters: results of a line search need no smoothing.
     """
     potential = state["potential"]
-    loss_fn = partial(batch_loss, potential, take(bucket, rows, mask), weights)
+    loss_fn = partial(whole_loss, potential, parts, weights)
     params = trained(rule, potential.params)
     with jax.numpy_dtype_promotion("standard"):  # optax 0.2.8 mixes types
         value, gradient = optax.value_and_grad_from_state(loss_fn)(params, state=state["lbfgs"])

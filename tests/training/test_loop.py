@@ -179,11 +179,26 @@ class TestHostLogic:
         assert log[2]["train_loss"] == pytest.approx(weighted)
         assert log[7]["train_loss"] == pytest.approx(log[6]["valid_loss"])
 
-    def test_lbfgs_needs_one_batch(self, tmp_path):
-        chosen = (*phases(1), *phases(1, lbfgs=True))
-        with pytest.raises(ValueError, match=r"`training\.phases\[1\]\.lbfgs` needs .* one batch, but it has 3: raise"):
-            train(make_config(tmp_path, phases=chosen))
-        assert not (tmp_path / "run").exists()
+    @pytest.mark.parametrize("ensemble", [None, 2])
+    def test_lbfgs_is_the_same_in_batches_of_any_size(self, tmp_path, ensemble):
+        """Structures of two periodicities, and so of two shapes, of which one has no stress."""
+        rng = np.random.default_rng(0)
+        frames = [make_frame(rng, pbc=pbc) for pbc in (False, True, False, True, True)]
+        weights = {"energy": 10.0, "forces": 1.0, "stress": 1.0}
+        logs = []
+        for size in (2, 8):
+            config = make_config(
+                tmp_path, frames, output=f"run{size}", batch_size=size, data={"valid_fraction": 0.0},
+                phases=phases(4, lbfgs=True, weights=weights), ensemble=ensemble,
+            )  # fmt: skip
+            if ensemble is None:
+                train(config)
+            else:
+                train_ensemble(config, together=True)
+            folder = tmp_path / f"run{size}" / ("members/1" if ensemble else "")
+            logs.append([record["train_loss"] for record in log_of(folder)])
+        assert logs[0][-1] < 0.5 * logs[0][0]
+        np.testing.assert_allclose(logs[0], logs[1], rtol=1e-3)
 
     def test_eval_every(self, tmp_path):
         config = make_config(tmp_path, phases=phases(7), eval_every=3)

@@ -1,5 +1,6 @@
 """One step: what it learns from, what clips it, how often it compiles."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -11,9 +12,10 @@ import pytest
 from lesjax.models.cace.symmetrize import invariants
 from lesjax.training import initialize, loop, losses, step as step_module
 from lesjax.training.config import TrainingSection
+from lesjax.training.data import whole_set
 from lesjax.training.initialize import initial_state, scaled_potential
 from lesjax.training.prepare import prepare
-from lesjax.training.step import adam_step, average_decay, make_optimizer, update_rule
+from lesjax.training.step import adam_step, average_decay, lbfgs_step, make_optimizer, update_rule
 from toy import MODEL, make_config, make_frame, make_frames, phases
 
 
@@ -82,6 +84,15 @@ def test_groups_have_rates_of_their_own(small, potential):
         assert any(np.any(leaf) for leaf in jax.tree.leaves(moves[0][name]))
         expected = jax.tree.map(lambda move, factor=factor: factor * move, moves[0][name])
         jax.tree.map(partial(np.testing.assert_allclose, atol=1e-12), moves[1][name], expected)
+
+
+def test_lbfgs_compiles_once(small, potential):
+    """Its first state has the types of the later ones."""
+    section = dataclasses.replace(SECTION, phases=phases(1, lbfgs=True))
+    state, parts, before = initial_state(section, potential), whole_set(small.train, 4), lbfgs_step._cache_size()
+    for _ in range(2):
+        state, _ = lbfgs_step(update_rule(section), state, parts, WEIGHTS["forces"])
+    assert lbfgs_step._cache_size() == before + 1
 
 
 @pytest.mark.parametrize("kind", WEIGHTS)
