@@ -129,6 +129,13 @@ def test_prediction(reference):
     assert norm == pytest.approx((90.0474 / (2.0 * np.pi * COULOMB)) ** 0.5, rel=3e-3)
 
 
+def test_born_effective_charges(reference):
+    system, expected = reference.systems["s0"], reference.data["s0/bec"]
+    scale = reference.potential.config.long_range.charges.scale
+    found = np.asarray(reference.potential.born_effective_charges(system))[: len(expected)] / scale
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-7 if X64 else 1e-3)
+
+
 def test_report(shared_path):
     found = convert_with_report(shared_path("checkpoints/mace_dipep_r4_l0.model"))
     rows = dict(found.rows)
