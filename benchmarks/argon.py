@@ -18,7 +18,7 @@ import numpy as np
 import scipy.optimize
 from common import write_json
 
-from lesjax import io
+from lesjax import System, io
 from lesjax.models import Potential
 from lesjax.runs import read_log
 from lesjax.training import evaluate, load_config, train
@@ -128,6 +128,15 @@ def errors(potential: Potential, frames: list[ase.Atoms]) -> dict[str, float]:
     return {f"{kind}_{key}_{unit}": 1e3 * group[key] for kind, group in groups.items() for key, unit in names.items()}
 
 
+def mean_coefficient(potential: Potential, frames: list[ase.Atoms]) -> float | None:
+    """Mean of the learned √C6 over the atoms of all frames, eV½ Å³; None for a model without dispersion."""
+    if potential.config.dispersion is None:
+        return None
+    systems = (System.from_ase(atoms, cutoff=potential.cutoff) for atoms in frames)
+    predictions = [potential(system).dispersion_coefficients for system in systems]
+    return float(np.mean(np.concatenate([np.ravel(c) for c in predictions])))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", help="write the results here")
@@ -154,6 +163,7 @@ def main() -> None:
         potential = train(load_config("argon", [*places, f"output={output}", *settings, *arguments.set]))
         runs[name] = {
             "errors": errors(potential, frames["test"]),
+            "root_C6": mean_coefficient(potential, frames["test"][:: SIZES["test"]]),  # a frame of each kind
             "seconds": round(read_log(output / "log.jsonl")[-1]["seconds"]),
         }
         print(name, runs[name], flush=True)
