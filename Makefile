@@ -104,6 +104,9 @@ ifneq ($(SHARED),)
 	$(BENCH)/ensembles.py --json $(RESULTS)/ensembles.json
 	$(BENCH)/water_ase.py --json $(RESULTS)/water_ase.json
 	$(BENCH)/md.py --json $(RESULTS)/md.json
+	@if $(BIN)/python -c 'import mace, mlip' 2>/dev/null; \
+	then $(BENCH)/graph_models.py --json $(RESULTS)/graph_models.json; \
+	else echo "mace-torch and mlip are left out: see benchmarks/graph_models.py"; fi
 endif
 
 # Small models and a few steps: shows that the commands run, and nothing about errors.

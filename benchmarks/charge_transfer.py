@@ -15,6 +15,7 @@ other runs. Runs are named set/model/seed.
 
 import argparse
 import dataclasses
+import json
 import pathlib
 import sys
 
@@ -44,6 +45,7 @@ MODELS = {
     # charges that learn as fast as all else, from the first step
     "les_fast_charges": ("training.phases.0.rates={}", "training.phases.1.rates={}"),
     "les_messages": ('model.short_range.messages=[["Bchi"]]',),
+    "les_messages_dipoles": ('model.short_range.messages=[["Bchi"]]', "model.long_range.charges.dipoles=true"),
     "les_states": (STATES,),
     "les_dipoles": ("model.long_range.charges.dipoles=true",),
     "equilibration": (EQUILIBRATED,),
@@ -106,8 +108,11 @@ def in_order(runs: dict[str, dict]) -> dict[str, dict]:
     return {name: runs[name] for name in sorted(runs, key=place)}
 
 
-def plot(path: pathlib.Path, work: pathlib.Path) -> dict[str, dict]:
-    """Draw the energy of the cluster along the path of one sodium atom, by state; returns what is drawn."""
+def plot(path: pathlib.Path, work: pathlib.Path, earlier: dict[str, dict]) -> dict[str, dict]:
+    """Draw the energy of the cluster along the path of one sodium atom, by state; returns what is drawn.
+
+    Curves of models that are no longer in the folder `work` are those of `earlier`, as returned.
+    """
     import matplotlib.pyplot as plt
 
     frames = datasets.load("charge_transfer_path")
@@ -126,8 +131,12 @@ def plot(path: pathlib.Path, work: pathlib.Path) -> dict[str, dict]:
             if (folder / "metrics.json").exists():  # finished
                 pair = evaluate(load(folder / "model"), own).parity["energy"]
                 values = len(own[0]) * pair.predicted
-                ax.plot(distances, values - values[start], color=color, label=model.replace("_", " "))
                 curves[model] = (values - values[start]).tolist()
+            elif model in earlier.get(state, {}):
+                curves[model] = earlier[state][model]
+            else:
+                continue
+            ax.plot(distances, curves[model], color=color, label="LES" if model == "les" else model.replace("_", " "))
         ax.set(title=state.replace("+", "⁺"), xlabel="displacement of one Na (Å)")
         drawn[state] = {key: [round(v, 5) for v in values] for key, values in curves.items()}
     axes[0].set_ylabel("energy (eV)")
@@ -153,6 +162,8 @@ def main() -> None:
             sys.exit(f"There is no run {name!r}: a set of {', '.join(SETS)} / a model of {', '.join(MODELS)} / a seed.")
     arguments.work.mkdir(parents=True, exist_ok=True)
     runs = read_runs(arguments.json)
+    has_results = arguments.json and pathlib.Path(arguments.json).exists()
+    earlier = json.loads(pathlib.Path(arguments.json).read_text()).get("path", {}) if has_results else {}
     for name in names:
         runs[name] = one_run(name, arguments.work, arguments.set)
         test = runs[name]["metrics"]["test"]
@@ -160,9 +171,9 @@ def main() -> None:
         charges = {state: values["factor"] for state, values in runs[name].get("charges", {}).items()}
         print(f"{name:40} {text} {charges}", flush=True)
         if arguments.json:
-            write_json(arguments.json, {"dtype": "float32", "runs": in_order(runs)})
+            write_json(arguments.json, {"dtype": "float32", "runs": in_order(runs), "path": earlier})
     if arguments.plot:
-        drawn = plot(arguments.plot, arguments.work)
+        drawn = plot(arguments.plot, arguments.work, earlier)
         if arguments.json:
             write_json(arguments.json, {"dtype": "float32", "runs": in_order(runs), "path": drawn})
 

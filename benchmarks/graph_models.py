@@ -60,10 +60,10 @@ def structures(task: str, folder: pathlib.Path) -> tuple[pathlib.Path, dict]:
 class Worker:
     """Process of `graph_model_engines` that answers in lines of JSON; `reply` is the first one."""
 
-    def __init__(self, python: str, *arguments: object) -> None:
+    def __init__(self, python: str, *arguments: object, **environment: str) -> None:
         command = [python, "-W", "ignore", str(WORKER), *map(str, arguments)]
         # e3nn 0.4 reads its constants with pickle
-        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", **environment}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
         self.reply = self._read()

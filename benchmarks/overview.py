@@ -174,6 +174,24 @@ def of_argon(results: Mapping[str, dict]) -> list[str]:
     return table(header, rows)
 
 
+def of_graph_models(results: Mapping[str, dict]) -> list[str]:
+    """Times of MACE and NequIP beside other packages, in ratios to lesjax, with memory and first call."""
+    rows: list[list[str]] = []
+    for case in results.get("graph_models", {"cases": []})["cases"]:
+        own = case["engines"]["lesjax"]
+        for engine, row in case["engines"].items():
+            label = [case["model"], case["task"]] if row is own else ["", ""]
+            if "error" in row:
+                rows.append([*label, engine, "fails", *["–"] * 4])
+                continue
+            ratios = [number(row[key] / own[key], 2) for key in ("ms", "ms_min")]
+            rows.append(
+                [*label, engine, number(row["ms"]), *ratios, str(row["above_start_mb"]), str(row["first_call_s"])]
+            )
+    header = ["model", "task", "package", "ms", "over lesjax", "fastest calls", "memory (MB)", "first call (s)"]
+    return table(header, rows)
+
+
 BLOCKS = {
     "overview": overview,
     "charge_transfer": of_charge_transfer,
@@ -182,6 +200,7 @@ BLOCKS = {
     "water": of_water,
     "finetuning": of_finetuning,
     "argon": of_argon,
+    "graph_models": of_graph_models,
 }
 
 

@@ -312,6 +312,7 @@ SECTIONS = {
     "water_ase": ("Energy and forces of water, cost", partial(by_size, columns=WATER_ASE), "benchmarks/water_ase.py"),
     "ensembles": ("Ensembles", ensembles, "benchmarks/ensembles.py"),
     "training_step": ("Cost of a training step", training_step, "benchmarks/training_step.py"),
+    "graph_models": ("MACE and NequIP beside other packages", block("graph_models"), "benchmarks/graph_models.py"),
     "peers": ("Cost of the Ewald sum beside other packages", peers, "benchmarks/peers.py"),
     "crossover": ("Engines of the Ewald sum by size", crossover, "benchmarks/crossover.py"),
     "direct_sum": ("Direct sum against explicit cos and sin", direct_sum, "benchmarks/direct_sum.py"),
