@@ -89,8 +89,10 @@ def measure(task: str, model: str, engines: dict[str, str], turns: int, threads:
         rows[engine] = dict(worker.reply)
         if "error" not in worker.reply:
             workers[engine], rows[engine]["times"] = worker, []
-    for _ in range(turns):
-        for engine, worker in workers.items():
+    order = list(workers.items())
+    for turn in range(turns):
+        # none always follows the same one, which may still give back its memory
+        for engine, worker in order[turn % len(order) :] + order[: turn % len(order)]:
             rows[engine]["times"].append(worker.ask("once"))
     for engine, worker in workers.items():
         times = rows[engine].pop("times")
