@@ -287,12 +287,12 @@ def epoch_batches(
 
 def whole_set(dataset: Dataset, batch_size: int) -> tuple[Part, ...]:
     """All structures as the batches of each bucket, [k, b]: for a step on the whole set."""
-    batches = epoch_batches(dataset, batch_size, None)
-    of_bucket = [[batch[1:] for batch in batches if batch[0] == i] for i in range(len(dataset.buckets))]
-    return tuple(
-        (bucket, *map(np.stack, zip(*members, strict=True)))
-        for bucket, members in zip(dataset.buckets, of_bucket, strict=True)
-    )
+    parts = []
+    for i, bucket in enumerate(dataset.buckets):
+        batches = [batch[1:] for batch in epoch_batches(dataset, batch_size, None) if batch[0] == i]
+        rows, masks = zip(*batches, strict=True)
+        parts.append((bucket, np.stack(rows), np.stack(masks)))
+    return tuple(parts)
 
 
 def take(bucket: Batch, rows: Array, mask: Array) -> Batch:

@@ -117,11 +117,14 @@ def whole_loss(potential: Potential, parts: Sequence[Part], weights: Weights, pa
     total: dict[str, Sums] = {}
     for bucket, rows, masks in parts:
 
-        @jax.checkpoint
         def of_batch(batch: tuple[Array, Array], bucket: Batch = bucket) -> dict[str, Sums]:
             return batch_sums(potential, take(bucket, *batch), weights.keys())
 
-        for name, of_bucket in jax.lax.map(of_batch, (rows, masks)).items():
-            added = jax.tree.map(jnp.sum, of_bucket)
+        if len(rows) == 1:
+            of_bucket = of_batch((rows[0], masks[0]))
+        else:  # one after the other, and once more for the gradient
+            of_each = jax.lax.map(jax.checkpoint(of_batch), (rows, masks))
+            of_bucket = jax.tree.map(lambda x: jnp.sum(x, axis=0), of_each)
+        for name, added in of_bucket.items():
             total[name] = jax.tree.map(jnp.add, total[name], added) if name in total else added
     return jnp.asarray(loss_of_sums(total, weights), float)
