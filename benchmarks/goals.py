@@ -36,7 +36,8 @@ UNITS = {"energy": ("meV/atom", 1e3), "forces": ("meV/Å", 1e3), "bec": ("e", 1.
 def goals(results: Mapping[str, dict]) -> list[Goal]:
     """All goals, from the contents of the result files by their names."""
     groups = (
-        of_learning_curves, of_dimers, of_published_sets, of_finetuning, of_dynamics, of_ensembles, of_fits,
+        of_learning_curves, of_dimers, of_published_sets, of_finetuning, of_charge_transfer, of_argon, of_dynamics,
+        of_ensembles, of_fits,
     )  # fmt: skip
     return [goal for group in groups for goal in group(results)]
 
@@ -111,6 +112,30 @@ def of_finetuning(results: Mapping[str, dict]) -> Iterator[Goal]:
         values = [errors.get(f"{kind}_rmse") for errors in (tuned, scratch)]
         found = None if None in values else values[0] / values[1]
         yield Goal(f"Superionic water, 20 frames: {kind} RMSE tuned over from scratch", found, 0.5)
+
+
+def of_charge_transfer(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Goals for the best model with latent charges on each set whose states a short-range model can tell apart."""
+    runs = results.get("charge_transfer", {}).get("runs", {})
+    for name in ("na9cl8", "charge_transfer", "carbon_chains"):
+        errors = {
+            key.split("/")[1]: run["metrics"]["test"]["forces_rmse"]
+            for key, run in runs.items()
+            if key.startswith(f"{name}/") and key.endswith("/0")
+        }
+        of_les = [error for model, error in errors.items() if model.startswith("les")]
+        found = errors["short_range"] / min(of_les) if of_les and "short_range" in errors else None
+        yield Goal(f"Charge transfer, {name}: forces RMSE of short range over LES", found, 3.0, at_least=True)
+
+
+def of_argon(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Goal for learned dispersion."""
+    runs = results.get("argon", {}).get("runs", {})
+    errors = [
+        runs.get(name, {}).get("errors", {}).get("all_forces_rmse_meV_A") for name in ("short_range", "dispersion")
+    ]
+    found = errors[0] / errors[1] if None not in errors else None
+    yield Goal("Argon: forces RMSE without learned dispersion over with it", found, 5.0, at_least=True)
 
 
 def of_dynamics(results: Mapping[str, dict]) -> Iterator[Goal]:
