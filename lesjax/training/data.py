@@ -1,6 +1,7 @@
 """Data sets of padded, stacked structures on the device."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -288,10 +289,9 @@ def epoch_batches(
 def whole_set(dataset: Dataset, batch_size: int) -> tuple[Part, ...]:
     """All structures as the batches of each bucket, [k, b]: for a step on the whole set."""
     parts = []
-    for i, bucket in enumerate(dataset.buckets):
-        batches = [batch[1:] for batch in epoch_batches(dataset, batch_size, None) if batch[0] == i]
-        rows, masks = zip(*batches, strict=True)
-        parts.append((bucket, np.stack(rows), np.stack(masks)))
+    for i, batches in itertools.groupby(epoch_batches(dataset, batch_size, None), key=lambda batch: batch[0]):
+        _, rows, masks = zip(*batches, strict=True)
+        parts.append((dataset.buckets[i], np.stack(rows), np.stack(masks)))
     return tuple(parts)
 
 

@@ -27,7 +27,6 @@ from lesjax.models.ensemble import Ensemble
 from lesjax.progress import compilations
 from lesjax.runs import RunFolder
 from lesjax.training.config import Phase, RunConfig
-from lesjax.training.data import whole_set
 from lesjax.training.folder import check_folder, run_folder, write_description
 from lesjax.training.loop import (
     Run,
@@ -133,7 +132,7 @@ def available_cores() -> int:
 
 def _run_together(runs: list[Run], report: Any) -> None:
     """Take one step of all runs at a time; runs that are behind go first."""
-    section, train = runs[0].section, runs[0].prepared.train
+    section = runs[0].section
     rule = update_rule(section)
     adam = jax.jit(jax.vmap(partial(adam_step, rule), in_axes=(0, None, 0, 0, 0, None)))
     lbfgs = jax.jit(jax.vmap(partial(lbfgs_step, rule), in_axes=(0, None, None)))
@@ -152,7 +151,7 @@ def _run_together(runs: list[Run], report: Any) -> None:
         losses = []
         for _ in range(now[0].stretch_epochs()):
             if phase.lbfgs:
-                state, loss = lbfgs(state, whole_set(train, section.batch_size), phase_weights(phase))
+                state, loss = lbfgs(state, runs[0].whole_set, phase_weights(phase))
                 losses.append(loss)
             else:
                 rng = np.random.default_rng([section.seed, now[0].progress.phase, now[0].progress.epoch_in_phase])

@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from lesjax.progress import compilations, progress_bar
 from lesjax.runs import RunFolder
 from lesjax.training.charges import charge_size, charges_of
 from lesjax.training.config import Phase, RunConfig, TrainingSection
-from lesjax.training.data import epoch_batches, whole_set
+from lesjax.training.data import Part, epoch_batches, whole_set
 from lesjax.training.finish import finish
 from lesjax.training.folder import MODELS, check_folder, run_folder, write_description
 from lesjax.training.initialize import initial_state
@@ -229,6 +230,11 @@ class Run:
         if "lbfgs" in self.state:
             self.state["lbfgs"] = initial_state(self.section, self.state["potential"])["lbfgs"]
 
+    @cached_property
+    def whole_set(self) -> tuple[Part, ...]:
+        """The training set as the batches of each bucket, for L-BFGS."""
+        return whole_set(self.prepared.train, self.section.batch_size)
+
     def batches(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
         """Batches of the next epoch, as (bucket, rows, mask of real rows)."""
         rng = np.random.default_rng([self.section.seed, self.progress.epoch])
@@ -248,8 +254,7 @@ class Run:
         """Run one epoch and return the losses of its steps."""
         weights, rule, losses = phase_weights(phase), update_rule(self.section), []
         if phase.lbfgs:
-            parts = whole_set(self.prepared.train, self.section.batch_size)
-            self.state, loss = lbfgs_step(rule, self.state, parts, weights)
+            self.state, loss = lbfgs_step(rule, self.state, self.whole_set, weights)
             self.epoch_done()
             return [loss]
         batches = self.batches()

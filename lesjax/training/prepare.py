@@ -86,8 +86,7 @@ def prepare(config: RunConfig) -> Prepared:
         model = model_config(config.model, data, train.frames, train.labels, start)
     dataset = train.dataset(model)
     if start is None:
-        model = with_mean_neighbors(model, dataset)
-        dataset = dataclasses.replace(dataset, config=model)
+        model, dataset = with_mean_neighbors(model, dataset)
     else:
         model, dataset = _with_references(model, config, dataset, train, start)
         files += _start_lines(model, config, start)
@@ -264,19 +263,22 @@ def _references_of(start: Start, elements: tuple[int, ...], wanted: str) -> tupl
     return tuple(table.get(z, 0.0) for z in elements)
 
 
-def with_mean_neighbors(model: ModelConfig, dataset: Dataset) -> ModelConfig:
+def with_mean_neighbors(model: ModelConfig, dataset: Dataset) -> tuple[ModelConfig, Dataset]:
     """Fill in the mean number of neighbours of the training set, for a short-range model that asks for it.
+
+    Returns the model and the set, which belongs to it.
 
     That is one with a field `avg_num_neighbors`, where it is None.
     """
     fields = {field.name: getattr(model.short_range, field.name) for field in dataclasses.fields(model.short_range)}  # pyright: ignore[reportArgumentType]
     if fields.get("avg_num_neighbors", 1.0) is not None:
-        return model
+        return model, dataset
     n_atoms = sum(int(np.sum(bucket.system.atom_mask)) for bucket in dataset.buckets)
     n_pairs = sum(int(np.sum(bucket.system.neighbor_mask)) for bucket in dataset.buckets)
     mean = round(n_pairs / n_atoms, 3) if n_pairs else 1.0
     short_range = dataclasses.replace(model.short_range, avg_num_neighbors=mean)  # pyright: ignore[reportArgumentType]
-    return dataclasses.replace(model, short_range=short_range)
+    model = dataclasses.replace(model, short_range=short_range)
+    return model, dataclasses.replace(dataset, config=model)
 
 
 def _references_from_table(elements: tuple[int, ...], table: dict[str, float]) -> tuple[float, ...]:
