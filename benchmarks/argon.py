@@ -132,9 +132,8 @@ def mean_coefficient(potential: Potential, frames: list[ase.Atoms]) -> float | N
     """Mean of the learned √C6 over the atoms of all frames, eV½ Å³; None for a model without dispersion."""
     if potential.config.dispersion is None:
         return None
-    systems = (System.from_ase(atoms, cutoff=potential.cutoff) for atoms in frames)
-    predictions = [potential(system).dispersion_coefficients for system in systems]
-    return float(np.mean(np.concatenate([np.ravel(c) for c in predictions])))
+    systems = [System.from_ase(atoms, cutoff=potential.cutoff) for atoms in frames]
+    return float(np.mean(np.concatenate([potential(system).dispersion_coefficients for system in systems])))
 
 
 def main() -> None:

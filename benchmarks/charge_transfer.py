@@ -15,12 +15,11 @@ other runs. Runs are named set/model/seed.
 
 import argparse
 import dataclasses
-import json
 import pathlib
 import sys
 
 import numpy as np
-from common import read_runs, train, write_json
+from common import read_result, train, write_json
 
 import lesjax.files
 from lesjax import datasets, io
@@ -45,7 +44,6 @@ MODELS = {
     # charges that learn as fast as all else, from the first step
     "les_fast_charges": ("training.phases.0.rates={}", "training.phases.1.rates={}"),
     "les_messages": ('model.short_range.messages=[["Bchi"]]',),
-    "les_messages_dipoles": ('model.short_range.messages=[["Bchi"]]', "model.long_range.charges.dipoles=true"),
     "les_states": (STATES,),
     "les_dipoles": ("model.long_range.charges.dipoles=true",),
     "equilibration": (EQUILIBRATED,),
@@ -161,9 +159,8 @@ def main() -> None:
         if len(parts) != 3 or parts[0] not in SETS or parts[1] not in MODELS or not parts[2].isdecimal():
             sys.exit(f"There is no run {name!r}: a set of {', '.join(SETS)} / a model of {', '.join(MODELS)} / a seed.")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    runs = read_runs(arguments.json)
-    has_results = arguments.json and pathlib.Path(arguments.json).exists()
-    earlier = json.loads(pathlib.Path(arguments.json).read_text()).get("path", {}) if has_results else {}
+    result = read_result(arguments.json)
+    runs, earlier = result["runs"] if result else {}, result.get("path", {})
     for name in names:
         runs[name] = one_run(name, arguments.work, arguments.set)
         test = runs[name]["metrics"]["test"]

@@ -87,9 +87,15 @@ def train(config: str, settings: Sequence[str], folder: pathlib.Path) -> dict:
     }
 
 
+def read_result(path: str | pathlib.Path | None) -> dict:
+    """Read a result file; nothing where there is none."""
+    return json.loads(pathlib.Path(path).read_text()) if path and pathlib.Path(path).exists() else {}
+
+
 def read_runs(path: str | pathlib.Path | None) -> dict[str, dict]:
     """Read the runs of an existing result file, by their names."""
-    return json.loads(pathlib.Path(path).read_text())["runs"] if path and pathlib.Path(path).exists() else {}
+    result = read_result(path)
+    return result["runs"] if result else {}
 
 
 def write_json(path: str | pathlib.Path, result: dict) -> None:

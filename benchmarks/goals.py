@@ -131,10 +131,8 @@ def of_charge_transfer(results: Mapping[str, dict]) -> Iterator[Goal]:
 def of_argon(results: Mapping[str, dict]) -> Iterator[Goal]:
     """Goal for learned dispersion."""
     runs = results.get("argon", {}).get("runs", {})
-    errors = [
-        runs.get(name, {}).get("errors", {}).get("all_forces_rmse_meV_A") for name in ("short_range", "dispersion")
-    ]
-    found = errors[0] / errors[1] if None not in errors else None
+    errors = {name: run["errors"]["all_forces_rmse_meV_A"] for name, run in runs.items()}
+    found = errors["short_range"] / errors["dispersion"] if errors else None
     yield Goal("Argon: forces RMSE without learned dispersion over with it", found, 5.0, at_least=True)
 
 

@@ -22,7 +22,7 @@ import tempfile
 
 import ase.io
 import numpy as np
-from common import shared, write_json
+from common import read_result, shared, write_json
 from graph_model_engines import ENGINES, MODELS
 
 from lesjax import System
@@ -60,10 +60,10 @@ def structures(task: str, folder: pathlib.Path) -> tuple[pathlib.Path, dict]:
 class Worker:
     """Process of `graph_model_engines` that answers in lines of JSON; `reply` is the first one."""
 
-    def __init__(self, python: str, *arguments: object, **environment: str) -> None:
+    def __init__(self, python: str, *arguments: object) -> None:
         command = [python, "-W", "ignore", str(WORKER), *map(str, arguments)]
         # e3nn 0.4 reads its constants with pickle
-        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1", **environment}
+        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
         self.reply = self._read()
@@ -112,7 +112,8 @@ def main() -> None:
     arguments = parser.parse_args()
     pythons = dict(item.split("=", 1) for item in arguments.python)
     path = pathlib.Path(arguments.json) if arguments.json else None
-    cases = json.loads(path.read_text())["cases"] if path and path.exists() else []
+    result = read_result(path)
+    cases = result["cases"] if result else []
     with tempfile.TemporaryDirectory() as folder:
         for model in arguments.models:
             for task in arguments.tasks:
