@@ -18,12 +18,13 @@ QUICK := runs/quick
 SHARED := $(wildcard $(or $(LESJAX_SHARED),../shared)/data)
 BENCH := $(BIN)/python benchmarks
 
-.PHONY: help demo models test lint docs notebooks notebooks-quick results results-errors results-cost results-quick
+.PHONY: help demo models test test-slow lint docs notebooks notebooks-quick results results-errors results-cost results-quick
 
 help:
 	@echo "make demo            run the demonstration into demo/"
 	@echo "make models          train the shipped models anew"
 	@echo "make test            run the tests"
+	@echo "make test-slow       run those that are left out for their time"
 	@echo "make lint            run ruff and basedpyright"
 	@echo "make docs            build the documentation into docs/_build"
 	@echo "make notebooks       execute the notebooks and write their pages in docs/notebooks; ARGS=03 for one"
@@ -40,6 +41,10 @@ models: $(VENV)/.installed
 # More than 8 workers cost more memory than they save time.
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal $(ARGS)
+
+# Tests left out of `make test` for their time.
+test-slow: ARGS += -m slow
+test-slow: test
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ase.io
 import jax
+import pytest
 
 from lesjax.models import CACEConfig, ModelConfig
 from toy import make_frames, moved_potential
@@ -78,6 +79,7 @@ def test_forked_process_is_refused_where_it_would_hang(tmp_path):
         assert re.match(r'refused: .*would hang.*get_context\("spawn"\)', line)
 
 
+@pytest.mark.slow
 def test_pool_of_the_page(tmp_path):
     (script,) = re.findall(r"^```\{code-block\} python\n:caption: .*?\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
     (line,) = run(script, tmp_path)

@@ -61,6 +61,7 @@ def test_settings_of_each_model_are_accepted(model, tmp_path):
         assert len(config.training.phases) == len(study.steps)  # a phase without steps would keep its own epochs
 
 
+@pytest.mark.slow  # `make results-quick` runs the command
 def test_quick_form_trains_evaluates_and_draws(tmp_path, monkeypatch, capsys):
     """Six ions in a box of 10 Å; a second call takes what is there."""
     tiny = functools.partial(point_charges.generate, n_pairs=3, box=10.0)

@@ -147,7 +147,7 @@ def test_frames_without_an_infrared_spectrum(change, message):
         analysis.infrared_spectrum(frames, **SPRING)
 
 
-@pytest.mark.parametrize("form", ["xyz", "traj"])
+@pytest.mark.parametrize("form", [pytest.param("xyz", marks=pytest.mark.slow), "traj"])
 def test_infrared_spectrum_of_a_run_of_the_command(form, ions, small_potential, tmp_path):
     """As from Born effective charges computed anew for each frame, by all ways of reading the file."""
     small_potential.save(tmp_path / "model")

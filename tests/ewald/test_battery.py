@@ -93,15 +93,20 @@ ENGINES = {
 }
 if HAS_NUFFT:
     ENGINES["nufft"] = Engine(TRICLINIC, method="nufft")
-PERIODIC = [name for name, engine in ENGINES.items() if engine.periodic]
+# what others show together
+SLOW = ("left-handed", "open-channels", "mesh-channels")
 
 
-@pytest.fixture(params=ENGINES)
+def parameters(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
+
+
+@pytest.fixture(params=parameters(ENGINES))
 def engine(request):
     return ENGINES[request.param]
 
 
-@pytest.fixture(params=PERIODIC)
+@pytest.fixture(params=parameters(name for name, engine in ENGINES.items() if engine.periodic))
 def periodic(request):
     return ENGINES[request.param]
 

@@ -40,7 +40,7 @@ def energy(potential, system, solver):
     return Potential.energy(potential, system, solver) + 0.5 * STIFFNESS * jnp.sum(moved**2)
 
 
-@pytest.fixture(scope="module", params=SHORT_RANGE)
+@pytest.fixture(scope="module", params=["mace", pytest.param("nequip", marks=pytest.mark.slow)])
 def potential(request):
     return moved_potential(ModelConfig(SHORT_RANGE[request.param], CHARGES, hidden=()))
 
@@ -76,6 +76,7 @@ def test_phonons_at_the_minimum(potential, relaxed):
     np.testing.assert_allclose(frequencies(potential, relaxed.system), modes.frequencies[3:], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_batches_bound_the_memory_of_a_hessian_and_of_its_derivatives(potential, relaxed):
     """The gradient by all parameters of a function of the whole Hessian is the same, and needs less."""
 

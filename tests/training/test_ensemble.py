@@ -36,6 +36,10 @@ from toy import count_deaths, log_of, make_config, make_frame, make_frames, move
 X64 = jax.config.jax_enable_x64
 RTOL = 1e-8 if X64 else 1e-3
 WAYS = pytest.mark.parametrize("together", [False, True], ids=["cores", "together"])
+# members on cores are single trainings one after the other
+WAYS_THAT_TAKE_LONG = pytest.mark.parametrize(
+    "together", [pytest.param(False, marks=pytest.mark.slow), True], ids=["cores", "together"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,39 +92,6 @@ class TestTraining:
         assert len(load_ensemble(Path(config.output) / "model")) == 2
 
     @pytest.mark.usefixtures("cheap_model")
-    def test_plateau_early_stop_and_lbfgs_are_those_of_each_member(self, tmp_path, together):
-        """Members that stop at other epochs, and a line search of each."""
-        plateau = Phase(epochs=9, learning_rate=0.3, schedule="plateau", patience=1)
-        chosen = (
-            plateau,
-            *phases(3, lbfgs=True),
-            *phases(2, learning_rate=0.1, weights={"energy": 1.0, "forces": 5.0}),
-        )
-        settings = {"batch_size": 8, "ema": 0.0, "early_stop": 2, "data": {"valid_fraction": 0.0}}
-        config = make_config(tmp_path, phases=chosen, ensemble=3, **settings)
-        train_ensemble(config, together=together)
-        for i, run in enumerate(members(config)):
-            single = dataclasses.replace(member_config(config, i), output=str(tmp_path / "single" / str(i)))
-            train(single)
-            assert_same(run, single.output, exactly=not together)
-
-    @pytest.mark.usefixtures("cheap_model")
-    def test_killed_again_and_again(self, tmp_path, together, monkeypatch):
-        """Structures of two shapes; deaths between the checkpoints of two members as well."""
-
-        rng = np.random.default_rng(0)
-        frames = [make_frame(rng, repeats, pbc=False) for repeats in (1, 1, 1, 2, 2, 1, 2, 1)]
-        settings = {"phases": phases(6, 4, learning_rate=0.05), "ensemble": 3, "early_stop": 4}
-        whole = make_config(tmp_path, frames, output="whole", **settings)
-        broken = make_config(tmp_path, output="broken", checkpoint_seconds=0.0, **settings)
-        train_ensemble(whole, together=together)
-        periods = (("checkpoint", 5), ("evaluate", 7), ("save_best", 4), ("checkpoint", 8))
-        assert count_deaths(lambda: train_ensemble(broken, together=together), monkeypatch, *periods) >= 3
-        train_ensemble(broken, together=together)
-        for a, b in zip(members(whole), members(broken), strict=True):
-            assert_same(a, b, exactly=True)
-
-    @pytest.mark.usefixtures("cheap_model")
     def test_one_diverges(self, tmp_path, together, monkeypatch):
         config = make_config(tmp_path, phases=phases(40), ensemble=3)
         known = loop.dataset_errors
@@ -137,7 +108,44 @@ class TestTraining:
         assert not (Path(config.output) / "model").exists()
 
 
-@WAYS
+@WAYS_THAT_TAKE_LONG
+@pytest.mark.usefixtures("cheap_model")
+def test_plateau_early_stop_and_lbfgs_are_those_of_each_member(tmp_path, together):
+    """Members that stop at other epochs, and a line search of each."""
+    plateau = Phase(epochs=9, learning_rate=0.3, schedule="plateau", patience=1)
+    chosen = (
+        plateau,
+        *phases(3, lbfgs=True),
+        *phases(2, learning_rate=0.1, weights={"energy": 1.0, "forces": 5.0}),
+    )
+    settings = {"batch_size": 8, "ema": 0.0, "early_stop": 2, "data": {"valid_fraction": 0.0}}
+    config = make_config(tmp_path, phases=chosen, ensemble=3, **settings)
+    train_ensemble(config, together=together)
+    for i, run in enumerate(members(config)):
+        single = dataclasses.replace(member_config(config, i), output=str(tmp_path / "single" / str(i)))
+        train(single)
+        assert_same(run, single.output, exactly=not together)
+
+
+@WAYS_THAT_TAKE_LONG
+@pytest.mark.usefixtures("cheap_model")
+def test_killed_again_and_again(tmp_path, together, monkeypatch):
+    """Structures of two shapes; deaths between the checkpoints of two members as well."""
+
+    rng = np.random.default_rng(0)
+    frames = [make_frame(rng, repeats, pbc=False) for repeats in (1, 1, 1, 2, 2, 1, 2, 1)]
+    settings = {"phases": phases(6, 4, learning_rate=0.05), "ensemble": 3, "early_stop": 4}
+    whole = make_config(tmp_path, frames, output="whole", **settings)
+    broken = make_config(tmp_path, output="broken", checkpoint_seconds=0.0, **settings)
+    train_ensemble(whole, together=together)
+    periods = (("checkpoint", 5), ("evaluate", 7), ("save_best", 4), ("checkpoint", 8))
+    assert count_deaths(lambda: train_ensemble(broken, together=together), monkeypatch, *periods) >= 3
+    train_ensemble(broken, together=together)
+    for a, b in zip(members(whole), members(broken), strict=True):
+        assert_same(a, b, exactly=True)
+
+
+@WAYS_THAT_TAKE_LONG
 @pytest.mark.usefixtures("cheap_model")
 def test_compiled_once_for_all_members(tmp_path, monkeypatch, together):
     """On cores the members share what a single model has compiled; together, their step is compiled once."""

@@ -179,6 +179,7 @@ class TestHostLogic:
         assert log[2]["train_loss"] == pytest.approx(weighted)
         assert log[7]["train_loss"] == pytest.approx(log[6]["valid_loss"])
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("cheap_model")
     def test_lbfgs_is_the_same_in_batches_of_any_size(self, tmp_path):
         """Structures of two periodicities, and so of two shapes."""

@@ -103,6 +103,7 @@ def test_is_saved_and_read_again(potential, tmp_path):
     np.testing.assert_allclose(both.mean.forces, potential(system).forces, atol=1e-10 if X64 else 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("jax_md_leniency")
 def test_dynamics_of_jax_md(atoms, potential):
     with jax.numpy_rank_promotion("allow"):
