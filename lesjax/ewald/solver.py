@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy.optimize import brentq
 
 from lesjax.ewald.interaction import Coulomb, Interaction
 from lesjax.ewald.solvers import DirectSolver, MeshSolver, NufftSolver, OpenSolver
@@ -236,6 +235,8 @@ def _sizes(solver: Plan) -> str:
 
 def cutoff_for_accuracy(accuracy: float, sigma: float, interaction: Interaction) -> float:
     """Return the reciprocal cutoff, 1/Å, that leaves the relative force error `accuracy`; see `make_solver`."""
+    from scipy.optimize import brentq  # slow to import, and not every command plans a sum
+
     if not 0 < accuracy < 1:
         raise ValueError(f"`accuracy` must lie between 0 and 1, got {accuracy}.")
     excess = lambda x: math.log(max(interaction.force_tail(x), 1e-300) / accuracy)  # noqa: E731

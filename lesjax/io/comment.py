@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import numpy as np
-from ase.io.extxyz import key_val_str_to_dict
 
 from lesjax.validate import parse_json
 
@@ -24,6 +23,8 @@ def parse_comment(line: str) -> dict[str, Any]:
     Raises:
         ValueError: for a key or a column that is there twice, or periodic directions that are neither true nor false.
     """
+    from ase.io.extxyz import key_val_str_to_dict
+
     pieces, end, seen = [], 0, {}
     places = _keys(line)
     for (start, stop), (after, _) in itertools.zip_longest(places, places[1:], fillvalue=(len(line), 0)):

@@ -17,14 +17,11 @@ from io import StringIO
 from typing import Any
 from xml.etree import ElementTree
 
-import ase.db
-import ase.io
 from ase import Atoms
 from ase.calculators.calculator import all_properties
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 from ase.formula import Formula
-from ase.io.formats import UnknownFileTypeError, filetype
 
 from lesjax.files import atomic_path
 from lesjax.io.comment import parse_comment
@@ -78,6 +75,9 @@ def read(path: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Atoms]:
 
 
 def _read(path: pathlib.Path) -> list[Atoms]:
+    import ase.io  # half a second, which a command that reads no structure need not take
+    from ase.io.formats import UnknownFileTypeError, filetype
+
     check_foreign(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
@@ -139,6 +139,8 @@ def _atom_of(source: pathlib.Path | StringIO, frame: int, symbol: str) -> str:
 
 def _rows(path: pathlib.Path) -> Iterable[Atoms]:
     """Rows of a database of ase with their key-value pairs and arrays in `info`."""
+    import ase.db
+
     for row in ase.db.connect(path, serial=True).select():
         atoms = row.toatoms()
         atoms.info.update({**dict(row.data or {}), **row.key_value_pairs})
@@ -243,6 +245,8 @@ def _converged(path: pathlib.Path, kind: str, frames: list[Atoms]) -> list[Atoms
 
 def write(path: str | os.PathLike, frames: Sequence[Atoms]) -> None:
     """Write extended xyz; the file appears whole or not at all."""
+    import ase.io
+
     with atomic_path(path) as temporary:
         ase.io.write(temporary, list(frames), format="extxyz")
 
