@@ -5,14 +5,13 @@ squared error of energies and forces of a batch with respect to all parameters. 
 """
 
 import json
-import os
-import resource
 import sys
 import time
 from collections.abc import Callable
 
 import ase.io
 import numpy as np
+from engine_process import open_replies, resident, serve
 
 
 # MACE: channels of each order; NequIP: features of each of the orders up to 2 with the parity of the order
@@ -206,17 +205,10 @@ def _nequip(engine: str, model: dict, frames: list, cutoff: float, neighbors: fl
     return step if training else evaluate
 
 
-def resident() -> float:
-    """Current memory of this process, MB."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-
-
 def worker() -> None:
     """Build one engine for one task, run it as standard input asks, and report times and memory."""
     engine, name, path, options = sys.argv[1:5]
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print does not mix with the replies
+    replies, call, before = open_replies(), None, 0.0
     frames = ase.io.read(path, ":")
     try:
         if "torch" in engine or engine == "nequip":
@@ -233,16 +225,7 @@ def worker() -> None:
         reply = {"first_call_s": round(first, 2)}
     except (ImportError, ValueError, TypeError, NotImplementedError) as error:
         reply = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(reply), file=replies)
-    for line in sys.stdin:
-        if line.strip() == "end":
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            reply = {"peak_mb": round(peak), "above_start_mb": round(max(peak - before, 0.0))}
-            print(json.dumps(reply), file=replies)
-            return
-        start = time.perf_counter()
-        call()
-        print(json.dumps(1e3 * (time.perf_counter() - start)), file=replies)
+    serve(replies, reply, call, before)
 
 
 if __name__ == "__main__":

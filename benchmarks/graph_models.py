@@ -14,21 +14,21 @@ latent charges in addition. The first call of the torch engines compiles nothing
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 import ase.io
 import numpy as np
 from common import read_result, shared, write_json
+from engine_process import Worker
 from graph_model_engines import ENGINES, MODELS
 
 from lesjax import System
 
 
 WORKER = pathlib.Path(__file__).with_name("graph_model_engines.py")
+ENVIRONMENT = {"TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}  # e3nn 0.4 reads its constants with pickle
 # file, its part, repetitions, cutoff, whether a training step
 TASKS = {
     "water 192": ("data/water/rpbe_d3_40.xyz", "0", 1, 4.5, False),
@@ -57,43 +57,23 @@ def structures(task: str, folder: pathlib.Path) -> tuple[pathlib.Path, dict]:
     return path, {"cutoff": cutoff, "neighbors": round(float(counts.mean()), 3), "training": training}
 
 
-class Worker:
-    """Process of `graph_model_engines` that answers in lines of JSON; `reply` is the first one."""
-
-    def __init__(self, python: str, *arguments: object) -> None:
-        command = [python, "-W", "ignore", str(WORKER), *map(str, arguments)]
-        # e3nn 0.4 reads its constants with pickle
-        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
-        self.reply = self._read()
-
-    def ask(self, line: str):
-        """Send a line and wait for the answer."""
-        assert self.process.stdin is not None
-        print(line, file=self.process.stdin, flush=True)
-        return self._read()
-
-    def _read(self):
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"error": f"the process ended with status {self.process.wait()}"}
-
-
 def measure(task: str, model: str, engines: dict[str, str], turns: int, threads: int, folder: pathlib.Path) -> dict:
     """All engines on one task and model, timed in turn."""
     path, options = structures(task, folder)
     rows, workers = {}, {}
     for engine, python in engines.items():
-        worker = Worker(python, engine, model, path, json.dumps({**options, "threads": threads}))
+        options_text = json.dumps({**options, "threads": threads})
+        worker = Worker([python, "-W", "ignore", WORKER, engine, model, path, options_text], ENVIRONMENT)
         rows[engine] = dict(worker.reply)
-        if "error" not in worker.reply:
+        if "error" in worker.reply:
+            worker.close()
+        else:
             workers[engine], rows[engine]["times"] = worker, []
     order = list(workers.items())
     for turn in range(turns):
         # none always follows the same one, which may still give back its memory
         for engine, worker in order[turn % len(order) :] + order[: turn % len(order)]:
-            rows[engine]["times"].append(worker.ask("once"))
+            rows[engine]["times"].append(worker.ask("1"))
     for engine, worker in workers.items():
         times = rows[engine].pop("times")
         rows[engine] |= {"ms": round(float(np.median(times)), 2), "ms_min": round(min(times), 2), **worker.ask("end")}

@@ -8,12 +8,12 @@ remain. Distances are in Å, energies in eV.
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
 
 import numpy as np
+from engine_process import open_replies, resident, serve
 
 
 COULOMB = 14.399645478425667  # eV Å, as lesjax.units, which workers without jax do not import
@@ -226,17 +226,10 @@ def _is_smooth(n: int) -> bool:
     return n == 1
 
 
-def _resident() -> float:
-    """Current memory of this process, MB."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 2**20
-
-
 def worker() -> None:
     """Run one engine on one system: tune, or build, run as standard input asks, and report the memory."""
     task, engine, path = sys.argv[1:4]
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print does not mix with the replies
+    replies, call, before = open_replies(), None, 0.0
     data = dict(np.load(path))
     try:
         if task == "reference":
@@ -248,7 +241,7 @@ def worker() -> None:
         else:
             settings = json.loads(sys.argv[4])
             build(engine, _small(data), candidates(engine, 8.0)[0][-1])()  # libraries loaded, threads started
-            before = _resident()
+            before = resident()
             call = build(engine, data, settings)
             start = time.perf_counter()
             result = call()
@@ -257,17 +250,7 @@ def worker() -> None:
             reply = {**errors(result, data), "first_call_s": round(first, 3), "once": once}
     except (ImportError, ValueError, NotImplementedError) as error:
         reply = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(reply), file=replies)
-    for line in sys.stdin:
-        if line.strip() == "end":
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(json.dumps({"peak_mb": round(peak), "above_start_mb": round(max(peak - before, 0.0))}), file=replies)
-            return
-        repeats = int(line)
-        start = time.perf_counter()
-        for _ in range(repeats):
-            call()
-        print(json.dumps(1e3 * (time.perf_counter() - start) / repeats), file=replies)
+    serve(replies, reply, call, before)
 
 
 def _small(data: dict) -> dict:

@@ -21,13 +21,13 @@ import datetime
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
 import matplotlib as mpl
 import numpy as np
 from common import write_json
+from engine_process import Worker
 from peer_engines import BATCHED, ENGINES, SIGMA, TARGET
 from rich.console import Console
 from rich.table import Table
@@ -89,14 +89,14 @@ def measure(n_atoms: int, batch: int, engines: list[str], turns: int, scratch: p
         load = round(os.getloadavg()[0], 1)  # of this machine, before
         row = {"n_atoms": n_atoms, "batch": batch, "engine": name, "date": today, "load_average": load}
         rows.append(row)
-        tuned = Worker("tune", name, system).close()
+        tuned = start("tune", name, system).close()
         if "error" in tuned:
             row["note"] = tuned["error"]
             continue
         row["settings"] = tuned["settings"]
         if not tuned["reached"]:
             row["note"] = f"{TARGET:g} is not reached"
-        worker = Worker("run", name, system, json.dumps(tuned["settings"]))
+        worker = start("run", name, system, json.dumps(tuned["settings"]))
         reply = worker.reply
         if "error" in reply:
             row["note"] = reply["error"]
@@ -117,40 +117,11 @@ def measure(n_atoms: int, batch: int, engines: list[str], turns: int, scratch: p
     return rows
 
 
-class Worker:
-    """Process of `peer_engines` that answers in lines of JSON; `reply` is the first one."""
-
-    def __init__(self, *arguments: object) -> None:
-        precision = "1" if arguments[0] == "reference" else "0"
-        settings = {"JAX_ENABLE_X64": precision, "JAX_ENABLE_COMPILATION_CACHE": "0", "PYTHONWARNINGS": "ignore"}
-        environment = {**os.environ, **settings, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        command = [sys.executable, str(WORKER), *map(str, arguments)]
-        self.name = " ".join(map(str, arguments))
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, stderr=subprocess.PIPE
-        )
-        self.reply = self._read()
-
-    def ask(self, line: str):
-        """Send a line and wait for the answer."""
-        assert self.process.stdin is not None
-        print(line, file=self.process.stdin, flush=True)
-        return self._read()
-
-    def close(self):
-        """End the process; returns the first reply."""
-        self.process.communicate()
-        return self.reply
-
-    def _read(self):
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if line:
-            return json.loads(line)
-        errors = self.process.communicate()[1]
-        if self.process.returncode < 0:
-            return {"error": f"killed by signal {-self.process.returncode}, out of memory"}
-        sys.exit(f"The process `{self.name}` failed:\n{errors}")
+def start(*arguments: object) -> Worker:
+    """Process of `peer_engines`."""
+    precision = "1" if arguments[0] == "reference" else "0"
+    settings = {"JAX_ENABLE_X64": precision, "JAX_ENABLE_COMPILATION_CACHE": "0", "PYTHONWARNINGS": "ignore"}
+    return Worker([sys.executable, WORKER, *arguments], {**settings, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
 
 
 def make_system(n_atoms: int, batch: int, scratch: pathlib.Path) -> pathlib.Path:
@@ -164,7 +135,7 @@ def make_system(n_atoms: int, batch: int, scratch: pathlib.Path) -> pathlib.Path
         charges = np.stack([rng.permutation(np.resize([1.0, -1.0], n_atoms)) for _ in range(batch)]).astype("float32")
         only = 0 if batch == 1 else slice(None)
         np.savez(path, edge=edge, positions=positions[only], charges=charges[only])
-        reply = Worker("reference", "none", path).close()
+        reply = start("reference", "none", path).close()
         if reply:
             sys.exit(f"No reference for {path.name}: {reply['error']}")
     return path
