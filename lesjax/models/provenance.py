@@ -131,7 +131,8 @@ def collapse_text(config: ModelConfig, size: float, initial: float | None) -> st
     return (
         f"The latent charges have collapsed: their root mean square is {size:.2g} e, and was {initial:.2g} e before "
         "training. At zero the energy is stationary, so that they may stay there. If the structures have charges, "
-        f"{start}lower `learning_rate`, or train for longer."
+        f"{start}hold the charges in a first phase (its `rates` = {{charges = 0.0}}), lower `learning_rate`, or train "
+        "for longer."
     )
 
 

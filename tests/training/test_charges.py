@@ -205,7 +205,7 @@ class TestTraining:
             seen.append([str(w.message) for w in caught if COLLAPSED in str(w.message)])
         assert [len(texts) for texts in seen] == [1, 0]
         assert seen[0][0].startswith(f"Epoch 2: {COLLAPSED}: their root mean square is ")
-        assert "`model.long_range.charges.element_charges` = true, lower `learning_rate`" in seen[0][0]
+        assert "`model.long_range.charges.element_charges` = true, hold the charges in a first phase" in seen[0][0]
         log = log_of(config.output)
         assert log[0]["charges_size"] == sizes[0] != log[1]["charges_size"]
         # of the initial parameters, at the end as at the start
