@@ -75,6 +75,7 @@ results-errors: $(VENV)/.installed
 	    --plot docs/images/learning_curves.png
 	JAX_ENABLE_X64=1 $(BENCH)/dimers.py --data shipped --classes CC CP PP --json $(RESULTS)/dimers_shipped.json
 	$(BENCH)/charge_transfer.py --json $(RESULTS)/charge_transfer.json --plot docs/images/charge_transfer.png
+	$(BENCH)/start_of_charges.py --json $(RESULTS)/start_of_charges.json
 	$(BENCH)/fit_charges.py --json $(RESULTS)/fit_charges.json
 	$(BENCH)/lone_atoms.py --json $(RESULTS)/lone_atoms.json
 	JAX_ENABLE_X64=1 $(BENCH)/argon.py --json $(RESULTS)/argon.json

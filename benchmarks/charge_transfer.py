@@ -45,6 +45,7 @@ MODELS = {
     "les_fast_charges": ("training.phases.0.rates={}", "training.phases.1.rates={}"),
     "les_messages": ('model.short_range.messages=[["Bchi"]]',),
     "les_states": (STATES,),
+    "les_messages_states": ('model.short_range.messages=[["Bchi"]]', STATES),
     "les_dipoles": ("model.long_range.charges.dipoles=true",),
     "equilibration": (EQUILIBRATED,),
     "equilibration_states": (EQUILIBRATED, STATES),

@@ -1,10 +1,11 @@
 """Tables with a mark on the page of results, from the result files."""
 
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import dimers
 import learning_curves
+import numpy as np
 from markdown_tables import number, table
 from real_data import RUNS, reported
 
@@ -87,6 +88,28 @@ def of_charge_transfer(results: Mapping[str, dict]) -> list[str]:
 
 def _of_state(metrics: Mapping, state: str) -> Mapping[str, float]:
     return metrics["by_config_type"][state] if state else metrics
+
+
+def of_start_of_charges(results: Mapping[str, dict]) -> list[str]:
+    """RMSE on test frames of both schedules: mean over the seeds ± their standard deviation."""
+    runs = results.get("start_of_charges", {}).get("runs", {})
+    rows, last = [], None
+    for set_name, schedule in dict.fromkeys(tuple(name.split("/")[:2]) for name in runs):
+        seeds = [run for name, run in runs.items() if name.startswith(f"{set_name}/{schedule}/")]
+        metrics = [run["metrics"]["test"] for run in seeds]
+        columns = (("forces_rmse", 1e3), ("energy_rmse", 1e3), ("charges_mae", 1.0))
+        scatters = [_scatter([factor * m[key] for m in metrics if key in m]) for key, factor in columns]
+        sizes = [number(sum(run["charges_size"][key] for run in seeds) / len(seeds), 2) for key in ("smallest", "last")]
+        label = "" if set_name == last else set_name
+        rows.append([label, schedule.replace("_", " "), *scatters, *sizes, str(len(seeds)), str(seeds[0]["epochs"])])
+        last = set_name
+    header = ["set", "charges", "forces (meV/Å)", "energy (meV/atom)", "charges, MAE (e)"]
+    return table([*header, "smallest RMS of q (e)", "at the end", "seeds", "epochs"], rows)
+
+
+def _scatter(values: Sequence[float]) -> str:
+    mean = number(np.mean(values)) if values else "–"
+    return f"{mean} ± {number(np.std(values, ddof=1), 2)}" if len(values) > 1 else mean
 
 
 def of_dimers(results: Mapping[str, dict]) -> list[str]:
@@ -195,6 +218,7 @@ def of_graph_models(results: Mapping[str, dict]) -> list[str]:
 BLOCKS = {
     "overview": overview,
     "charge_transfer": of_charge_transfer,
+    "start_of_charges": of_start_of_charges,
     "dimers": of_dimers,
     "dipeptides": of_dipeptides,
     "water": of_water,

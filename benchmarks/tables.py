@@ -296,6 +296,7 @@ SECTIONS = {
     "dimers": ("Molecular dimers, published sets", dimers, "benchmarks/dimers.py --data shared"),
     "dimers_shipped": ("Molecular dimers, shipped sets", dimers, "benchmarks/dimers.py --data shipped"),
     "charge_transfer": ("Charge transfer and charge states", block("charge_transfer"), "benchmarks/charge_transfer.py"),
+    "start_of_charges": ("Charges held at first", block("start_of_charges"), "benchmarks/start_of_charges.py"),
     "real_data": ("Published sets", real_data, "benchmarks/real_data.py"),
     "finetuning": ("Models tuned on few frames", block("finetuning"), "benchmarks/finetuning.py"),
     "water_infrared": ("Infrared spectrum of water", water_infrared, "benchmarks/water_infrared.py"),
