@@ -88,7 +88,8 @@ def measure(name: str) -> dict:
         compiled = jax.jit(jax.grad(partial(all_frequencies, batch_size=size))).lower(flat).compile()
         memory["all" if size is None else str(size)] = round(compiled.memory_analysis().temp_size_in_bytes / 2**20, 1)
     result = {
-        "molecule": atoms.get_chemical_formula(), "n_atoms": n, "n_parameters": len(flat), "target_cm": target, "path_cm": path,
+        "molecule": atoms.get_chemical_formula(), "n_atoms": n, "n_parameters": len(flat),
+        "target_cm": target, "path_cm": path,
         "largest_change": float(jnp.max(jnp.abs(parameters - flat))),
         "first_relax_s": first_relax, "first_hessian_s": first_hessian, "hessian_s": seconds_hessian,
         "first_gradient_s": seconds[0], "gradient_s": seconds[-1], "gradient_of_all_modes_MB": memory,
