@@ -361,18 +361,18 @@ def test_references_without_a_start(tmp_path):
 LBFGS = (*phases(2, learning_rate=0.1), *phases(3, lbfgs=True))
 
 
-@pytest.mark.parametrize("groups", [{"short_range", "dispersion"}, {"charges", "energy"}], ids="_".join)
+@pytest.mark.parametrize("groups", [("short_range", "dispersion"), ("charges", "energy")], ids="-".join)
 def test_frozen_groups_stay_bit_for_bit(tmp_path, groups):
     """With Adam, in the average of the parameters and with L-BFGS, while all others move."""
     config = dataclasses.replace(CHARGED, dispersion=DispersionConfig(hidden=(), k_cutoff=2.0), reference_energies=())
     start = save(tmp_path / "start", config)
     settings = {"phases": LBFGS, "batch_size": 8, "data": {"valid_fraction": 0.0}}
-    settings |= {"optimizer": "adamw", "weight_decay": 0.1, "start_from": start, "freeze": tuple(sorted(groups))}
+    settings |= {"optimizer": "adamw", "weight_decay": 0.1, "start_from": start, "freeze": groups}
     train(make_config(tmp_path, make_frames(4), model=ModelConfig(), **settings))
     before = load(start).params
     for name in ("model", "model-last"):
         after = load(tmp_path / "run" / name).params
-        assert {part for part in before if equal(before[part], after[part])} == groups
+        assert {part for part in before if equal(before[part], after[part])} == set(groups)
 
 
 def test_dispersion_has_a_rate_of_its_own(tmp_path):
