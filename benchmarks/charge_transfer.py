@@ -19,12 +19,11 @@ import pathlib
 import sys
 
 import numpy as np
-from common import read_result, train, write_json
+from common import charge_sizes, kept, read_result, train, write_json
 
 import lesjax.files
 from lesjax import datasets, io
 from lesjax.models import Potential, load
-from lesjax.runs import read_log
 from lesjax.training import evaluate, plots
 
 
@@ -88,12 +87,10 @@ def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     folder = work / name.replace("/", "-")
     result = train("charge_transfer", [*data, *settings], folder)
     keep = ("energy_rmse", "energy_mae", "forces_rmse", "forces_mae", "charges_rmse", "charges_r2", "by_config_type")
-    metrics = {part: {key: values[key] for key in keep if key in values} for part, values in result["metrics"].items()}
-    result |= {"settings": settings, "metrics": metrics}
-    sizes = [record["charges_size"] for record in read_log(folder / "log.jsonl") if "charges_size" in record]
-    if sizes:
+    result |= {"settings": settings, "metrics": kept(result["metrics"], keep)}
+    if sizes := charge_sizes(folder):
         result["charges"] = of_charges(load(folder / "model"), parts["test"])
-        result["charges_size"] = {"smallest": min(sizes), "first": sizes[0], "last": sizes[-1]}
+        result["charges_size"] = sizes
     return result
 
 

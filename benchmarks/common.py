@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -85,6 +85,17 @@ def train(config: str, settings: Sequence[str], folder: pathlib.Path) -> dict:
         "seconds": round(last["seconds"]),
         "metrics": json.loads((folder / "metrics.json").read_text()),
     }
+
+
+def kept(metrics: Mapping[str, Mapping], keys: Sequence[str]) -> dict[str, dict]:
+    """The metrics of each part with these keys, where it has them."""
+    return {part: {key: values[key] for key in keys if key in values} for part, values in metrics.items()}
+
+
+def charge_sizes(folder: pathlib.Path) -> dict[str, float]:
+    """Smallest, first and last root mean square of the latent charges in the validations of a run; empty without."""
+    sizes = [record["charges_size"] for record in read_log(folder / "log.jsonl") if "charges_size" in record]
+    return {"smallest": min(sizes), "first": sizes[0], "last": sizes[-1]} if sizes else {}
 
 
 def read_result(path: str | pathlib.Path | None) -> dict:

@@ -121,7 +121,10 @@ def start(*arguments: object) -> Worker:
     """Process of `peer_engines`."""
     precision = "1" if arguments[0] == "reference" else "0"
     settings = {"JAX_ENABLE_X64": precision, "JAX_ENABLE_COMPILATION_CACHE": "0", "PYTHONWARNINGS": "ignore"}
-    return Worker([sys.executable, WORKER, *arguments], {**settings, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
+    worker = Worker([sys.executable, WORKER, *arguments], {**settings, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
+    if (worker.process.poll() or 0) > 0:  # an error that it did not report; lack of memory ends it by a signal
+        sys.exit(f"The process `{' '.join(map(str, arguments))}` failed: {worker.reply['error']}.")
+    return worker
 
 
 def make_system(n_atoms: int, batch: int, scratch: pathlib.Path) -> pathlib.Path:

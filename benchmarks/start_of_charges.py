@@ -15,10 +15,9 @@ import json
 import pathlib
 
 import learning_curves
-from common import read_runs, train, write_json
+from common import charge_sizes, kept, read_runs, train, write_json
 
 from lesjax import datasets, io
-from lesjax.runs import read_log
 
 
 SIZES = {"gas": 60, "kf_water": 60, "nacl_water": 40}  # training frames
@@ -67,11 +66,8 @@ def one_run(name: str, work: pathlib.Path) -> dict:
     fixed = [*data, f"training.batch_size={BATCH_SIZE}", "training.eval_every=10"]
     result = train("les", [*fixed, *settings], folder)
     keep = ("energy_rmse", "energy_mae", "forces_rmse", "forces_mae", "charges_mae", "charges_r2")
-    result["metrics"] = {
-        part: {key: values[key] for key in keep if key in values} for part, values in result["metrics"].items()
-    }
-    sizes = [record["charges_size"] for record in read_log(folder / "log.jsonl") if "charges_size" in record]
-    return result | {"settings": settings, "charges_size": {"smallest": min(sizes), "last": sizes[-1]}}
+    metrics = kept(result["metrics"], keep)
+    return result | {"settings": settings, "metrics": metrics, "charges_size": charge_sizes(folder)}
 
 
 def main() -> None:

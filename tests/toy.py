@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ batch_size = 3
 [[training.phases]]
 epochs = 50
 """
+
+
+def with_slow(names: Iterable[str], slow: Sequence[str]) -> list:
+    """Parameters of a test or fixture, those in `slow` with the marker that leaves them out of `make test`."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
 
 
 def make_frame(rng: np.random.Generator, repeats: int = 1, *, pbc: bool = True) -> ase.Atoms:

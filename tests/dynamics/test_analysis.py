@@ -12,6 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from lesjax import cli, io, properties
 from lesjax.dynamics import analysis
 from lesjax.system import System
+from toy import with_slow
 
 
 def test_radial_distribution_counts_neighbours():
@@ -147,7 +148,7 @@ def test_frames_without_an_infrared_spectrum(change, message):
         analysis.infrared_spectrum(frames, **SPRING)
 
 
-@pytest.mark.parametrize("form", [pytest.param("xyz", marks=pytest.mark.slow), "traj"])
+@pytest.mark.parametrize("form", with_slow(["xyz", "traj"], ["xyz"]))
 def test_infrared_spectrum_of_a_run_of_the_command(form, ions, small_potential, tmp_path):
     """As from Born effective charges computed anew for each frame, by all ways of reading the file."""
     small_potential.save(tmp_path / "model")

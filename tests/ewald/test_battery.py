@@ -16,6 +16,7 @@ from jax.test_util import check_grads
 
 from lesjax import ewald
 from lesjax.properties import Frame, energy_forces_stress
+from toy import with_slow
 
 
 X64 = jax.config.jax_enable_x64
@@ -97,16 +98,12 @@ if HAS_NUFFT:
 SLOW = ("left-handed", "open-channels", "mesh-channels")
 
 
-def parameters(names):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in names]
-
-
-@pytest.fixture(params=parameters(ENGINES))
+@pytest.fixture(params=with_slow(ENGINES, SLOW))
 def engine(request):
     return ENGINES[request.param]
 
 
-@pytest.fixture(params=parameters(name for name, engine in ENGINES.items() if engine.periodic))
+@pytest.fixture(params=with_slow((name for name, engine in ENGINES.items() if engine.periodic), SLOW))
 def periodic(request):
     return ENGINES[request.param]
 

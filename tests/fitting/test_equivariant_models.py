@@ -14,7 +14,7 @@ from lesjax.models import LatentCharges, LongRangeConfig, ModelConfig
 from lesjax.models.mace import MACEConfig
 from lesjax.models.nequip import NequIPConfig
 from lesjax.system import System
-from toy import make_frames, moved_potential
+from toy import make_frames, moved_potential, with_slow
 
 
 pytestmark = pytest.mark.skipif(not jax.config.jax_enable_x64, reason="minima are compared to nine digits")
@@ -40,7 +40,7 @@ def energy(potential, system, solver):
     return Potential.energy(potential, system, solver) + 0.5 * STIFFNESS * jnp.sum(moved**2)
 
 
-@pytest.fixture(scope="module", params=["mace", pytest.param("nequip", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=with_slow(SHORT_RANGE, ["nequip"]))
 def potential(request):
     return moved_potential(ModelConfig(SHORT_RANGE[request.param], CHARGES, hidden=()))
 

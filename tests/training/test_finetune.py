@@ -30,7 +30,7 @@ from lesjax.training.prepare import prepare
 from lesjax.training.start import read_start
 from lesjax.training.transfer import group, nearest, transferred
 from lesjax.training.validation import dataset_errors
-from toy import count_deaths, log_of, make_config, make_frame, make_frames, moved_potential, phases
+from toy import count_deaths, log_of, make_config, make_frame, make_frames, moved_potential, phases, with_slow
 
 
 CHARGED = ModelConfig(
@@ -124,9 +124,7 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "mace, states" else name for name in MODELS]
-)
+@pytest.mark.parametrize("name", with_slow(MODELS, ["mace, states"]))
 def test_new_element_is_its_nearest_one(name):
     """Energies and charges of K and Br are those of Na and Cl; from scratch they differ, those of Na and Cl stay."""
     config = MODELS[name]

@@ -156,7 +156,7 @@ accuracy = 1e-3
 PARTS = {"alone": "model.long_range=false", "charges": "model.long_range.k_cutoff=2.0"}
 
 
-@pytest.fixture(scope="module", params=["charges", pytest.param("alone", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=toy.with_slow(PARTS, ["alone"]))
 def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     # periodic cells and a cluster, in batches of their own
