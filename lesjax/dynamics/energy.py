@@ -36,7 +36,7 @@ def allocate_pairs(
 def plan_solver(potential: Potential, template: System, positions: Array, cell: Array) -> ewald.Plan | None:
     """Plan the long-range sum, with its arrays on the device; host only."""
     system = dataclasses.replace(template, positions=np.asarray(positions), cell=np.asarray(cell))
-    return jax.tree.map(jnp.asarray, potential.make_solver(system))
+    return jax.device_put(potential.make_solver(system))
 
 
 def forces_and_virial(

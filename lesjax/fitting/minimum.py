@@ -113,7 +113,7 @@ def relax(
             "compile what comes before and after it. A `Target` of a fit that is made with it needs `compiled=False`."
         )
     params_here, start, solver_here, pressure_here = arguments
-    start, solver_here = jax.tree.map(jnp.asarray, (start, solver_here))
+    start, solver_here = jax.device_put((start, solver_here))
     dtype, cell = start.positions.dtype, np.asarray(start.cell, float)
     periodic = any(start.pbc) if isinstance(start, System) else bool(np.any(cell))
     volume = abs(float(np.linalg.det(cell))) if periodic else 0.0
@@ -214,7 +214,7 @@ def _with_neighbors(problem: Problem, potential: Potential, x: Float[Array, " d"
     n_pairs = max(len(system.pairs), plan.pair_capacity)
     system = system.pad_to(len(positions), max(system.shape[1], plan.capacity), n_pairs)
     neighbors = {name: getattr(system, name) for name in ("neighbors", "cell_shifts", "neighbor_mask", "pairs")}
-    return dataclasses.replace(first, positions=positions, cell=cell, **jax.tree.map(jnp.asarray, neighbors))
+    return dataclasses.replace(first, positions=positions, cell=cell, **jax.device_put(neighbors))
 
 
 def _check_solved(potential: Potential, system: System, solver: Plan | None) -> None:

@@ -100,7 +100,7 @@ def make_trajectory(
     """
     check_positive("temperature", temperature)
     n_frames = count_frames(frames)
-    solver = jax.tree.map(jnp.asarray, solver)
+    solver = jax.device_put(solver)
     energies = frame_energies(energy_fn, params, frames, solver, batch_size)
     finite = np.isfinite(np.asarray(energies))
     if not finite.all():
@@ -113,7 +113,7 @@ def make_trajectory(
     }
     dtype = energies.dtype
     return Trajectory(
-        jax.tree.map(jnp.asarray, frames),
+        jax.device_put(frames),
         energies,
         jnp.asarray(temperature, dtype),
         None if pressure is None else jnp.asarray(pressure, dtype),
@@ -159,7 +159,7 @@ def frame_energies(
     energy_fn: Energy, params: PyTree, frames: PyTree, solver: Plan | None = None, batch_size: int = BATCH_SIZE
 ) -> Float[Array, " t"]:
     """Energies of stacked frames, eV."""
-    return _map_frames(energy_fn, params, jax.tree.map(jnp.asarray, frames), solver, batch_size)
+    return _map_frames(energy_fn, params, jax.device_put(frames), solver, batch_size)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))

@@ -79,7 +79,7 @@ def make_sampler(
         ValueError: if no frame is left, for an ensemble without temperature, or an electric field.
     """
     n_frames = number_of_frames(settings, equilibration)
-    solver = jax.tree.map(jnp.asarray, solver)
+    solver = jax.device_put(solver)
     temperature = settings.temperature
     assert temperature is not None
 
@@ -111,7 +111,7 @@ def make_sampler(
 
     def sample(params: PyTree, number: int, start: Any) -> Any:
         rng = np.random.default_rng([settings.seed, number])
-        start = jax.tree.map(jnp.asarray, start)
+        start = jax.device_put(start)
         momenta = jnp.asarray(maxwell_boltzmann(np.asarray(masses), temperature, rng), start.positions.dtype)
         key = jax.random.PRNGKey(int(rng.integers(2**31)))
         positions, cells = run(params, start, solver, momenta, key)

@@ -71,7 +71,7 @@ class Potential:
         system = System.from_arrays(
             positions, np.zeros((3, 3)), np.full(2, elements[0]), False, cutoff=config.short_range.cutoff
         )
-        system = jax.tree.map(jnp.asarray, system)
+        system = jax.device_put(system)
         size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(_initialize.eval_shape(config, key, system)))
         check_memory("`config`: the parameters", 3 * size, "Take fewer channels and narrower layers")
         variables = _initialize(config, key, system)
@@ -162,7 +162,7 @@ class Potential:
             check_volume(jnp.asarray(system.cell))
         solver = self.make_solver(system) if long_range.charges.responds else None
         options = (float(epsilon_infinity), acoustic_sum_rule, direction)
-        result, solved = _born_effective_charges(self.core(), jax.tree.map(jnp.asarray, system), solver, *options)
+        result, solved = _born_effective_charges(self.core(), jax.device_put(system), solver, *options)
         check_solution(*solved)
         return result
 

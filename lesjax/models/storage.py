@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 from safetensors import SafetensorError, safe_open
@@ -225,5 +224,5 @@ def unflatten(like: PyTree, arrays: dict[str, np.ndarray], source: str) -> PyTre
     wrong = sorted(set(names) ^ set(arrays))
     wrong += [n for n, (_, x) in zip(names, leaves, strict=True) if n in arrays and arrays[n].shape != x.shape]
     _refuse(wrong, source)
-    values = [jnp.asarray(arrays[n], dtype=x.dtype) for n, (_, x) in zip(names, leaves, strict=True)]
-    return jax.tree.unflatten(jax.tree.structure(like), values)
+    values = [np.asarray(arrays[n], dtype=x.dtype) for n, (_, x) in zip(names, leaves, strict=True)]
+    return jax.device_put(jax.tree.unflatten(jax.tree.structure(like), values))

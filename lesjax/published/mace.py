@@ -82,8 +82,7 @@ def convert_model(root: Record, options: Options | None = None) -> Potential:
         reference_energies=tuple(float(e) for e in references[0]),
     )  # fmt: skip
     dtype = jax.dtypes.canonicalize_dtype(float)
-    params = jax.tree.map(lambda x: jnp.asarray(x, dtype), params)
-    return Potential(params, None if long_range is None else jnp.ones(1, dtype), config)
+    return Potential(jax.device_put(params), None if long_range is None else jnp.ones(1, dtype), config)
 
 
 def _says(root: Record, config: ModelConfig) -> Iterable[tuple[str, str]]:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lesjax.io import all_labels, chemical_symbols, covalent_radii
@@ -85,11 +84,17 @@ def _system(potential: Potential, atoms: "Atoms") -> System:
 def _charges(potential: Potential, system: System) -> np.ndarray:
     """Permanent charges of the atoms, [n, c], e."""
     potential.checked_solver(system, None)
-    return np.asarray(_permanent(potential.core(), jax.tree.map(jnp.asarray, system)), float)
+    return np.asarray(_permanent(potential.core(), jax.device_put(system)), float)
 
 
-# run once or a few times: what the compiler could save is less than its own time
-@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+# Run once or a few times: what the compiler could save is less than its own time. It dies of a flag that it does not
+# know; the second one is to go.
+_QUICK = {"xla_backend_optimization_level": 0}
+if jax.__version_info__ < (0, 11):
+    _QUICK |= {"xla_cpu_use_fusion_emitters": False}
+
+
+@functools.partial(jax.jit, compiler_options=_QUICK)
 def _permanent(potential: Potential, system: System) -> jax.Array:
     sources = apply(potential, system)[1]
     assert sources is not None

@@ -218,7 +218,7 @@ def make_dataset(
                 if weights
                 else {},
             )
-            buckets.append(jax.tree.map(jnp.asarray, batch))
+            buckets.append(jax.device_put(batch))
             members.append(np.array(in_bucket))
     types = tuple(str(atoms.info.get("config_type", "")) for atoms in frames)
     return Dataset(buckets=tuple(buckets), members=tuple(members), config=config, config_types=types)

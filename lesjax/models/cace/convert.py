@@ -103,7 +103,7 @@ def convert_weights(info: Mapping, weights: Mapping[str, np.ndarray], places: Pl
     config = ModelConfig(c, long_range, hidden=hidden, linear=linear, energy_scale=1.0)
     published.check_all_used()
     # numpy arrays could not be indexed by traced arrays
-    params = jax.tree.map(jnp.asarray, params)
+    params = jax.device_put(params)
     signs = None if long_range is None else jnp.ones_like(params["charges"]["readout"]["layer0"]["output"]["bias"])
     return Potential(params, signs, config)
 

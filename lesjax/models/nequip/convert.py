@@ -89,7 +89,7 @@ def convert_weights(
     )
     signs = None if long_range is None else jnp.ones_like(tree["charges"]["readout"]["layer0"]["output"]["bias"])
     # numpy arrays could not be indexed by traced arrays
-    return Potential(jax.tree.map(jnp.asarray, tree), signs, model)
+    return Potential(jax.device_put(tree), signs, model)
 
 
 def _layer(
