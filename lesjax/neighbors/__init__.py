@@ -1,3 +1,3 @@
 """Neighbours: on the host (`host`, `plan`), under `jit` (`verlet`), stacked (`batching`), and for models (`types`)."""
 
-from lesjax.neighbors.types import Dense as Dense
+from lesjax.neighbors.types import Dense as Dense, Edges as Edges

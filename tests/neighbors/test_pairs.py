@@ -13,6 +13,10 @@ from lesjax import System
 from lesjax.neighbors.batching import stack_systems
 from lesjax.neighbors.pairs import find_unique_pairs, n_pairs, unique_pairs
 from lesjax.neighbors.verlet import allocate, update, within_cutoff
+from lesjax.numerics import safe_norm
+
+
+X64 = jax.config.jax_enable_x64
 
 
 def molecule(n=7, seed=0):
@@ -102,3 +106,54 @@ def test_padding_too_small_is_an_error():
     system = System.from_ase(molecule(), cutoff=2.5)
     with pytest.raises(ValueError, match="`n_pairs` = 3 is too small: the system has 4 pairs"):
         system.pad_to(*system.shape, len(system.pairs) - 1)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_edges_are_the_neighbours(name):
+    atoms, cutoff = STRUCTURES[name]
+    system = System.from_ase(atoms, cutoff=cutoff)
+    n, m = system.shape
+    dense = system.pad_to(n + 2, m + 3).neighborhood()
+    edges = jax.jit(lambda dense: dense.edges())(dense)
+    mask, receivers = np.asarray(edges.mask), np.asarray(edges.receivers)
+    assert mask.sum() == system.neighbor_mask.sum()
+    assert np.all(np.diff(receivers) >= 0)
+    assert not mask[mask.sum() :].any()
+    np.testing.assert_array_equal(edges.reverse[edges.reverse], np.arange(len(mask)))
+    np.testing.assert_array_equal(edges.senders[edges.reverse][mask], receivers[mask])
+    np.testing.assert_array_equal(edges.vectors[edges.reverse], -edges.vectors)
+    values = jnp.asarray(np.random.default_rng(0).normal(size=(n + 2, 2)))
+
+    def summed(values, vectors, form):
+        messages = form.gather(values)[..., :, None] * vectors[..., None, :]
+        return form.sum(messages)
+
+    np.testing.assert_allclose(
+        summed(values, edges.vectors, edges), summed(values, dense.vectors, dense), rtol=0, atol=1e-12 if X64 else 1e-5
+    )
+
+
+def test_model_on_edges():
+    """The forces of a model on edges, by itself and stacked with a larger structure, are those on rows."""
+    systems = [System.from_ase(molecule(n, n), cutoff=2.5) for n in (7, 12)]
+    widths = jnp.asarray([1.0, 2.0])
+
+    def energy(positions, system, form):
+        neighbors = dataclasses.replace(system, positions=positions).neighborhood()
+        neighbors = neighbors.edges() if form == "edges" else neighbors
+        distances = safe_norm(neighbors.vectors, neighbors.mask)[..., None]
+        weights = jnp.sin(jnp.arange(len(positions), dtype=positions.dtype))[:, None]
+        radial = neighbors.gather(weights) * jnp.exp(
+            -((distances / widths.reshape((1,) * (distances.ndim - 1) + (2,))) ** 2)
+        )
+        return jnp.sum(neighbors.sum(radial) ** 2)
+
+    forces = {
+        form: [jax.grad(energy)(jnp.asarray(s.positions), s, form) for s in systems] for form in ("rows", "edges")
+    }
+    stacked = jax.vmap(lambda s: jax.grad(energy)(s.positions, s, "edges"))(jax.device_put(stack_systems(systems)))
+    tolerance = {"rtol": 0, "atol": 1e-12 if X64 else 1e-5}
+    for i, system in enumerate(systems):
+        n = len(system.positions)
+        np.testing.assert_allclose(forces["edges"][i], forces["rows"][i], **tolerance)
+        np.testing.assert_allclose(stacked[i][:n], forces["rows"][i], **tolerance)
