@@ -1,5 +1,6 @@
 """Settings of jax for all tests, and the fixtures that all folders share."""
 
+import gc
 import os
 import signal
 import warnings
@@ -34,12 +35,16 @@ os.environ["MPLBACKEND"] = "Agg"
 
 
 def pytest_collection_finish() -> None:
-    """Make promotion strict for all tests, once their modules are imported.
+    """Make promotion strict for all tests, once their modules are imported, and collect garbage rarely.
 
-    Not earlier: jax_md 0.2.29 mixes dtypes while it is imported.
+    Not earlier: jax_md 0.2.29 mixes dtypes while it is imported. Tracing makes so many objects that looking for garbage
+    among them took more than a tenth of the time.
     """
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    gc.collect()
+    gc.freeze()  # what the imports made stays
+    gc.set_threshold(100_000, 20, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -57,9 +57,10 @@ epochs = 50
 """
 
 
-def with_slow(names: Iterable[str], slow: Sequence[str]) -> list:
+def with_slow(cases: Iterable, slow: Sequence) -> list:
     """Parameters of a test or fixture, those in `slow` with the marker that leaves them out of `make test`."""
-    return [pytest.param(name, marks=pytest.mark.slow) if name in slow else name for name in names]
+    values = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
+    return [pytest.param(*value, marks=pytest.mark.slow) if case in slow else case for case, value in values]
 
 
 def make_frame(rng: np.random.Generator, repeats: int = 1, *, pbc: bool = True) -> ase.Atoms:

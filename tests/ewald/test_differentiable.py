@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lesjax import ewald, response
+from toy import with_slow
 
 
 needs_x64 = pytest.mark.skipif(not jax.config.jax_enable_x64, reason="needs JAX_ENABLE_X64=1")
@@ -48,6 +49,7 @@ ARGUMENTS = {
 FUNCTIONS = {name: value for name, value in (vars(ewald) | vars(response)).items() if inspect.isfunction(value)}
 CASES = [(name, solver) for name in ARGUMENTS for solver in ("direct", "open")]
 CASES += [("energy", "mesh"), ("energy", "slab")]
+SLOW = [case for case in CASES if "induction" in case[0] and case[1] == "open"]
 
 
 def test_each_function_and_argument_has_a_place():
@@ -96,7 +98,7 @@ def make_outputs(name, solver):
 
 
 @needs_x64
-@pytest.mark.parametrize(("name", "solver"), CASES)
+@pytest.mark.parametrize(("name", "solver"), with_slow(CASES, SLOW))
 def test_derivatives(name, solver):
     outputs, arguments = make_outputs(name, solver), make_arguments(name, solver, ARGUMENTS[name])
 

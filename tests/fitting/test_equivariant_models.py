@@ -94,6 +94,7 @@ def test_batches_bound_the_memory_of_a_hessian_and_of_its_derivatives(potential,
     assert memory_of_one < memory / 4  # twelve products
 
 
+@pytest.mark.slow
 def test_reweighted_average_and_its_derivative(potential):
     """At the parameters of the frames it is minus the covariance with the derivative of the energy, over kT."""
     atoms = make_frames(1)[0]

@@ -129,6 +129,7 @@ def test_slab_beyond_the_height_of_its_cell(potential, atoms):
         fitting.relax(Potential.energy, potential, system_of(potential, slab), solver=solver)
 
 
+@pytest.mark.slow
 def test_polarization_catastrophe_at_the_minimum():
     """One atom in a cell has no forces, whatever charge is induced by its images."""
     induction = Induction(kappa=True, self_consistent=True)

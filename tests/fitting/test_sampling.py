@@ -148,6 +148,7 @@ def test_data_loss_is_that_of_training():
     assert result.history[-1]["data_loss"] < 0.9 * expected
 
 
+@pytest.mark.slow
 def test_data_loss_is_that_of_one_batch():
     """With labels that are missing, and structures of two sizes in two buckets, whatever the batches are."""
     rng = np.random.default_rng(1)

@@ -117,6 +117,7 @@ def test_latent_dipoles_are_made_of_its_vectors(atoms, potential):
     np.testing.assert_allclose(two.energy, one.energy, rtol=1e-10 if X64 else 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("jax_md_leniency")
 def test_dynamics_of_jax_md(atoms, potential):
     with jax.numpy_rank_promotion("allow"):

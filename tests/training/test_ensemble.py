@@ -108,7 +108,8 @@ class TestTraining:
         assert not (Path(config.output) / "model").exists()
 
 
-@WAYS_THAT_TAKE_LONG
+@pytest.mark.slow
+@WAYS
 @pytest.mark.usefixtures("cheap_model")
 def test_plateau_early_stop_and_lbfgs_are_those_of_each_member(tmp_path, together):
     """Members that stop at other epochs, and a line search of each."""
@@ -127,7 +128,8 @@ def test_plateau_early_stop_and_lbfgs_are_those_of_each_member(tmp_path, togethe
         assert_same(run, single.output, exactly=not together)
 
 
-@WAYS_THAT_TAKE_LONG
+@pytest.mark.slow
+@WAYS
 @pytest.mark.usefixtures("cheap_model")
 def test_killed_again_and_again(tmp_path, together, monkeypatch):
     """Structures of two shapes; deaths between the checkpoints of two members as well."""

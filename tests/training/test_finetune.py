@@ -124,7 +124,7 @@ MODELS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", with_slow(MODELS, ["mace, states"]))
+@pytest.mark.parametrize("name", with_slow(MODELS, ["cace, own features", "mace, states", "nequip"]))
 def test_new_element_is_its_nearest_one(name):
     """Energies and charges of K and Br are those of Na and Cl; from scratch they differ, those of Na and Cl stay."""
     config = MODELS[name]
@@ -359,7 +359,9 @@ def test_references_without_a_start(tmp_path):
 LBFGS = (*phases(2, learning_rate=0.1), *phases(3, lbfgs=True))
 
 
-@pytest.mark.parametrize("groups", [("short_range", "dispersion"), ("charges", "energy")], ids="-".join)
+@pytest.mark.parametrize(
+    "groups", [("short_range", "dispersion"), pytest.param(("charges", "energy"), marks=pytest.mark.slow)], ids="-".join
+)
 def test_frozen_groups_stay_bit_for_bit(tmp_path, groups):
     """With Adam, in the average of the parameters and with L-BFGS, while all others move."""
     config = dataclasses.replace(CHARGED, dispersion=DispersionConfig(hidden=(), k_cutoff=2.0), reference_energies=())

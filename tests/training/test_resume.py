@@ -111,6 +111,7 @@ def start(folder, output):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not X64, reason="one dtype is enough for so many processes")
 def test_stopped_by_any_signal_at_any_moment(tmp_path):
     """By each signal, wherever the process happens to be, and started again; it says what it has kept."""

@@ -70,8 +70,11 @@ def test_energy_does_not_depend_on_sigma():
     "charges",
     [
         LATENT,
-        dataclasses.replace(LATENT, induction=Induction(kappa=True)),
-        dataclasses.replace(LATENT, induction=Induction(kappa=True, alpha="none", self_consistent=True)),
+        pytest.param(dataclasses.replace(LATENT, induction=Induction(kappa=True)), marks=pytest.mark.slow),
+        pytest.param(
+            dataclasses.replace(LATENT, induction=Induction(kappa=True, alpha="none", self_consistent=True)),
+            marks=pytest.mark.slow,
+        ),
         EquilibratedCharges(hidden=(4,), scale=0.5),
     ],
     ids=["latent", "one-shot", "self-consistent", "equilibrated"],

@@ -188,8 +188,8 @@ def test_is_trained_and_evaluated(trained, tmp_path):
 
 @needs_x64
 @pytest.mark.usefixtures("jax_md_leniency")
-def test_engines(trained, tmp_path):
-    """The calculator of ASE, the functions for jax-md, and dynamics with a new plan on the way."""
+def test_engines(trained):
+    """The calculator of ASE and the functions for jax-md."""
     atoms = toy.make_frame(np.random.default_rng(5))
     atoms.calc = LesCalculator(trained)
     np.testing.assert_allclose(atoms.get_forces(), calculate_numerical_forces(atoms, eps=1e-4), atol=1e-6)
@@ -205,6 +205,13 @@ def test_engines(trained, tmp_path):
         np.testing.assert_allclose(force, atoms.get_forces(), atol=1e-9)
         larger = jnp.asarray(1.06 * atoms.cell.array.T)
         assert bool(neighbor_fn.update(positions, neighbors, box=larger).drifted)
+
+
+@pytest.mark.slow
+@needs_x64
+@pytest.mark.usefixtures("jax_md_leniency")
+def test_dynamics_are_resumed(trained, tmp_path):
+    atoms = toy.make_frame(np.random.default_rng(5))
     settings = Settings("npt", steps=4, temperature=100.0, pressure=1e5, timestep=1.0, log_every=2, frame_every=2,
                         checkpoint_every=2, thermostat_time=20.0, barostat_time=200.0)  # fmt: skip
     final = simulate(trained, atoms, tmp_path / "md", settings, quiet=True)

@@ -171,7 +171,7 @@ def test_padded_and_mapped_is_alone(potential):
         np.testing.assert_allclose(np.sum(mapped["charges"], (1, 2)), [1.0, -1.0], rtol=0, atol=1e-13 if X64 else 1e-6)
 
 
-@pytest.mark.parametrize("name", ["one-shot", "equilibration"])
+@pytest.mark.parametrize("name", [pytest.param("one-shot", marks=pytest.mark.slow), "equilibration"])
 def test_born_effective_charges_are_the_derivative_of_the_dipole(name):
     """With latent and induced dipoles, and the response of the charges."""
     potential = random_potential(name)
