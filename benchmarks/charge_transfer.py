@@ -46,6 +46,7 @@ MODELS = {
     "les_states": (STATES,),
     "les_messages_states": ('model.short_range.messages=[["Bchi"]]', STATES),
     "les_dipoles": ("model.long_range.charges.dipoles=true",),
+    "les_messages_dipoles": ('model.short_range.messages=[["Bchi"]]', "model.long_range.charges.dipoles=true"),
     "equilibration": (EQUILIBRATED,),
     "equilibration_states": (EQUILIBRATED, STATES),
 }
