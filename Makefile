@@ -59,6 +59,9 @@ notebooks: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/make_notebooks.py pair $(ARGS)
 	$(BIN)/python notebooks/make_notebooks.py run $(ARGS)
 
+# The quick forms compute little: the compiler takes less time without its costly passes.
+notebooks-quick results-quick: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
+
 notebooks-quick: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/make_notebooks.py run --quick $(ARGS)
 
