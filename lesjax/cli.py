@@ -208,6 +208,9 @@ class _EvaluateHelp(argparse.Action):
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from lesjax.processes import keep_freed_memory
+
+    keep_freed_memory()
     from lesjax.training import load_config
 
     overrides = list(arguments.set)

@@ -1,7 +1,13 @@
-"""Forked processes: jax computes with threads, and a fork copies none of them."""
+"""Processes: forks, of which jax copies no threads, and the memory that a process of lesjax keeps."""
 
+import ctypes
 import functools
 import os
+import sys
+
+
+# options of mallopt in malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 @functools.cache
@@ -23,3 +29,19 @@ def check_process() -> None:
             "This process was forked from one that had already computed, or imported `lesjax.dynamics`: jax would hang "
             'in it. Start processes with `multiprocessing.get_context("spawn")`, or use threads.'
         )
+
+
+def keep_freed_memory() -> None:
+    """Keep freed memory in this process; for commands that repeat a step, before jax has started its threads.
+
+    XLA allocates the arrays of a step anew each time. Where glibc gives them back to the kernel in between, the kernel
+    clears them page by page at the next step, which can take as long as a third of it. Does nothing with another C
+    library, or where the environment has settings of malloc.
+    """
+    if any(name == "GLIBC_TUNABLES" or name.startswith("MALLOC_") for name in os.environ) or sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        # all in one heap that only grows; other threads would have heaps of at most 64 MB
+        for option, value in ((_M_ARENA_MAX, 1), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1)):
+            mallopt(option, value)

@@ -84,3 +84,27 @@ def test_pool_of_the_page(tmp_path):
     (script,) = re.findall(r"^```\{code-block\} python\n:caption: .*?\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
     (line,) = run(script, tmp_path)
     assert len(line.strip("[]").split(", ")) == 2
+
+
+ALLOCATE = """
+import resource
+from lesjax.processes import keep_freed_memory
+
+keep_freed_memory()
+for step in range(21):
+    if step == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b"x" * 10**7
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
+@pytest.mark.parametrize(("setting", "kept"), [({}, True), ({"MALLOC_ARENA_MAX": "4"}, False)])
+def test_freed_memory_is_kept(setting, kept):
+    """10 MB are 2400 pages; those of the first time are used again, unless the environment says something of malloc."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", ALLOCATE], env=environment | setting, capture_output=True, text=True, timeout=120
+    )
+    assert (int(done.stdout) < 2000) == kept, done.stderr
