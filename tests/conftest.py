@@ -44,7 +44,7 @@ def pytest_collection_finish() -> None:
     jax.config.update("jax_numpy_rank_promotion", "raise")
     gc.collect()
     gc.freeze()  # what the imports made stays
-    gc.set_threshold(100_000, 20, 10)
+    gc.set_threshold(50_000, 10, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)
