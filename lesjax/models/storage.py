@@ -225,4 +225,4 @@ def unflatten(like: PyTree, arrays: dict[str, np.ndarray], source: str) -> PyTre
     wrong += [n for n, (_, x) in zip(names, leaves, strict=True) if n in arrays and arrays[n].shape != x.shape]
     _refuse(wrong, source)
     values = [np.asarray(arrays[n], dtype=x.dtype) for n, (_, x) in zip(names, leaves, strict=True)]
-    return jax.device_put(jax.tree.unflatten(jax.tree.structure(like), values))
+    return jax.tree.unflatten(jax.tree.structure(like), jax.device_put(values))
