@@ -17,6 +17,7 @@ import pytest
 from lesjax import ewald, response
 from lesjax.properties import born_effective_charges
 from lesjax.units import COULOMB
+from toy import with_slow
 
 
 # The reference took 1/(2 eps0) = 90.4756 eV Å, ours has all digits.
@@ -63,9 +64,11 @@ def test_all_cases_are_listed(cases):
     assert sorted(cases) == sorted(CHARGES + MULTIPOLES)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [(n, "float64") for n in CHARGES] + [(n, "float32") for n in CHARGES if "nq4" not in n]
-)
+CASES = [(name, dtype) for dtype in ("float64", "float32") for name in CHARGES]
+SLOW = [case for case in CASES if "nq4" in case[0] and case[1] == "float32"]
+
+
+@pytest.mark.parametrize(("name", "dtype"), with_slow(CASES, SLOW))
 def test_charges(cases, name, dtype):
     if dtype == "float64" and not jax.config.jax_enable_x64:
         pytest.skip("needs JAX_ENABLE_X64=1")

@@ -211,6 +211,7 @@ def test_engines(trained):
 @needs_x64
 @pytest.mark.usefixtures("jax_md_leniency")
 def test_dynamics_are_resumed(trained, tmp_path):
+    """With a new plan on the way."""
     atoms = toy.make_frame(np.random.default_rng(5))
     settings = Settings("npt", steps=4, temperature=100.0, pressure=1e5, timestep=1.0, log_every=2, frame_every=2,
                         checkpoint_every=2, thermostat_time=20.0, barostat_time=200.0)  # fmt: skip
