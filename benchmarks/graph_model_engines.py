@@ -61,11 +61,11 @@ def _lesjax(engine: str, model: dict, frames: list, cutoff: float, neighbors: fl
     systems = [System.from_ase(atoms, cutoff=cutoff) for atoms in frames]
     solvers = None if long_range is None else [potential.make_solver(system) for system in systems]
     if not training:
-        arguments = jax.tree.map(jnp.asarray, (systems[0], None if solvers is None else solvers[0]))
+        arguments = jax.device_put((systems[0], None if solvers is None else solvers[0]))
         function = jax.jit(lambda p, s, plan: (lambda r: (r.energy, r.forces))(predict(p, s, plan, with_stress=False)))
         return lambda: jax.block_until_ready(function(potential, *arguments))
-    batch = jax.tree.map(jnp.asarray, stack_systems(systems))
-    plans = None if solvers is None else jax.tree.map(jnp.asarray, ewald.stack_solvers(solvers))
+    batch = jax.device_put(stack_systems(systems))
+    plans = None if solvers is None else jax.device_put(ewald.stack_solvers(solvers))
     energies = jnp.asarray([atoms.get_potential_energy() for atoms in frames], jnp.float32)
     n = batch.positions.shape[1]
     forces = jnp.asarray(np.stack([np.pad(a.get_forces(), ((0, n - len(a)), (0, 0))) for a in frames]), jnp.float32)
@@ -157,7 +157,7 @@ def _mlip(engine: str, model: dict, frames: list, cutoff: float, neighbors: floa
             forces=atoms.get_forces().astype(np.float32) if training else None,
         )  # fmt: skip
         graphs.append(Graph.from_chemical_system(system, cutoff))
-    graph = jax.tree.map(jnp.asarray, batch_graphs(graphs))
+    graph = jax.device_put(batch_graphs(graphs))
     if not training:
         function = jax.jit(lambda params, graph: (lambda g: (g.globals.energy, g.nodes.forces))(
             field.predictor.apply(params, graph)))  # fmt: skip

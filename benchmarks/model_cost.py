@@ -8,7 +8,6 @@ Cutoff 4.5 Å, no long-range part, float32; the table of docs/howto/mace.md.
 from dataclasses import replace
 
 import jax
-import jax.numpy as jnp
 from common import shared
 
 from lesjax import System, io
@@ -22,7 +21,7 @@ SHAPES = {"n_radial": 8, "n_embedding": 3, "max_l": 3, "max_nu": 3, "messages": 
 
 def main() -> None:
     atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[0]
-    system = jax.tree.map(jnp.asarray, System.from_ase(atoms, cutoff=CUTOFF))
+    system = jax.device_put(System.from_ase(atoms, cutoff=CUTOFF))
     neighbors = float(system.neighbor_mask.sum() / system.atom_mask.sum())
     models = {"cace as in les": CACEConfig(ELEMENTS, CUTOFF, **SHAPES)} | {
         f"mace {irreps}": MACEConfig(ELEMENTS, CUTOFF, hidden_irreps=irreps, avg_num_neighbors=neighbors)

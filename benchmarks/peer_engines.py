@@ -62,7 +62,6 @@ def build(engine: str, data: dict, settings: dict) -> Call:
 
 def _lesjax(method: str, data: dict, settings: dict) -> Call:
     import jax
-    import jax.numpy as jnp
 
     from lesjax import ewald
 
@@ -74,7 +73,7 @@ def _lesjax(method: str, data: dict, settings: dict) -> Call:
     if data["positions"].ndim == 3:
         function, n = jax.vmap(function), len(data["positions"])
         solver, cell = ewald.stack_solvers([solver] * n), np.stack([cell] * n)
-    arguments = jax.tree.map(jnp.asarray, (solver, cell, data["positions"], data["charges"]))
+    arguments = jax.device_put((solver, cell, data["positions"], data["charges"]))
     compiled = jax.jit(function)
 
     def call():

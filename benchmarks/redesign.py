@@ -26,7 +26,6 @@ STEPS = ("dipeptides_l4_nu3_bchi", "dimers_CC_epoch")
 def water(name: str):
     """Energy and forces of a water cell, compiled, with the neighbours and the plan that it starts with."""
     import jax
-    import jax.numpy as jnp
     import water_ase
     from common import shared
 
@@ -35,8 +34,8 @@ def water(name: str):
     potential = water_ase.model(True)
     atoms = io.read(shared("data/water/rpbe_d3_40.xyz"))[0] * ((SIZES[name],) * 3)
     system = System.from_ase(atoms, cutoff=potential.cutoff)
-    solver = jax.tree.map(jnp.asarray, potential.make_solver(system))
-    system = jax.tree.map(jnp.asarray, system)
+    solver = jax.device_put(potential.make_solver(system))
+    system = jax.device_put(system)
 
     def energy_of(positions, potential, system, solver):
         from dataclasses import replace

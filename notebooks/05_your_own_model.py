@@ -52,7 +52,7 @@ n_train, n_test, n_steps, batch_size = (8, 2, 5, 4) if QUICK else (100, 30, 6000
 # %%
 n_pairs, box = (8, 10.0) if QUICK else (32, 15.9)
 frames = point_charges.generate(n_train + n_test, n_pairs=n_pairs, box=box, seed=0)
-systems = jax.tree.map(jnp.asarray, stack_systems([lesjax.System.from_ase(a, cutoff=CUTOFF) for a in frames]))
+systems = jax.device_put(stack_systems([lesjax.System.from_ase(a, cutoff=CUTOFF) for a in frames]))
 energies = jnp.array([a.info["REF_energy"] for a in frames])
 forces = jnp.array([a.arrays["REF_forces"] for a in frames])
 solver = lesjax.ewald.make_solver(frames[0].cell.array, True, n_atoms=len(frames[0]), sigma=1.0, accuracy=1e-3)

@@ -72,7 +72,7 @@ def atoms():
 )
 def test_energy_forces_stress_and_born_charges(atoms, charges, method):
     potential = make_potential(atoms, charges)
-    system = jax.tree.map(jnp.asarray, System.from_ase(atoms, cutoff=potential.cutoff, pbc=method != "open"))
+    system = jax.device_put(System.from_ase(atoms, cutoff=potential.cutoff, pbc=method != "open"))
     solver = make_solver(atoms.cell.array, method != "open", n_atoms=len(atoms), method=method)
     with_stress = method != "open"
     assert_all_digits(lambda s: predict(potential, s, solver, with_stress=with_stress), system)

@@ -276,7 +276,7 @@ def test_vmap_is_loop():
     cells = [CELL, CELL * 1.2]
     systems = [make_system(positions() @ np.linalg.inv(CELL) @ cell, cell) for cell in cells]
     solvers = [potential.make_solver(system) for system in systems]
-    batch = jax.tree.map(jnp.asarray, stack_systems(systems))
+    batch = jax.device_put(stack_systems(systems))
     mapped = jax.jit(jax.vmap(lambda system, solver: predict(potential, system, solver, with_stress=True)))(
         batch, ewald.stack_solvers(type(solvers[0]).share_sizes(solvers))
     )

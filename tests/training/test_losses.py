@@ -42,7 +42,7 @@ def make_batch(pbc=(True, True, True), **labels):
     values["charges"] = np.where(mask, values["charges"], np.nan)
     values = {name: value.astype(DTYPE) for name, value in values.items()}
     origins, epsilon = rng.normal(size=(B, 3)).astype(DTYPE), np.ones(B, DTYPE)
-    return jax.tree.map(jnp.asarray, Batch(system, None, io.Labels(**values), origins, epsilon, np.ones(B, bool)))
+    return jax.device_put(Batch(system, None, io.Labels(**values), origins, epsilon, np.ones(B, bool)))
 
 
 def make_prediction():

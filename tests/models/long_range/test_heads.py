@@ -147,7 +147,7 @@ def test_padded_and_mapped_is_alone(potential):
     """The forces, which take longest to compile, of one variant."""
     systems = [make_system(), make_system(POSITIONS @ np.diag([1.1, 1.0, 1.0]), total_charge=-1.0)]
     solvers = [potential.make_solver(system) for system in systems]
-    batch = jax.tree.map(jnp.asarray, stack_systems(systems, (7, 40)))
+    batch = jax.device_put(stack_systems(systems, (7, 40)))
     names = ["charges", "dipoles", "quadrupoles", "long_range_energy"]
     if isinstance(potential.config.long_range.charges, EquilibratedCharges):
         one = lambda *arguments: vars(predict(potential, *arguments, with_stress=True))  # noqa: E731

@@ -4,7 +4,6 @@ import dataclasses
 
 import ase
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.data import covalent_radii
@@ -42,7 +41,7 @@ class Model:
 
     def system(self, frame, shape=(4, 24)):
         system = System.from_ase(frame, cutoff=self.config.cutoff)
-        return jax.tree.map(jnp.asarray, system.pad_to(*shape))
+        return jax.device_put(system.pad_to(*shape))
 
     def __call__(self, frame, shape=(4, 24)):
         features = self.apply(self.params, self.system(frame, shape))
@@ -98,7 +97,7 @@ def test_messages_reach_beyond_the_cutoff():
     chain = ase.Atoms("NaClNaCl", [[0.0, 0.0, 2.4 * i] for i in range(4)])
     for n in (1, 2, 3):
         config = make_config(hidden_irreps="3x0e", max_ell=1, num_interactions=n)
-        system = jax.tree.map(jnp.asarray, System.from_ase(chain, cutoff=CUTOFF))
+        system = jax.device_put(System.from_ase(chain, cutoff=CUTOFF))
         params = MACE(config).init(jax.random.key(0), system)
 
         def first(positions, config=config, system=system, params=params):
@@ -147,7 +146,7 @@ def test_repulsion_of_two_atoms():
     params, apply = None, jax.jit(MACE(config).apply)
     for r in (0.7, 1.3, reach + 0.1):
         atoms = ase.Atoms("NaCl", [[0.0, 0.0, 0.0], [0.0, r, 0.0]])
-        system = jax.tree.map(jnp.asarray, System.from_ase(atoms, cutoff=CUTOFF))
+        system = jax.device_put(System.from_ase(atoms, cutoff=CUTOFF))
         params = MACE(config).init(jax.random.key(0), system) if params is None else params
         energies = apply(params, system).energy
         terms = zip((0.1818, 0.5099, 0.2802, 0.02817), (3.2, 0.9423, 0.4028, 0.2016), strict=True)
@@ -160,7 +159,7 @@ def test_repulsion_of_two_atoms():
 def test_parameters_start_of_the_order_of_one():
     config = ModelConfig(make_config(hidden_irreps="16x0e+16x1o"), None, hidden=(4,))
     potential = Potential.create(config)
-    system = jax.tree.map(jnp.asarray, System.from_ase(toy.make_frame(np.random.default_rng(1)), cutoff=CUTOFF))
+    system = jax.device_put(System.from_ase(toy.make_frame(np.random.default_rng(1)), cutoff=CUTOFF))
     features = jax.jit(MACE(config.short_range).apply)({"params": potential.params["short_range"]}, system)
     for layer in features.layers:
         assert 0.1 < np.sqrt(np.mean(np.square(layer))) < 30.0

@@ -4,7 +4,6 @@ import dataclasses
 
 import ase
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -134,7 +133,7 @@ def test_layers_of_one_atom(options):
     """A lone atom has features of its element, the same for all orientations, and no vectors."""
     config = dataclasses.replace(SMALL, **options)
     lone = System.from_ase(ase.Atoms("Na"), cutoff=4.8)
-    features, _ = jax.jit(NequIP(config).init_with_output)(jax.random.key(0), jax.tree.map(jnp.asarray, lone))
+    features, _ = jax.jit(NequIP(config).init_with_output)(jax.random.key(0), jax.device_put(lone))
     np.testing.assert_array_equal(features.layers[0], 0.0)
     if options:
         assert features.vectors is None

@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -64,7 +63,7 @@ def test_features_of_published_model(reference):
     c = reference.potential.config.short_range
     apply = jax.jit(NequIP(c).apply)
     for key in ("s0", "s1"):
-        system = jax.tree.map(jnp.asarray, reference.system(key))
+        system = jax.device_put(reference.system(key))
         (features,) = apply({"params": reference.potential.params["short_range"]}, system).layers
         expected = reference.data[f"{key}/node_feats"]
         # one block for each element, of which an atom has its own
