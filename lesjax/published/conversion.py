@@ -128,6 +128,11 @@ def _unknown(file: TorchFile) -> str:
             f"{file.path!r} is a bare state dict: weights without the hyper-parameters of their model. Convert the "
             "file that `torch.save(model, …)` wrote."
         )
+    if isinstance(root, dict) and "optimizer" in root:
+        return (
+            f"{file.path!r} is a checkpoint of a training, without the hyper-parameters of its model. Convert the "
+            "model that the training wrote beside it; mace-torch names it NAME.model."
+        )
     keys = f" with {', '.join(map(str, list(root)[:5]))}" if isinstance(root, dict) else ""
     return f"{file.path!r} holds a {type(root).__name__}{keys}, which lesjax does not know."
 

@@ -186,14 +186,18 @@ def _short_range(root: Record, c: MACEConfig) -> PyTree:
     for i, (interaction, product) in enumerate(zip(interactions, products, strict=True)):
         layer = {f"up{l}": matrix for l, matrix in _linear(interaction["linear_up"]).items()}
         layer |= {f"mix{l}": matrix for l, matrix in _linear(interaction["linear"]).items()}
-        layer |= {f"out{l}": matrix for l, matrix in _linear(product["linear"]).items()}
-        layer |= {f"skip{l}": matrices for l, matrices in _of_elements(interaction["skip_tp"]).items()}
+        # higher orders that a file may have in the last layer are used by nothing
+        top = c.max_l(i)
+        top_skipped = c.max_ell if interaction.kind == NON_RESIDUAL else top
+        layer |= {f"out{l}": matrix for l, matrix in _linear(product["linear"]).items() if l <= top}
+        skips = _of_elements(interaction["skip_tp"])
+        layer |= {f"skip{l}": matrices for l, matrices in skips.items() if l <= top_skipped}
         network = _radial_network(interaction)
         network[0] = network[0] * prefactor
         max_l = 0 if i == 0 else c.max_l(i - 1)
         network[-1] = network[-1] * np.repeat(_path_weights(interaction["conv_tp"], max_l, c), c.channels)[None, :]
         layer |= {f"radial{k}": matrix for k, matrix in enumerate(network)}
-        for l, contraction in enumerate(_list(product, "symmetric_contractions.contractions")):
+        for l, contraction in enumerate(_list(product, "symmetric_contractions.contractions")[: top + 1]):
             layer[f"product{l}"] = _product_weights(contraction, l, c)
         params[f"layer{i}"] = layer
     return params
@@ -202,21 +206,24 @@ def _short_range(root: Record, c: MACEConfig) -> PyTree:
 def _radial_network(interaction: Record) -> list[np.ndarray]:
     """Matrices of the radial network, with the constants of e3nn in them."""
     matrices, gain = [], 1.0
-    for name, layer in interaction["conv_tp_weights"].children().items():
+    layers = interaction["conv_tp_weights"].children()
+    for name, layer in layers.items():
         if not name.startswith("layer"):
             raise ValueError(f"The file's radial network has a part {name!r}, which is not read.")
         weight = np.asarray(layer["weight"], np.float64)
         matrices.append(weight * (gain * len(weight) ** -0.5))
-        gain = _gain(layer.get("act"))
+        if len(matrices) < len(layers):
+            gain = _gain(layer.get("act"))
+        elif layer.get("act") is not None:
+            raise ValueError("The file's radial network ends with an activation, which is not read.")
     return matrices
 
 
 def _gain(activation: Any) -> float:
-    """The factor of e3nn's normalized silu, 1 for none."""
-    if activation is None:
-        return 1.0
+    """The factor of e3nn's normalized silu."""
     if not isinstance(activation, Record) or activation.kind != "normalize2mom" or "silu" not in str(activation["f"]):
-        raise ValueError(f"The file's activation {activation!r} is not silu.")
+        function = activation.get("f") if isinstance(activation, Record) else activation
+        raise ValueError(f"The file's activation is {function!s}; only silu is read.")
     return float(activation["cst"])
 
 
@@ -276,8 +283,9 @@ def _readouts(root: Record, name: str, c: MACEConfig) -> tuple[tuple[int, ...], 
         if readout.kind == "LinearReadoutBlock":
             parts.append((None, _linear(readout["linear"])[0]))
         elif readout.kind == "NonLinearReadoutBlock":
-            gain = _gain(readout["non_linearity.acts"].children()["0"])
-            parts.append((_linear(readout["linear_1"])[0], gain * _linear(readout["linear_2"])[0]))
+            first, output = _linear(readout["linear_1"])[0], _linear(readout["linear_2"])[0]
+            activation = readout["non_linearity.acts"].children().get("0")
+            parts.append((None, first @ output) if activation is None else (first, _gain(activation) * output))
         else:
             raise ValueError(f"The file has a readout {readout.kind}, which is not read.")
     if any(output.shape[1] != 1 for _, output in parts):

@@ -29,8 +29,14 @@ _KNOWN = (
     "_target_", "seed", "model_dtype", "type_names", "r_max", "num_bessels", "bessel_trainable",
     "polynomial_cutoff_p", "num_layers", "l_max", "parity", "num_features", "radial_mlp_depth", "radial_mlp_width",
     "avg_num_neighbors", "per_type_energy_scales", "per_type_energy_shifts", "per_type_energy_scales_trainable",
-    "per_type_energy_shifts_trainable", "use_les", "les_args", "do_derivatives",
+    "per_type_energy_shifts_trainable", "use_les", "les_args", "do_derivatives", "convnet_resnet",
+    "compile_mode",  # how, not what, nequip computes
 )  # fmt: skip
+_FUNCTIONS = {"e": "silu", "o": "tanh"}
+_DEFAULTS = {  # of options that lesjax reads with these values only
+    "convnet_nonlinearity_type": "gate", "convnet_nonlinearity_scalars": _FUNCTIONS,
+    "convnet_nonlinearity_gates": _FUNCTIONS,
+}  # fmt: skip
 
 
 def matches(file: TorchFile) -> bool:
@@ -110,7 +116,11 @@ def _check(settings: dict[str, Any], version: str) -> None:
         raise ValueError(f"The model is made by {settings['_target_']}; lesjax knows {', '.join(_BUILDERS)}.")
     if not version.startswith("0.7."):
         raise ValueError(f"The file was written by nequip {version}; lesjax knows the layout of nequip 0.7.")
-    unknown = {name: value for name, value in settings.items() if name not in _KNOWN and value is not None}
+    unknown = {
+        name: value
+        for name, value in settings.items()
+        if name not in _KNOWN and value is not None and (name not in _DEFAULTS or value != _DEFAULTS[name])
+    }
     if unknown:
         raise ValueError(f"The model has options that lesjax does not know: {unknown}.")
     for name in ("num_features", "radial_mlp_depth", "radial_mlp_width"):
@@ -145,7 +155,8 @@ def _weights(state: dict[str, Any], settings: dict[str, Any]) -> tuple[dict[str,
     weights, learned = {}, []
     for place, value in state.items():
         name = place.removeprefix(prefix)
-        if not place.startswith(prefix) or not isinstance(value, np.ndarray):
+        # a model without scales has an empty array of them
+        if not place.startswith(prefix) or not np.size(value if isinstance(value, np.ndarray) else ()):
             continue
         layer = name.endswith(_LEARNED) or (".mlp." in name and name.endswith(".weight"))
         if layer or name == _BESSEL or trainable.get(name):
@@ -188,6 +199,7 @@ def _config(settings: dict[str, Any], weights: dict[str, np.ndarray]) -> NequIPC
         reflection_symmetric=parity,
         invariant_layers=int(settings.get("radial_mlp_depth", 2)),
         invariant_neurons=int(settings.get("radial_mlp_width", 64)),
+        resnet=bool(settings.get("convnet_resnet", False)),
         avg_num_neighbors=1.0 if number is None else float(number),
     )
     symmetric = dataclasses.replace(config, reflection_symmetric=True)

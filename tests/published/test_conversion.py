@@ -187,6 +187,7 @@ def test_structures_set_the_sign(file, tmp_path, label):
         ([1, 2], "holds a list"),
         (3, "holds a int"),
         ({"epoch": 1}, "holds a dict with epoch"),
+        ({"model": {"weight": random(2)}, "optimizer": {}}, "is a checkpoint of a training"),
         (module("cace.models.atomistic.Other"), r"cace\.models\.atomistic\.Other"),
         (potential(module("lib.Spy")), r"output module lib\.Spy"),
         (potential(atomwise(N_IN, "x"), forces()), "No output module gives 'CACE_energy'"),

@@ -159,6 +159,29 @@ def test_refused(shared_path, name, value, message):
         mace.convert_model(root)
 
 
+def test_readout_without_activation_is_linear(shared_path):
+    root = read(shared_path("checkpoints/mace_dipep_r4_l0.model")).root
+    readout = root["readouts"].children()["1"]
+    readout["non_linearity.acts"].state["_modules"] = {}
+    matrices = [np.asarray(readout[f"linear_{i}.weight"], float) for i in (1, 2)]
+    expected = matrices[0].reshape(64, 16) @ matrices[1] / 8.0 / 4.0
+    potential = mace.convert_model(root)
+    assert potential.config.hidden == ()
+    found = potential.params["energy"]["readout"]["layer1"]["output"]["kernel"]
+    np.testing.assert_allclose(found[:, 0], expected, rtol=1e-6)
+
+
+def test_higher_orders_of_the_last_layer_are_left_out(shared_path):
+    """mace-torch has them with `keep_last_layer_irreps`; its readouts are of scalars."""
+    root = read(shared_path("checkpoints/mace_synthetic_L1.model")).root
+    products = root["products"].state["_modules"]
+    products["1"] = products["0"]
+    first, last = (mace.convert_model(root).params["short_range"][f"layer{i}"] for i in range(2))
+    assert {"out1", "product1"} <= set(first)
+    assert not {"out1", "product1"} & set(last)
+    np.testing.assert_array_equal(last["out0"], first["out0"])
+
+
 def test_couplings_that_do_not_rotate_are_refused(shared_path):
     root = read(shared_path("checkpoints/mace_dipep_r4_l0.model")).root
     table = root["products"].children()["0"]["symmetric_contractions.contractions"].children()["0"]

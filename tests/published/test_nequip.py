@@ -100,9 +100,20 @@ def test_parity_of_the_harmonics(file):
     )
 
 
+def test_options_that_are_the_defaults(file):
+    functions = {"e": "silu", "o": "tanh"}
+    given = {f"convnet_nonlinearity_{name}": functions for name in ("scalars", "gates")}
+    given |= {"compile_mode": "compile", "convnet_nonlinearity_type": "gate", "convnet_resnet": False}
+    one, other = (nequip.convert_file(f, Options()).potential.config for f in (file, changed(file, **given)))
+    assert one == other
+    residual = nequip.convert_file(changed(file, convnet_resnet=True), Options()).potential.config.short_range
+    assert residual == dataclasses.replace(one.short_range, resnet=True)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"convnet_nonlinearity_type": "norm"}, "does not know: {'convnet_nonlinearity_type': 'norm'}"),
         ({"_target_": "nequip.model.ZBL"}, r"made by nequip\.model\.ZBL; lesjax knows"),
         ({"pair_potential": {"_target_": "ZBL"}}, "options that lesjax does not know: {'pair_potential'"),
         ({"num_features": [32, 16]}, r"num_features = \[32, 16\]; lesjax takes one number"),

@@ -30,7 +30,7 @@ class NequIPConfig:
         invariant_neurons: their width.
         avg_num_neighbors: messages are divided by its root; the mean of the training set if left out.
         use_sc: self-connection of each element, from the second layer on.
-        resnet: add the features of the layer before where they have the same representations.
+        resnet: add the features of the layer before where they have the same representations, from the second on.
         nonlinearity_scalars: "silu" or "tanh" for even scalars; odd ones have tanh.
         nonlinearity_gates: "silu" or "tanh" for the gates of all others.
         readout_by_element: readouts with weights of their own for each element.

@@ -68,9 +68,8 @@ class NequIP(nn.Module):
         before: FeatureMap = {}
         for i, irreps in enumerate(layers):
             before = x
-            x = Convolution(c, irreps, use_sc=c.use_sc and i > 0, name=f"layer{i}")(
-                x, elements, radial, angular, neighbors
-            )
+            layer = Convolution(c, irreps, c.use_sc and i > 0, c.resnet and i > 0, name=f"layer{i}")
+            x = layer(x, elements, radial, angular, neighbors)
         invariants = x[0, 1][:, 0, :]
         if c.readout_by_element:
             invariants = (elements[:, :, None] * invariants[:, None, :]).reshape(len(invariants), -1)
@@ -89,11 +88,13 @@ class Convolution(nn.Module):
         config: hyper-parameters of the model.
         irreps: representations of the layer.
         use_sc: add the self-connection.
+        resnet: add the features of the layer before, if they have the same representations.
     """
 
     config: NequIPConfig
     irreps: LayerIrreps
     use_sc: bool
+    resnet: bool
 
     @nn.compact
     def __call__(
@@ -122,7 +123,7 @@ class Convolution(nn.Module):
         if (0, -1) in y:
             result[0, -1] = _function("tanh")(y[0, -1])
         result |= {irrep: gates(g) * y[irrep] for irrep, g in zip(irreps.gated, gate, strict=True)}
-        if c.resnet and irreps.inputs == irreps.outputs:
+        if self.resnet and irreps.inputs == irreps.outputs:
             result = {irrep: result[irrep] + x[irrep] for irrep in result}
         return result
 
