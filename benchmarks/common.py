@@ -16,6 +16,7 @@ import numpy as np
 from lesjax.files import atomic_path
 from lesjax.models import Potential
 from lesjax.models.cace.convert import convert_weights
+from lesjax.published import convert
 from lesjax.runs import read_log
 
 
@@ -38,7 +39,9 @@ def shared(relative: str) -> pathlib.Path:
 
 
 def published_potential(relative: str) -> Potential:
-    """Load a published model of the shared data in JAX's default dtype."""
+    """Load a published model of the shared data, weights or a file as published, in JAX's default dtype."""
+    if not relative.endswith(".npz"):
+        return convert(shared(relative))
     dtype = jax.dtypes.canonicalize_dtype(float)
     with np.load(shared(relative)) as file:
         weights = {key[2:]: file[key].astype(dtype) for key in file.files if key.startswith("w/")}
