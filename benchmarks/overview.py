@@ -134,9 +134,13 @@ def of_dipeptides(results: Mapping[str, dict]) -> list[str]:
     for name, title in (("dipeptides_short_range", "short range"), ("dipeptides", "LES")):
         published, metrics = RUNS[name].published, reported(runs[name])[1] if name in runs else {}
         rows += [_of_response(f"published, {title}", published), _of_response(f"lesjax, {title}", metrics)]
-    if "dipeptides_published_weights" in runs:
-        metrics = reported(runs["dipeptides_published_weights"])[1]
-        rows.append(_of_response("published weights (σ 1 Å) in lesjax", metrics))
+    titles = {
+        "dipeptides_published_weights": "published weights (CACE, σ 1 Å) in lesjax",
+        "dipeptides_mace_short_range": "lesjax, MACE, short range",
+        "dipeptides_mace": "lesjax, MACE, LES",
+        "dipeptides_mace_published_weights": "published weights (MACE) in lesjax",
+    }
+    rows += [_of_response(title, reported(runs[name])[1]) for name, title in titles.items() if name in runs]
     header = ["dipeptides, validation", "energy (meV/atom)", "forces (meV/Å)", "charges (MBIS)"]
     return table([*header, "dipole", "quadrupole", "Born charges"], rows)
 
@@ -156,7 +160,10 @@ def of_water(results: Mapping[str, dict]) -> list[str]:
     runs, published = results.get("real_data", {}).get("runs", {}), RUNS["water"]
     n_published = str(published.n_train_published)
     rows = [["published, CACE-LES", n_published, "16, held out", *_errors(published.published)]]
-    titles = {"water_published_weights": "published weights in lesjax", "water": "lesjax"}
+    titles = {
+        "water_published_weights": "published weights in lesjax", "water": "lesjax, CACE-LES",
+        "water_mace": "lesjax, MACE-LES",
+    }  # fmt: skip
     for name, title in titles.items():
         if name in runs:
             kind, metrics = reported(runs[name])

@@ -77,6 +77,9 @@ RUNS = {
         },
     ),
     "dipeptides_mace_short_range": Run("dipeptides_mace", DIPEPTIDES, ("model.long_range=false",)),
+    "dipeptides_mace_published_weights": Run(
+        "dipeptides_mace", DIPEPTIDES, weights="checkpoints/mace_dipep_r4_l0.model"
+    ),
     # the published weights of King et al., evaluated by lesjax
     "dipeptides_published_weights": Run("dipeptides", DIPEPTIDES, weights="reference/cace_dipeptide.npz"),
     # Zhong et al., arXiv 2504.05169 (2025)
@@ -93,6 +96,15 @@ RUNS = {
         published={"energy_rmse": 0.202e-3, "forces_rmse": 21.0e-3},
         remark="published with 1593 training frames",
         n_train_published=1593,
+    ),
+    # MACE-LES beside it, on the same frames
+    "water_mace": Run(
+        "mace",
+        WATER,
+        (
+            "data.valid_fraction=0.15", "training.batch_size=2", "training.phases.0.epochs=130",
+            "training.phases.1.epochs=20", "training.eval_every=10",
+        ),
     ),
     # on all frames of the file, of which some may have been trained on
     "water_published_weights": Run("water", {**WATER, "valid": WATER["train"]}, weights="reference/cace_water.npz"),
@@ -126,14 +138,15 @@ def one_run(name: str, work: pathlib.Path, extra: list[str]) -> dict:
     settings = [f"data.{key}={file}" for key, file in files.items()]
     settings += [*run.settings, *extra]
     result = train(run.config, settings, folder)
-    metrics = result["metrics"]
+    # without those of elements and charges
+    metrics = {part: {k: v for k, v in of.items() if not isinstance(v, dict)} for part, of in result["metrics"].items()}
     if run.fit_epsilon:
         prepared = prepare(load_config(run.config, settings))
         potential = load(folder / "model")
         epsilon = evaluate(potential, prepared.train, epsilon_infinity="fit").metrics["epsilon_infinity"]
         metrics["validation"] = evaluate(potential, prepared.valid, epsilon_infinity=epsilon).metrics
         metrics["validation"]["epsilon_infinity_of_training"] = epsilon
-    return {**result, "settings": [*run.settings, *extra]}
+    return {**result, "metrics": metrics, "settings": [*run.settings, *extra]}
 
 
 def reported(run: Mapping) -> tuple[str, dict[str, float]]:
