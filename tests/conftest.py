@@ -28,7 +28,7 @@ CACHE = os.environ.get("LESJAX_TEST_CACHE") or Path.home() / ".cache" / "lesjax-
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
-MAX_MAPS = 30_000  # of the 65 530 that a process may have
+MAX_MAPS = 15_000  # about 5 GB of compiled functions; at 65 530 XLA crashes
 
 # Plots are written, never shown.
 os.environ["MPLBACKEND"] = "Agg"
@@ -57,7 +57,7 @@ def signals_of_a_terminal() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def few_memory_maps() -> Iterator[None]:
-    """Forget compiled functions before there are more than Linux lets a process map; XLA crashes there."""
+    """Forget compiled functions before they take too much memory, or more maps than Linux gives a process."""
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > MAX_MAPS:
