@@ -49,7 +49,10 @@ def _lesjax(engine: str, model: dict, frames: list, cutoff: float, neighbors: fl
     from lesjax.models.nequip import NequIPConfig
     from lesjax.models.potential import predict
     from lesjax.neighbors.batching import stack_systems
+    from lesjax.processes import keep_freed_memory
 
+    if training:
+        keep_freed_memory()  # as `lesjax train` does
     options = {"elements": tuple(elements_of(frames)), "cutoff": cutoff, "avg_num_neighbors": neighbors}
     if model["kind"] == "mace":
         short_range = MACEConfig(**options, hidden_irreps=model["hidden_irreps"])
@@ -177,7 +180,9 @@ def _nequip(engine: str, model: dict, frames: list, cutoff: float, neighbors: fl
     from nequip.data import AtomicDataDict, compute_neighborlist_, from_ase
     from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper
     from nequip.model import NequIPGNNModel
+    from nequip.utils.global_state import set_global_state
 
+    set_global_state()
     torch.set_default_dtype(torch.float32)
     symbols = [ase.data.chemical_symbols[z] for z in elements_of(frames)]
     network = NequIPGNNModel(

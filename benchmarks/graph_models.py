@@ -69,11 +69,11 @@ def measure(task: str, model: str, engines: dict[str, str], turns: int, threads:
             worker.close()
         else:
             workers[engine], rows[engine]["times"] = worker, []
-    order = list(workers.items())
-    for turn in range(turns):
-        # none always follows the same one, which may still give back its memory
-        for engine, worker in order[turn % len(order) :] + order[: turn % len(order)]:
-            rows[engine]["times"].append(worker.ask("1"))
+    order, rng = list(workers), np.random.default_rng(0)
+    for _ in range(turns):
+        # in random order: one that always followed another would pay for memory that this gives back
+        for engine in rng.permutation(order).tolist():
+            rows[engine]["times"].append(workers[engine].ask("1"))
     for engine, worker in workers.items():
         times = rows[engine].pop("times")
         rows[engine] |= {"ms": round(float(np.median(times)), 2), "ms_min": round(min(times), 2), **worker.ask("end")}
