@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from dimers import PUBLISHED
+from graph_model_engines import ENGINES, MODELS
 from learning_curves import key_of
 from real_data import RUNS, reported
 
@@ -37,7 +38,7 @@ def goals(results: Mapping[str, dict]) -> list[Goal]:
     """All goals, from the contents of the result files by their names."""
     groups = (
         of_learning_curves, of_dimers, of_published_sets, of_finetuning, of_charge_transfer, of_argon, of_dynamics,
-        of_ensembles, of_fits,
+        of_ensembles, of_fits, of_graph_models,
     )  # fmt: skip
     return [goal for group in groups for goal in group(results)]
 
@@ -103,15 +104,20 @@ def of_published_sets(results: Mapping[str, dict]) -> Iterator[Goal]:
 
 
 def of_finetuning(results: Mapping[str, dict]) -> Iterator[Goal]:
-    """Goals for a model tuned on 20 frames."""
+    """Goals for models tuned on few frames."""
     runs = results.get("finetuning", {}).get("runs", {})
-    tuned, scratch = (
-        runs.get(f"superionic_water/20/{kind}", {}).get("metrics", {}).get("test", {}) for kind in ("tuned", "scratch")
-    )
-    for kind in ("forces", "energy"):
-        values = [errors.get(f"{kind}_rmse") for errors in (tuned, scratch)]
-        found = None if None in values else values[0] / values[1]
-        yield Goal(f"Superionic water, 20 frames: {kind} RMSE tuned over from scratch", found, 0.5)
+    studies = {
+        "superionic_water/20": "Superionic water, 20 frames", "dimers_CP/10": "Dimers CP, 10 frames, CACE",
+        "dimers_CP_mace/10": "Dimers CP, 10 frames, MACE",
+    }  # fmt: skip
+    for name, title in studies.items():
+        tuned, scratch = (
+            runs.get(f"{name}/{kind}", {}).get("metrics", {}).get("test", {}) for kind in ("tuned", "scratch")
+        )
+        for kind in ("forces", "energy"):
+            values = [errors.get(f"{kind}_rmse") for errors in (tuned, scratch)]
+            found = None if None in values else values[0] / values[1]
+            yield Goal(f"{title}: {kind} RMSE tuned over from scratch", found, 0.5)
 
 
 def of_charge_transfer(results: Mapping[str, dict]) -> Iterator[Goal]:
@@ -183,3 +189,22 @@ def of_fits(results: Mapping[str, dict]) -> Iterator[Goal]:
         run = runs.get(("rdf", "dipole", start))
         error = None if run is None else run["error_percent"]
         yield Goal(f"Charge scale from a radial distribution and a dipole, start {start:g}: error", error, 1.0, "%")
+
+
+def of_graph_models(results: Mapping[str, dict]) -> Iterator[Goal]:
+    """Goals for the times of MACE and NequIP beside other packages."""
+    cases = {(c["model"], c["task"]): c["engines"] for c in results.get("graph_models", {"cases": []})["cases"]}
+    for model, options in MODELS.items():
+        for task in ("water 192", "water 1536", "training step, 4 dipeptides"):
+            rows = cases.get((model, task), {})
+            for engine in ("mace-torch", "mlip", "nequip"):
+                if options["kind"] not in ENGINES[engine]:
+                    continue
+                limit = 3.5 if engine == "mlip" and task.startswith("training") else 5.0
+                if options["kind"] == "nequip":
+                    limit = 2.0
+                elif engine == "mace-torch" and options["max_l"] == 0 and task != "water 1536":
+                    limit = 4.0
+                times = [rows.get(name, {}).get("ms") for name in (engine, "lesjax")]
+                found = None if None in times else times[0] / times[1]
+                yield Goal(f"{model}, {task}: time of {engine} over lesjax", found, limit, at_least=True)

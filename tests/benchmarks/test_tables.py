@@ -168,7 +168,16 @@ def test_tuned_models_stand_beside_those_from_scratch(results_page):
     verdicts = {goal.text: goal.verdict for goal in goals.goals(content)}
     assert verdicts["Superionic water, 20 frames: forces RMSE tuned over from scratch"] == "met"
     assert verdicts["Superionic water, 20 frames: energy RMSE tuned over from scratch"] == "not met"
-    assert [goal.verdict for goal in goals.of_finetuning({})] == ["missing"] * 2
+    assert {goal.verdict for goal in goals.of_finetuning({})} == {"missing"}
+
+
+def test_goals_of_graph_models():
+    engines = {"lesjax": {"ms": 10.0}, "mace-torch": {"ms": 39.0}, "mlip": {"error": "out of memory"}}
+    content = {"graph_models": {"cases": [{"model": "MACE 64x0e", "task": "water 192", "engines": engines}]}}
+    verdicts = {goal.text: goal.verdict for goal in goals.of_graph_models(content)}
+    assert len(verdicts) == 3 * (2 + 2 + 2)
+    assert verdicts.pop("MACE 64x0e, water 192: time of mace-torch over lesjax") == "not met"
+    assert set(verdicts.values()) == {"missing"}
 
 
 def test_times_of_the_pytorch_code_are_marked():
