@@ -156,7 +156,7 @@ def _weights(state: dict[str, Any], settings: dict[str, Any]) -> tuple[dict[str,
     for place, value in state.items():
         name = place.removeprefix(prefix)
         # a model without scales has an empty array of them
-        if not place.startswith(prefix) or not np.size(value if isinstance(value, np.ndarray) else ()):
+        if not place.startswith(prefix) or not isinstance(value, np.ndarray) or value.size == 0:
             continue
         layer = name.endswith(_LEARNED) or (".mlp." in name and name.endswith(".weight"))
         if layer or name == _BESSEL or trainable.get(name):

@@ -128,7 +128,9 @@ def test_finite_differences(potential, atoms):
     assert abs(work) > 1e-3
 
 
-@pytest.mark.parametrize("options", [{}, {"l_max": 0, "num_layers": 1, "use_sc": False, "invariant_layers": 0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"l_max": 0, "num_layers": 1, "use_sc": False, "invariant_layers": 0, "resnet": True}]
+)
 def test_layers_of_one_atom(options):
     """A lone atom has features of its element, the same for all orientations, and no vectors."""
     config = dataclasses.replace(SMALL, **options)
