@@ -348,7 +348,7 @@ def test_far_from_the_origin(potential, frame, pbc):
         np.testing.assert_allclose(prediction.dipole_moment, expected, rtol=1e-9 if X64 else 1e-5)
 
 
-@pytest.mark.parametrize("pbc", [True, (True, True, False), False])
+@pytest.mark.parametrize("pbc", [True, pytest.param((True, True, False), marks=pytest.mark.slow), False])
 def test_far_from_the_origin_in_evaluation_training_and_dynamics(potential, frame, pbc, tmp_path):
     """1000 Å away: the same arrays in a batch, errors of forces, and first frames of a run, to rounding."""
     frame.pbc = pbc

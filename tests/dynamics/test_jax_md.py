@@ -17,6 +17,7 @@ from jax_md import minimize, partition, quantity, simulate, space
 from lesjax.dynamics import LesCalculator, energy_neighbor_list
 from lesjax.models import Features, FixedCharges, LongRangeConfig, ModelConfig, Potential, register
 from lesjax.numerics import safe_norm
+from toy import with_slow
 
 
 pytestmark = pytest.mark.usefixtures("jax_md_leniency")
@@ -102,7 +103,9 @@ def run(init, step, positions, neighbors, steps=30, **given):
     return state, *go(state, neighbors)
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "nvt_nose_hoover", "nvt_langevin", "npt_nose_hoover"])
+@pytest.mark.parametrize(
+    "ensemble", with_slow(["nve", "nvt_nose_hoover", "nvt_langevin", "npt_nose_hoover"], ["nvt_nose_hoover"])
+)
 def test_integrators(ensemble, ions, small_potential):
     ions.positions += 2.0  # some atoms go through the walls
     masses = jnp.asarray(ions.get_masses())

@@ -24,6 +24,7 @@ from lesjax.dynamics.simulation import Simulation
 from lesjax.models import EquilibratedCharges, LatentCharges, Potential
 from lesjax.runs import read_table
 from lesjax.system import System, electronic_state
+from toy import with_slow
 
 
 X64 = jax.config.jax_enable_x64
@@ -97,7 +98,9 @@ def test_time_reversal(ions, small_potential, tmp_path):
     assert np.abs(there.positions - start.positions).max() > 0.1
 
 
-@pytest.mark.parametrize(("ensemble", "form"), [("langevin", "xyz"), ("csvr", "xyz"), ("npt", "traj")])
+@pytest.mark.parametrize(
+    ("ensemble", "form"), with_slow([("langevin", "xyz"), ("csvr", "xyz"), ("npt", "traj")], [("csvr", "xyz")])
+)
 def test_resumed_run_equals_an_unbroken_one(ensemble, form, ions, small_potential, tmp_path, monkeypatch):
     changes = {"ensemble": ensemble, "format": form, "steps": 30, "frame_every": 5}
     ions.info = {"charge": 1, "spin": 2, "total": 3}
@@ -245,7 +248,11 @@ def test_momenta_of_the_structure_lose_their_drift(ions, small_potential, tmp_pa
 
 
 @pytest.mark.parametrize(
-    "charges", [EquilibratedCharges(), LatentCharges(dipoles=True)], ids=["equilibration", "dipoles"]
+    "charges",
+    [
+        pytest.param(EquilibratedCharges(), id="equilibration", marks=pytest.mark.slow),
+        pytest.param(LatentCharges(dipoles=True), id="dipoles"),
+    ],
 )
 def test_charges_that_respond_and_dipoles(charges, ions, small_potential, tmp_path):
     config = small_potential.config

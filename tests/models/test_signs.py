@@ -56,7 +56,7 @@ def make_system(total_charge=0.0):
     return System.from_ase(atoms, cutoff=3.6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", toy.with_slow(CASES, ["induced"]))
 def test_flipping_the_signs(case):
     """Energies, forces and stress stay; all that is linear in the charges changes its sign."""
     short_range, charges, total_charge = CASES[case]

@@ -12,6 +12,7 @@ from scipy.special import erf
 
 from lesjax import ewald, response
 from lesjax.units import COULOMB
+from toy import with_slow
 
 
 X64 = jax.config.jax_enable_x64
@@ -94,7 +95,7 @@ def test_background():
 
 
 @needs_x64
-@pytest.mark.parametrize("periodic", [True, False], ids=["periodic", "open"])
+@pytest.mark.parametrize("periodic", with_slow([True, False], [False]), ids=["periodic", "open"])
 def test_derivatives(periodic):
     """Of charges, which are not stationary, and of energies; to second order without cell, which compiles faster."""
     solver, inputs = solver_of(periodic), make_inputs()

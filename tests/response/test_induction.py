@@ -12,6 +12,7 @@ from jax.test_util import check_grads
 
 from lesjax import ewald, response
 from lesjax.units import COULOMB
+from toy import with_slow
 
 
 X64 = jax.config.jax_enable_x64
@@ -78,7 +79,7 @@ def test_solution_is_that_of_the_dense_equations(periodic, background):
 
 
 @needs_x64
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", with_slow([1, 2], [1]))
 def test_derivatives(order):
     """Energies to second order; of induced charges and dipoles, which are not stationary, the first."""
     solver, inputs = make_solver(), make_inputs()
