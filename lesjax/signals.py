@@ -83,6 +83,16 @@ def _is_fragile(frame: FrameType | None) -> bool:
     return frame is not None
 
 
+def _wake(number: int) -> None:
+    """Send a signal to the main thread, also where it waits."""
+    if hasattr(signal, "pthread_kill"):
+        ident = threading.main_thread().ident
+        assert ident is not None
+        signal.pthread_kill(ident, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
+
+
 @contextmanager
 def stopping(*, for_good: bool) -> Iterator[Stop]:
     """Stop at a signal in the block, in the main thread, see `Stop`; those that are ignored, as by nohup, stay so.
@@ -96,7 +106,7 @@ def stopping(*, for_good: bool) -> Iterator[Stop]:
         # Raised in a callback of the garbage collector, where no exception gets out: once more, a little later.
         if isinstance(arguments.exc_value, Stopped):
             stop.error = None
-            threading.Timer(0.01, _thread.interrupt_main, [arguments.exc_value.number]).start()
+            threading.Timer(0.01, _wake, [arguments.exc_value.number]).start()
         else:
             hook(arguments)
 
