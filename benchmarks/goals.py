@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dimers import PUBLISHED
 from graph_model_engines import ENGINES, MODELS
+from graph_models import TASKS
 from learning_curves import key_of
 from real_data import RUNS, reported
 
@@ -43,6 +44,11 @@ def goals(results: Mapping[str, dict]) -> list[Goal]:
     return [goal for group in groups for goal in group(results)]
 
 
+def ratio(a: float | None, b: float | None) -> float | None:
+    """a / b, None if one of them is missing."""
+    return None if a is None or b is None else a / b
+
+
 def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
     """Goals for the gas of point charges and aqueous KF."""
     runs = results.get("learning_curves", {}).get("runs", {})
@@ -50,9 +56,6 @@ def of_learning_curves(results: Mapping[str, dict]) -> Iterator[Goal]:
     def value(system: str, cutoff: float, model: str, size: int, metric: str) -> float | None:
         run = runs.get(key_of(system, cutoff, model, size))
         return run["metrics"]["test"].get(metric) if run else None
-
-    def ratio(a: float | None, b: float | None) -> float | None:
-        return None if a is None or b is None else a / b
 
     for cutoff in (4.0, 5.0, 5.5):
         forces = {model: value("gas", cutoff, model, 100, "forces_mae") for model in ("short_range", "les")}
@@ -115,8 +118,7 @@ def of_finetuning(results: Mapping[str, dict]) -> Iterator[Goal]:
             runs.get(f"{name}/{kind}", {}).get("metrics", {}).get("test", {}) for kind in ("tuned", "scratch")
         )
         for kind in ("forces", "energy"):
-            values = [errors.get(f"{kind}_rmse") for errors in (tuned, scratch)]
-            found = None if None in values else values[0] / values[1]
+            found = ratio(*(errors.get(f"{kind}_rmse") for errors in (tuned, scratch)))
             yield Goal(f"{title}: {kind} RMSE tuned over from scratch", found, 0.5)
 
 
@@ -195,16 +197,14 @@ def of_graph_models(results: Mapping[str, dict]) -> Iterator[Goal]:
     """Goals for the times of MACE and NequIP beside other packages."""
     cases = {(c["model"], c["task"]): c["engines"] for c in results.get("graph_models", {"cases": []})["cases"]}
     for model, options in MODELS.items():
-        for task in ("water 192", "water 1536", "training step, 4 dipeptides"):
+        engines = [name for name, kinds in ENGINES.items() if options["kind"] in kinds and "lesjax" not in name]
+        for task in TASKS:
             rows = cases.get((model, task), {})
-            for engine in ("mace-torch", "mlip", "nequip"):
-                if options["kind"] not in ENGINES[engine]:
-                    continue
+            for engine in engines:
                 limit = 3.5 if engine == "mlip" and task.startswith("training") else 5.0
                 if options["kind"] == "nequip":
                     limit = 2.0
                 elif engine == "mace-torch" and options["max_l"] == 0 and task != "water 1536":
                     limit = 4.0
-                times = [rows.get(name, {}).get("ms") for name in (engine, "lesjax")]
-                found = None if None in times else times[0] / times[1]
+                found = ratio(*(rows.get(name, {}).get("ms") for name in (engine, "lesjax")))
                 yield Goal(f"{model}, {task}: time of {engine} over lesjax", found, limit, at_least=True)

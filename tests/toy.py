@@ -19,6 +19,7 @@ from ase.calculators.lj import LennardJones
 from lesjax import io
 from lesjax.models import CACEConfig, LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.runs import read_log
+from lesjax.system import System
 from lesjax.training import loop
 from lesjax.training.config import DataConfig, Phase, RunConfig, TrainingSection
 
@@ -61,6 +62,14 @@ def with_slow(cases: Iterable, slow: Sequence) -> list:
     """Parameters of a test or fixture, those in `slow` with the marker that leaves them out of `make test`."""
     values = [(case, case if isinstance(case, tuple) else (case,)) for case in cases]
     return [pytest.param(*value, marks=pytest.mark.slow) if case in slow else case for case, value in values]
+
+
+def forces_rmse(potential: Potential, frames: list[ase.Atoms]) -> float:
+    """Error of the forces of frames of equally many atoms, one after the other; in one shape, to be compiled once."""
+    systems = [System.from_ase(frame, cutoff=potential.cutoff) for frame in frames]
+    shape = np.max([system.shape for system in systems], axis=0).tolist()
+    forces = [potential(system.pad_to(*shape)).forces for system in systems]
+    return float(np.sqrt(np.mean(np.square(np.array(forces) - [frame.arrays["REF_forces"] for frame in frames]))))
 
 
 def make_frame(rng: np.random.Generator, repeats: int = 1, *, pbc: bool = True) -> ase.Atoms:
