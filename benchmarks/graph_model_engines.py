@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import distributions
 
 import ase.io
 import numpy as np
@@ -24,6 +25,7 @@ ENGINES = {
     "lesjax": ("mace", "nequip"), "lesjax LES": ("mace", "nequip"), "mace-torch": ("mace",), "mlip": ("mace", "nequip"),
     "nequip": ("nequip",),
 }  # fmt: skip
+PACKAGES = ("jax", "torch", "mace-torch", "mlip", "nequip")  # whose versions are reported, where installed
 Call = Callable[[], object]
 
 
@@ -227,7 +229,8 @@ def worker() -> None:
         call()
         first = time.perf_counter() - start
         call()
-        reply = {"first_call_s": round(first, 2)}
+        installed = {d.name: d.version for d in distributions() if d.name in PACKAGES}
+        reply = {"first_call_s": round(first, 2), "versions": dict(sorted(installed.items()))}
     except (ImportError, ValueError, TypeError, NotImplementedError) as error:
         reply = {"error": f"{type(error).__name__}: {error}"}
     serve(replies, reply, call, before)

@@ -1,6 +1,7 @@
 """Settings of jax for all tests, and the fixtures that all folders share."""
 
 import gc
+import importlib
 import os
 import signal
 import warnings
@@ -27,6 +28,11 @@ if "XLA_FLAGS" not in os.environ and jax.__version_info__ < (0, 11):
 CACHE = os.environ.get("LESJAX_TEST_CACHE") or Path.home() / ".cache" / "lesjax-tests"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+# While the import hook of jaxtyping runs a module of lesjax, Python compiles all that this imports from its source:
+# ten seconds for each worker. Imported before, it comes from the caches.
+for package in ("ase.io", "beartype", "flax.linen", "jax_md", "optax", "rich.progress"):
+    importlib.import_module(package)
 
 MAX_MAPS = 15_000  # about 5 GB of compiled functions; at 65 530 XLA crashes
 

@@ -6,12 +6,14 @@ neighbour list complete. Otherwise the block ends and returns the last good stat
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import ase
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lesjax import ewald
@@ -80,7 +82,7 @@ class compiled:
 
 
 class Motion:
-    """Compiled functions of one run.
+    """Compiled functions of a run, see `motion_of`.
 
     Attributes:
         settings: the run.
@@ -188,3 +190,26 @@ class Motion:
     def crowded(self, neighbor_list: NeighborList, positions: Array, cell: Array) -> Bool[Array, ""]:
         """Return whether a list lacks room for the neighbours within the cutoff at these positions."""
         return crowded(neighbor_list, positions, cell)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run, equal to others that compile to the same functions."""
+
+    settings: Settings
+    arrays: tuple[bytes, ...]
+    template: System = field(compare=False)
+    start: ase.Atoms = field(compare=False)
+
+
+@lru_cache(maxsize=4)
+def _kept(run: _Run) -> Motion:
+    return Motion(run.settings, run.template, run.start)
+
+
+def motion_of(settings: Settings, template: System, start: ase.Atoms) -> Motion:
+    """The functions of a run; those of the last runs are kept, so that one that goes on compiles nothing again."""
+    arrays = [*map(np.asarray, jax.tree.leaves(template)), start.positions, start.get_masses()]
+    contents = tuple(part for x in arrays for part in (str((x.dtype, x.shape)).encode(), x.tobytes()))
+    contents += (str(jax.tree.structure(template)).encode(),)
+    return _kept(_Run(dataclasses.replace(settings, steps=Settings().steps), contents, template, start))

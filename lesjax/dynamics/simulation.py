@@ -19,7 +19,7 @@ from jaxtyping import Array
 from lesjax.dynamics import records
 from lesjax.dynamics.energy import allocate_pairs, make_template, plan_solver
 from lesjax.dynamics.momenta import initial_momenta
-from lesjax.dynamics.motion import MAX_MOVE, Block, ForceField, Motion
+from lesjax.dynamics.motion import MAX_MOVE, Block, ForceField, motion_of
 from lesjax.dynamics.settings import Settings, check_structure
 from lesjax.models.checks import check_solution
 from lesjax.models.potential import Potential
@@ -93,7 +93,7 @@ class Simulation:
         self.output = records.Output(folder, settings, self.template, potential, atoms)
         self.output.check()
         check_structure(settings, potential, self.template, atoms)
-        self.motion = Motion(settings, self.template, atoms)
+        self.motion = motion_of(settings, self.template, atoms)
         momenta = initial_momenta(
             atoms,
             settings.temperature,

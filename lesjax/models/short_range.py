@@ -59,7 +59,8 @@ class Kind:
 
     Attributes:
         module: Flax module with the configuration as its first field; its class attribute `no_decay` names parameters
-            without weight decay.
+            without weight decay, and `feature_scale`, "each" where it has none, says how its features are scaled for a
+            training, see `lesjax.training.config.TrainingSection`.
         config: class of its configuration.
     """
 

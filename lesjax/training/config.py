@@ -182,9 +182,11 @@ class TrainingSection:
         checkpoint_seconds: minimum time between checkpoints.
         early_stop: evaluations without a better validation loss after which a phase ends; 0 for never.
         feature_scale: features start with a root mean square of one over the training set: "each" of them, or "all"
-            together, by one number. With small embeddings (`embedding_scale` = 0.3 of CACE) that leaves products of
-            three factors small beside those of one, which is slower where there are enough data, and generalizes better
-            where a large model has few.
+            together, by one number; or with "none" as the short-range model makes them. By default "none" for MACE,
+            which starts with small products of many factors and generalizes better for it, and "each" for the others.
+            With small embeddings (`embedding_scale` = 0.3 of CACE) "all" leaves products of three factors small beside
+            those of one, which is slower where there are enough data, and generalizes better where a large model has
+            few.
         ensemble: number of models to train at once, with the seeds `seed`, `seed` + 1, …; a single one if not given.
         start_from: model to start from, a folder or a published file, beside the configuration or in the current
             folder. Its settings are those of `[model]`, where only what is added to it need be given.
@@ -203,7 +205,7 @@ class TrainingSection:
     eval_every: int = 1
     checkpoint_seconds: float = 20.0
     early_stop: int = 0
-    feature_scale: str = "each"
+    feature_scale: str | None = None
     ensemble: int | None = None
     start_from: str | None = None
     new_elements: str = "nearest"
@@ -221,7 +223,7 @@ class TrainingSection:
             eval_every=whole(1),
             checkpoint_seconds=not_negative,
             early_stop=whole(0),
-            feature_scale=one_of("each", "all"),
+            feature_scale=optional(one_of("each", "all", "none")),
             ensemble=optional(whole(2)),
             new_elements=one_of("nearest", "scratch"),
         )

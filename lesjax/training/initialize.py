@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential
-from lesjax.models.short_range import ShortRangeConfig, make_module
+from lesjax.models.short_range import ShortRangeConfig, find, make_module, name_of
 from lesjax.models.sign import PAULING
 from lesjax.system import System
 from lesjax.training.config import TrainingSection
@@ -25,12 +25,12 @@ MAX_STRUCTURES = 64
 CHARGE_PER_ELECTRONEGATIVITY = 0.6
 
 
-def scaled_potential(config: ModelConfig, seed: int, dataset: Dataset, feature_scale: str = "each") -> Potential:
+def scaled_potential(config: ModelConfig, seed: int, dataset: Dataset, feature_scale: str | None = None) -> Potential:
     """A fresh potential with the features scaled to a root mean square of one over the training set.
 
-    Products of two and three factors spread over three orders of magnitude, on which Adam stalls unless each feature
-    has its own scale; see `TrainingSection.feature_scale`. Charges of the elements (`element_charges`) start from
-    the electronegativities.
+    In CACE products of two and three factors spread over three orders of magnitude, on which Adam stalls unless each
+    feature has its own scale; see `TrainingSection.feature_scale`. Charges of the elements (`element_charges`) start
+    from the electronegativities.
     """
     potential = Potential.create(config, seed)
     params = dict(potential.params)
@@ -38,7 +38,8 @@ def scaled_potential(config: ModelConfig, seed: int, dataset: Dataset, feature_s
     subtrees = [("energy", params.get("short_range", {}))]  # a model may have no parameters
     if config.long_range is not None and config.long_range.separate_features:
         subtrees.append(("charges", params["charges"].get("short_range", {})))
-    for name, subtree in subtrees:
+    feature_scale = feature_scale or getattr(find(name_of(type(config.short_range))).module, "feature_scale", "each")
+    for name, subtree in subtrees if feature_scale != "none" else []:
         sizes = _root_mean_squares(config.short_range, subtree, dataset)
         if feature_scale == "all":
             joined = np.sqrt(np.mean(np.concatenate(sizes) ** 2))

@@ -55,7 +55,7 @@ def test_checkpoint_without_its_settings(ions, small_potential, tmp_path, monkey
     run(small_potential, ions, tmp_path / "warm", temperature=300.0, steps=5)
     settings = tmp_path / "cold" / "settings.json"
     text = settings.read_bytes()
-    monkeypatch.setattr("lesjax.dynamics.simulation.Motion", None)
+    monkeypatch.setattr("lesjax.dynamics.simulation.motion_of", None)
     settings.unlink()
     with pytest.raises(ValueError, match=r"has no settings\.json beside checkpoint\.safetensors: nothing says which"):
         run(small_potential, ions, tmp_path / "cold")
@@ -114,7 +114,7 @@ def test_text_that_was_cut_is_refused_first(name, change, ions, small_potential,
     path = tmp_path / name
     path.unlink() if change == "gone" else os.truncate(path, path.stat().st_size - 50 if change == "cut" else 0)
     before = contents(tmp_path)
-    monkeypatch.setattr("lesjax.dynamics.simulation.Motion", None)
+    monkeypatch.setattr("lesjax.dynamics.simulation.motion_of", None)
     with pytest.raises(ValueError, match=rf"{name}' lacks what was written before the last checkpoint\. Put it back"):
         run(small_potential, ions, tmp_path, steps=15)
     assert contents(tmp_path) == before

@@ -85,7 +85,10 @@ def atoms(potential):
 
 
 def test_is_trained(folder, potential):
-    """And knows the mean number of neighbours of the six frames that were not drawn to validate on."""
+    """And knows the mean number of neighbours of the six frames that were not drawn to validate on.
+
+    Its features started as they were, not scaled to a size of one.
+    """
     short_range, log = potential.config.short_range, toy.log_of(folder / "run")
     assert len(log) == 2
     assert short_range.elements == (11, 17)
@@ -94,6 +97,8 @@ def test_is_trained(folder, potential):
     assert min(numbers) < short_range.avg_num_neighbors < max(numbers)
     for values in jax.tree.leaves(potential.params):
         assert np.isfinite(values).all()
+    for scale in potential.params["energy"]["feature_scale"].values():
+        np.testing.assert_allclose(scale, 1.0, atol=0.1)
 
 
 def test_is_evaluated(potential):

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from lesjax.models import Potential
 from lesjax.models.cace.symmetrize import invariants
 from lesjax.training import initialize, loop, losses, step as step_module
 from lesjax.training.config import TrainingSection
@@ -36,6 +37,7 @@ def potential(small):
 
 def test_features_start_at_a_root_mean_square_of_one(small, potential, monkeypatch):
     c, own = small.model.short_range, potential.params["short_range"]
+    start = Potential.create(small.model, 0)
 
     def sizes(potential):
         """Root mean square of the scaled features."""
@@ -48,11 +50,12 @@ def test_features_start_at_a_root_mean_square_of_one(small, potential, monkeypat
     assert together.max() > 3.0 * together.min()
     single, *products = together.reshape(len(c.messages) + 1, len(invariants(c.max_l, c.max_nu)), -1)[0]
     assert np.sqrt(np.mean(np.square(products))) < 0.5 * np.sqrt(np.mean(single**2))
+    np.testing.assert_allclose(sizes(scaled_potential(small.model, 0, small.train, "none")), sizes(start), rtol=1e-6)
     n_atoms, noise = small.train.buckets[0].system.atom_mask.shape[1], jnp.asarray([2.0, 1e-19, 0.0])
     monkeypatch.setattr(initialize, "_layers", lambda *_: (jnp.broadcast_to(noise, (4, n_atoms, 3)),))
     np.testing.assert_allclose(initialize._root_mean_squares(c, own, small.train)[0], [2.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="`feature_scale` must be 'each' or 'all', got 'none'"):
-        TrainingSection(feature_scale="none")
+    with pytest.raises(ValueError, match="`feature_scale` must be 'each', 'all' or 'none', got 'both'"):
+        TrainingSection(feature_scale="both")
 
 
 WEIGHTS = {kind: {"energy": 0.0, "forces": 0.0, "stress": 0.0} for kind in ("energy", "forces", "stress")}

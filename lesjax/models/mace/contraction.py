@@ -78,6 +78,17 @@ def n_paths(max_ell: int, correlation: int, order: int) -> int:
     return sum(n for _, n in paths(max_ell, correlation, order))
 
 
+def start_sizes(max_ell: int, correlation: int, order: int) -> Float[np.ndarray, " p"]:
+    """Standard deviations with which the weights start: one over the number of paths with as many factors.
+
+    As in mace-torch, products of many factors start small: a potential that begins with few bodies and adds others as
+    the data ask for them generalizes better than one that begins with all alike.
+    """
+    found = paths(max_ell, correlation, order)
+    of_degree = {d: sum(n for path, n in found if len(path) == d) for d in range(1, correlation + 1)}
+    return np.repeat([1.0 / of_degree[len(path)] for path, _ in found], [n for _, n in found])
+
+
 def symmetric_products(
     features: Float[Array, "a z"], max_ell: int, correlation: int, orders: tuple[int, ...]
 ) -> list[Float[Array, "M p z"]]:

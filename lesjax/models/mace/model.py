@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 from lesjax.models import basis
 from lesjax.models.irreps import coupling, element_matrices, spherical_harmonics, symmetric_tensors
 from lesjax.models.mace.config import NON_RESIDUAL, MACEConfig
-from lesjax.models.mace.contraction import n_paths, symmetric_products
+from lesjax.models.mace.contraction import n_paths, start_sizes, symmetric_products
 from lesjax.models.mace.repulsion import nuclear_repulsion
 from lesjax.models.short_range import Features, species_index
 from lesjax.neighbors import Dense
@@ -45,6 +45,7 @@ class MACE(nn.Module):
 
     config: MACEConfig
     no_decay: ClassVar[tuple[str, ...]] = ("bessel_frequencies",)
+    feature_scale: ClassVar[str] = "none"
 
     @nn.compact
     def __call__(self, system: System) -> Features:
@@ -63,7 +64,8 @@ class MACE(nn.Module):
         radial = radial_functions(neighbors.of_pairs(distances), frequencies, c)
         harmonics = spherical_harmonics(-neighbors.vectors / distances[..., None], c.max_ell)
 
-        embedding = self.param("embedding", nn.initializers.normal(1.0), (len(c.elements), c.channels), dtype)
+        n_elements = len(c.elements)
+        embedding = self.param("embedding", normal, (n_elements, c.channels), n_elements**-0.5, dtype)
         features = [matmul(elements, embedding)[None]]
         layers, vectors, tensors = [], None, None
         for i in range(c.num_interactions):
@@ -102,8 +104,8 @@ class MessageLayer(nn.Module):
         dtype, channels, n_elements = radial.dtype, c.channels, elements.shape[1]
         orders = tuple(range(c.max_l(self.layer) + 1))
 
-        def weights(name: str, *shape: int, scale: float) -> Array:
-            return self.param(name, nn.initializers.normal(scale), shape, dtype)
+        def weights(name: str, *shape: int, scale: float | Float[np.ndarray, "1 p 1"]) -> Array:
+            return self.param(name, normal, shape, scale, dtype)
 
         sources = [
             matmul(x, weights(f"up{l}", channels, channels, scale=channels**-0.5)) for l, x in enumerate(features)
@@ -141,12 +143,19 @@ class MessageLayer(nn.Module):
         results = []
         for l, product, skip in zip(orders, products, skips, strict=True):
             shape = (n_elements, n_paths(c.max_ell, c.correlation, l), channels)
-            of_path = weights(f"product{l}", *shape, scale=shape[1] ** -0.5)
+            of_path = weights(f"product{l}", *shape, scale=start_sizes(c.max_ell, c.correlation, l)[None, :, None])
             of_atom = matmul(elements, of_path.reshape(n_elements, -1)).reshape(n, *shape[1:]).swapaxes(0, 1)
             total = jnp.sum(product.reshape(2 * l + 1, *of_atom.shape) * of_atom[None], axis=1)
             total = matmul(total, weights(f"out{l}", channels, channels, scale=channels**-0.5))
             results.append(total if skip is None else total + skip)
         return results
+
+
+def normal(
+    key: Array, shape: tuple[int, ...], scale: float | Float[np.ndarray, "1 p 1"], dtype: jnp.dtype
+) -> Float[Array, "..."]:
+    """Normal random numbers with these standard deviations."""
+    return jax.random.normal(key, shape, dtype) * jnp.asarray(scale, dtype)
 
 
 def radial_functions(

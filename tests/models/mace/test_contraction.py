@@ -9,7 +9,7 @@ import pytest
 
 from lesjax.models.basis import monomials
 from lesjax.models.irreps import harmonic_polynomials
-from lesjax.models.mace.contraction import couplings, n_paths, paths, symmetric_products
+from lesjax.models.mace.contraction import couplings, n_paths, paths, start_sizes, symmetric_products
 
 
 X64 = jax.config.jax_enable_x64
@@ -30,6 +30,11 @@ def harmonics(vectors, max_l):
 )
 def test_number_of_paths(max_ell, order, numbers):
     assert [n_paths(max_ell, nu, order) for nu in (1, 2, 3)] == numbers
+
+
+def test_weights_start_the_smaller_the_more_paths_have_as_many_factors():
+    np.testing.assert_allclose(start_sizes(3, 3, 0), [1.0] + 4 * [1 / 4] + 8 * [1 / 8])
+    np.testing.assert_allclose(start_sizes(1, 2, 1), [1.0, 1.0])
 
 
 def test_couplings_are_symmetric_and_orthonormal():
