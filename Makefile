@@ -59,8 +59,10 @@ notebooks: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/make_notebooks.py pair $(ARGS)
 	$(BIN)/python notebooks/make_notebooks.py run $(ARGS)
 
-# The quick forms compute little: the compiler takes less time without its costly passes.
+# The quick forms compute little: the compiler takes less time without its costly passes, see tests/conftest.py.
+OLD_JAX = $(shell $(BIN)/python -c 'from importlib.metadata import version; print(version("jax") < "0.11")')
 notebooks-quick results-quick: export JAX_DISABLE_MOST_OPTIMIZATIONS := 1
+notebooks-quick results-quick: export XLA_FLAGS = $(if $(filter True,$(OLD_JAX)),--xla_cpu_use_fusion_emitters=false)
 
 notebooks-quick: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/make_notebooks.py run --quick $(ARGS)

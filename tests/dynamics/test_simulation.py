@@ -51,7 +51,9 @@ def test_two_at_a_time_are_refused(ions, small_potential, tmp_path):
     assert not (tmp_path / "md").exists()
 
 
-@pytest.mark.parametrize("ensemble", ["nve", "nvt", "csvr", "langevin", "npt", "npt-flexible"])
+@pytest.mark.parametrize(
+    "ensemble", with_slow(["nve", "nvt", "csvr", "langevin", "npt", "npt-flexible"], ["nvt", "npt"])
+)
 def test_ensembles(ensemble, ions, small_potential, tmp_path):
     final = run(small_potential, ions, tmp_path, ensemble=ensemble, steps=60)
     log = read_table(tmp_path / "log.csv")
@@ -88,6 +90,7 @@ def test_ensembles(ensemble, ions, small_potential, tmp_path):
 
 
 @pytest.mark.skipif(not X64, reason="digits")
+@pytest.mark.slow
 def test_time_reversal(ions, small_potential, tmp_path):
     there = run(small_potential, ions, tmp_path / "there", steps=100, log_every=100)
     start = ase.io.read(tmp_path / "there" / "trajectory.xyz", 0)
@@ -138,6 +141,7 @@ def test_resumed_run_equals_an_unbroken_one(ensemble, form, ions, small_potentia
         run(small_potential, ions, tmp_path / "broken", **{**changes, "timestep": 0.25})
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on(ions, small_potential, tmp_path):
     """By SIGKILL, which leaves no time to tidy up, at a moment that the machine chooses."""
     small_potential.save(tmp_path / "model")

@@ -79,7 +79,7 @@ def test_solution_is_that_of_the_dense_equations(periodic, background):
 
 
 @needs_x64
-@pytest.mark.parametrize("order", with_slow([1, 2], [1]))
+@pytest.mark.parametrize("order", with_slow([1, 2], [2]))
 def test_derivatives(order):
     """Energies to second order; of induced charges and dipoles, which are not stationary, the first."""
     solver, inputs = make_solver(), make_inputs()
