@@ -116,12 +116,12 @@ def test_atoms_in_one_place():
     charges, dipoles = jnp.asarray([0.7, -0.4]), jnp.asarray([[0.0, 0.0, 0.0], [0.3, 0.1, -0.2]])
     zeros = jnp.zeros((2, 3))
     slope = COULOMB * math.sqrt(2.0 / math.pi) / SIGMA  # of F_0 at zero
-    value, gradient = jax.value_and_grad(functools.partial(energy, False))(zeros, charges)
+    value, gradient = jax.jit(jax.value_and_grad(functools.partial(energy, False)))(zeros, charges)
     np.testing.assert_allclose(value, -0.28 * slope, rtol=1e-6)
     np.testing.assert_array_equal(gradient, 0.0)
-    hessian = jax.hessian(functools.partial(energy, False))(zeros, charges)
+    hessian = jax.jit(jax.hessian(functools.partial(energy, False)))(zeros, charges)
     np.testing.assert_allclose(hessian[0, :, 0, :], 0.28 * slope / (3 * SIGMA**2) * np.eye(3), rtol=1e-6)
-    gradient = jax.grad(lambda positions: energy(False, positions, charges, dipoles=dipoles))(zeros)
+    gradient = jax.jit(jax.grad(lambda positions: energy(False, positions, charges, dipoles=dipoles)))(zeros)
     np.testing.assert_allclose(gradient[0], 0.7 * slope / (3 * SIGMA**2) * dipoles[1], rtol=1e-5)
 
 

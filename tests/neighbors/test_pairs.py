@@ -93,8 +93,8 @@ def test_too_many_pairs_overflow():
     positions, cell = (jnp.asarray(x, made.reference.dtype) for x in (atoms.positions, atoms.cell.array))
     few = dataclasses.replace(made, plan=dataclasses.replace(made.plan, pair_capacity=len(template.pairs) - 1))
     for neighbors, crowded in ((made, False), (few, True)):
-        assert bool(update(neighbors, positions, cell).overflow) == crowded
-        system = within_cutoff(neighbors, template, positions, cell)
+        assert bool(jax.jit(update)(neighbors, positions, cell).overflow) == crowded
+        system = jax.jit(within_cutoff)(neighbors, template, positions, cell)
         assert bool(jnp.isnan(system.positions).any()) == crowded
         assert system.pairs.shape == (neighbors.plan.pair_capacity, 2)
     # the next plan has room again
