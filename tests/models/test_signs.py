@@ -137,7 +137,7 @@ def test_weight_decay_leaves_signs_and_exempt_parameters(tmp_path):
     optimizer = make_optimizer(update_rule(section), prepared.model)
     zeros = jax.tree.map(jnp.zeros_like, potential.params)
     with jax.numpy_dtype_promotion("standard"):
-        updates, _ = optimizer.update(zeros, optimizer.init(potential.params), potential.params)
+        updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(potential.params), potential.params)
     np.testing.assert_array_equal(updates["short_range"]["widths"], 0.0)
     kernel = potential.params["energy"]["readout"]["layer0"]["output"]["kernel"]
     np.testing.assert_allclose(updates["energy"]["readout"]["layer0"]["output"]["kernel"], -0.5 * kernel, rtol=1e-6)
