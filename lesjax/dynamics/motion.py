@@ -6,8 +6,7 @@ neighbour list complete. Otherwise the block ends and returns the last good stat
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import ase
@@ -32,6 +31,7 @@ from lesjax.units import BAR
 
 # No atom moves this far in a sensible step, Å
 MAX_MOVE = 0.7
+MAX_KEPT = 4  # runs whose compiled functions are kept
 
 
 @jax.tree_util.register_dataclass
@@ -192,24 +192,17 @@ class Motion:
         return crowded(neighbor_list, positions, cell)
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A run, equal to others that compile to the same functions."""
-
-    settings: Settings
-    arrays: tuple[bytes, ...]
-    template: System = field(compare=False)
-    start: ase.Atoms = field(compare=False)
-
-
-@lru_cache(maxsize=4)
-def _kept(run: _Run) -> Motion:
-    return Motion(run.settings, run.template, run.start)
+_kept: dict[tuple, Motion] = {}
 
 
 def motion_of(settings: Settings, template: System, start: ase.Atoms) -> Motion:
     """The functions of a run; those of the last runs are kept, so that one that goes on compiles nothing again."""
     arrays = [*map(np.asarray, jax.tree.leaves(template)), start.positions, start.get_masses()]
-    contents = tuple(part for x in arrays for part in (str((x.dtype, x.shape)).encode(), x.tobytes()))
-    contents += (str(jax.tree.structure(template)).encode(),)
-    return _kept(_Run(dataclasses.replace(settings, steps=Settings().steps), contents, template, start))
+    contents = tuple((x.dtype.str, x.shape, x.tobytes()) for x in arrays)
+    # the number of steps is an argument of what is compiled
+    key = (dataclasses.replace(settings, steps=Settings.steps), jax.tree.structure(template), contents)
+    motion = _kept.pop(key, None) or Motion(settings, template, start)
+    _kept[key] = motion
+    while len(_kept) > MAX_KEPT:
+        del _kept[next(iter(_kept))]
+    return motion
