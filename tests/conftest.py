@@ -30,7 +30,7 @@ jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 # While the import hook of jaxtyping runs a module of lesjax, Python compiles all that this imports from its source:
-# ten seconds for each worker. Imported before, it comes from the caches.
+# four seconds for each worker. Imported before, it comes from the caches.
 for package in ("ase.io", "beartype", "flax.linen", "jax_md", "optax", "rich.progress"):
     importlib.import_module(package)
 
