@@ -154,9 +154,14 @@ def name_of(config: type) -> str:
     raise ValueError(f"{config.__name__} belongs to no registered short-range model: see `lesjax.models.register`.")
 
 
+def module_of(config: ShortRangeConfig) -> type[nn.Module]:
+    """Return the class of the Flax module of a configuration."""
+    return find(name_of(type(config))).module
+
+
 def make_module(config: ShortRangeConfig, name: str | None = None) -> Any:
     """Make the Flax module of a configuration."""
-    return find(name_of(type(config))).module(config, name=name)  # pyright: ignore[reportCallIssue]
+    return module_of(config)(config, name=name)  # pyright: ignore[reportCallIssue]
 
 
 def species_index(elements: tuple[int, ...]) -> Int[np.ndarray, " z"]:

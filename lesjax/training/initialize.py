@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential
-from lesjax.models.short_range import ShortRangeConfig, find, make_module, name_of
+from lesjax.models.short_range import ShortRangeConfig, make_module, module_of
 from lesjax.models.sign import PAULING
 from lesjax.system import System
 from lesjax.training.config import TrainingSection
@@ -38,7 +38,7 @@ def scaled_potential(config: ModelConfig, seed: int, dataset: Dataset, feature_s
     subtrees = [("energy", params.get("short_range", {}))]  # a model may have no parameters
     if config.long_range is not None and config.long_range.separate_features:
         subtrees.append(("charges", params["charges"].get("short_range", {})))
-    feature_scale = feature_scale or getattr(find(name_of(type(config.short_range))).module, "feature_scale", "each")
+    feature_scale = feature_scale or getattr(module_of(config.short_range), "feature_scale", "each")
     for name, subtree in subtrees if feature_scale != "none" else []:
         sizes = _root_mean_squares(config.short_range, subtree, dataset)
         if feature_scale == "all":

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from lesjax.models.config import ModelConfig
 from lesjax.models.potential import Potential, Solved
 from lesjax.models.prediction import Prediction
-from lesjax.models.short_range import find, name_of
+from lesjax.models.short_range import module_of
 from lesjax.training.config import TrainingSection
 from lesjax.training.data import Batch, Part, take
 from lesjax.training.losses import Pair, Sums, batch_loss, compare, sums, whole_loss
@@ -45,7 +45,7 @@ def make_optimizer(rule: UpdateRule, config: ModelConfig) -> optax.GradientTrans
     parts = [optax.clip_by_global_norm(rule.clip)] if rule.clip > 0 else []
     parts.append(optax.scale_by_adam())
     if rule.optimizer == "adamw":
-        exempt = getattr(find(name_of(type(config.short_range))).module, "no_decay", ())
+        exempt = getattr(module_of(config.short_range), "no_decay", ())
         parts.append(optax.add_decayed_weights(rule.weight_decay, mask=partial(_decays, exempt)))
     return optax.chain(*parts, optax.scale(-1.0))
 

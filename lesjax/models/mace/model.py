@@ -65,7 +65,8 @@ class MACE(nn.Module):
         harmonics = spherical_harmonics(-neighbors.vectors / distances[..., None], c.max_ell)
 
         n_elements = len(c.elements)
-        embedding = self.param("embedding", normal, (n_elements, c.channels), n_elements**-0.5, dtype)
+        shape = (n_elements, c.channels)
+        embedding = self.param("embedding", nn.initializers.normal(n_elements**-0.5), shape, dtype)
         features = [matmul(elements, embedding)[None]]
         layers, vectors, tensors = [], None, None
         for i in range(c.num_interactions):
@@ -105,7 +106,7 @@ class MessageLayer(nn.Module):
         orders = tuple(range(c.max_l(self.layer) + 1))
 
         def weights(name: str, *shape: int, scale: float | Float[np.ndarray, "1 p 1"]) -> Array:
-            return self.param(name, normal, shape, scale, dtype)
+            return self.param(name, nn.initializers.normal(scale), shape, dtype)
 
         sources = [
             matmul(x, weights(f"up{l}", channels, channels, scale=channels**-0.5)) for l, x in enumerate(features)
@@ -149,13 +150,6 @@ class MessageLayer(nn.Module):
             total = matmul(total, weights(f"out{l}", channels, channels, scale=channels**-0.5))
             results.append(total if skip is None else total + skip)
         return results
-
-
-def normal(
-    key: Array, shape: tuple[int, ...], scale: float | Float[np.ndarray, "1 p 1"], dtype: jnp.dtype
-) -> Float[Array, "..."]:
-    """Normal random numbers with these standard deviations."""
-    return jax.random.normal(key, shape, dtype) * jnp.asarray(scale, dtype)
 
 
 def radial_functions(
