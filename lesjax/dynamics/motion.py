@@ -32,6 +32,8 @@ from lesjax.units import BAR
 # No atom moves this far in a sensible step, Å
 MAX_MOVE = 0.7
 MAX_KEPT = 4  # runs whose compiled functions are kept
+# what of a system changes from state to state
+OF_A_STATE = ("positions", "cell", "neighbors", "cell_shifts", "neighbor_mask", "pairs")
 
 
 @jax.tree_util.register_dataclass
@@ -197,10 +199,12 @@ _kept: dict[tuple, Motion] = {}
 
 def motion_of(settings: Settings, template: System, start: ase.Atoms) -> Motion:
     """The functions of a run; those of the last runs are kept, so that one that goes on compiles nothing again."""
-    arrays = [*map(np.asarray, jax.tree.leaves(template)), start.positions, start.get_masses()]
+    # the number of steps, positions, cell and neighbours are arguments of what is compiled
+    fixed = {f.name: getattr(template, f.name) for f in dataclasses.fields(System) if f.name not in OF_A_STATE}
+    at_rest = [start.positions] if settings.angular_momentum == "zero" else []  # see `make_integrator`
+    arrays = map(np.asarray, [*fixed.values(), start.get_masses(), *at_rest])
     contents = tuple((x.dtype.str, x.shape, x.tobytes()) for x in arrays)
-    # the number of steps is an argument of what is compiled
-    key = (dataclasses.replace(settings, steps=Settings.steps), jax.tree.structure(template), contents)
+    key = (dataclasses.replace(settings, steps=Settings.steps), template.positions.dtype, contents)
     motion = _kept.pop(key, None) or Motion(settings, template, start)
     _kept[key] = motion
     while len(_kept) > MAX_KEPT:

@@ -1,5 +1,7 @@
 """Models on disk: a folder with JSON and safetensors. Nothing in it is executed when it is loaded."""
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -72,15 +74,26 @@ def replace_folder(path: pathlib.Path, contents: Mapping[str, bytes]) -> None:
             with naming(temporary / name):
                 (temporary / name).write_bytes(content)
             sync(temporary / name)
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(temporary, path)
+        _move(temporary, path, replaced)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         if replaced.exists() and not path.exists():
             os.replace(replaced, path)
         raise
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _move(temporary: pathlib.Path, path: pathlib.Path, replaced: pathlib.Path) -> None:
+    """Move a folder to `path`, and one that is there to `replaced`; of processes that do so at once, the last stays."""
+    while True:
+        shutil.rmtree(replaced, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, replaced)
+        try:
+            return os.replace(temporary, path)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def locate(path: str | os.PathLike) -> pathlib.Path:

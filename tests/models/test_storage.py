@@ -375,6 +375,22 @@ def test_failed_save_keeps_the_old_model(path, potential, monkeypatch, config, d
     assert len(list(path.iterdir())) == 2
 
 
+def test_of_two_saves_at_once_the_last_stays(path, monkeypatch):
+    """Another process puts its model there between the two moves of ours."""
+    new, replace, others = Potential.create(OTHER, seed=7), os.replace, []
+
+    def replacing(source, target):
+        if target == path and not others:
+            others.append(shutil.copytree(source, path))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replacing)
+    new.save(path)
+    assert others == [path]
+    jax.tree.map(np.testing.assert_array_equal, lesjax.load(path).params, new.params)
+    assert sorted(file.name for file in path.parent.iterdir()) == ["model"]
+
+
 def test_model_is_there_at_every_moment_of_training(path, potential, monkeypatch):
     """A model of the same configuration is replaced in one move: no moment to be killed in."""
     moves = []
