@@ -19,9 +19,10 @@ from jaxtyping import Float, PyTree
 from lesjax.models.config import ModelConfig
 from lesjax.models.long_range import LatentCharges, LongRangeConfig
 from lesjax.models.mace import MACEConfig
-from lesjax.models.mace.config import NON_RESIDUAL, RESIDUAL
+from lesjax.models.mace.config import NON_RESIDUAL, RESIDUAL, WITH_DENSITY
 from lesjax.models.mace.contraction import couplings, paths, symmetrize
 from lesjax.models.mace.model import message_paths
+from lesjax.models.mace.repulsion import EXPONENT, PREFACTOR
 from lesjax.models.potential import Potential
 from lesjax.published.family import Converted, Options
 from lesjax.published.torch_file import Record, TorchFile
@@ -37,6 +38,7 @@ _DEFAULTS = {
 _LES_DEFAULTS = {
     "use_atomwise": False, "use_fixed_atomic_charges": False, "use_atomic_alpha": False, "use_epsilon_r_scaling": False,
 }  # fmt: skip
+_REPULSION = {"a_exp": EXPONENT, "a_prefactor": PREFACTOR}
 
 
 def matches(file: TorchFile) -> bool:
@@ -94,7 +96,9 @@ def _says(root: Record, config: ModelConfig) -> Iterable[tuple[str, str]]:
         f"{c.hidden_irreps}, {c.num_interactions} interactions, max_ell {c.max_ell}, correlation {c.correlation}",
     )
     yield "radial network", f"{c.num_radial_basis} {c.radial_type} functions, {'-'.join(map(str, c.radial_MLP))}"
-    yield "first interaction", c.interaction_first
+    yield "interactions", ", then ".join(dict.fromkeys(c.interaction_of(i) for i in range(c.num_interactions)))
+    if c.distance_transform != "None":
+        yield "distance transform", c.distance_transform
     yield "mean number of neighbours", f"{c.avg_num_neighbors:g}"
     yield "scale and shift", f"{config.energy_scale:g} and {_single(root, 'scale_shift.shift', 0.0):g} eV"
     if config.long_range is not None:
@@ -121,17 +125,23 @@ def _short_range_config(root: Record) -> MACEConfig:
         )
     interactions, products = _list(root, "interactions"), _list(root, "products")
     kinds = [module.kind for module in interactions]
-    if kinds[0] not in (RESIDUAL, NON_RESIDUAL) or set(kinds[1:]) - {RESIDUAL}:
-        raise ValueError(f"The file's interactions are {kinds}; only {RESIDUAL} and, first, {NON_RESIDUAL} are read.")
+    if kinds[0] not in (*RESIDUAL, *NON_RESIDUAL) or set(kinds[1:]) - set(RESIDUAL) or len(set(kinds[1:])) > 1:
+        known = ", ".join((*RESIDUAL, *NON_RESIDUAL))
+        raise ValueError(f"The file's interactions are {kinds}; {known} are read, the last two as the first only.")
     radial, envelope = root["radial_embedding.bessel_fn"], root["radial_embedding.cutoff_fn"]
-    if root.get("radial_embedding.distance_transform") is not None:
-        raise ValueError("The file's radial embedding transforms distances, which has no counterpart here.")
+    transform = root.get("radial_embedding.distance_transform")
+    if transform is not None and transform.kind != "AgnesiTransform":
+        raise ValueError(f"The file's radial embedding has a {transform.kind}; only AgnesiTransform is read.")
     if radial.kind not in ("BesselBasis", "GaussianBasis") or envelope.kind != "PolynomialCutoff":
         raise ValueError(f"The file's radial functions are {radial.kind} with {envelope.kind}, which are not read.")
     bessel = radial.kind == "BesselBasis"
     pair_repulsion = root.has("pair_repulsion_fn")
-    if pair_repulsion and _single(root, "scale_shift.scale", 1.0) != 1.0:
-        raise ValueError("The file's pair repulsion is scaled with the energies, which has no counterpart here.")
+    found = [_single(root, f"pair_repulsion_fn.{name}", value) for name, value in _REPULSION.items()]
+    if not np.allclose(found, list(_REPULSION.values()), rtol=1e-6):
+        raise ValueError(
+            f"The file has {found} as the constants of its pair repulsion, {', '.join(_REPULSION)}; only "
+            f"{list(_REPULSION.values())} are read."
+        )
     correlations = {c["correlation"] for p in products for c in _list(p, "symmetric_contractions.contractions")}
     neighbors = {float(np.asarray(module["avg_num_neighbors"])) for module in interactions}
     if len(correlations) > 1 or len(neighbors) > 1:
@@ -139,7 +149,7 @@ def _short_range_config(root: Record) -> MACEConfig:
             f"The file's layers differ in `correlation` {correlations} or `avg_num_neighbors` {neighbors}; all layers "
             "share one here."
         )
-    widths = [int(np.shape(layer)[1]) for layer in _radial_network(interactions[0])[:-1]]
+    widths = [int(np.shape(layer)[1]) for layer in _radial_network(interactions[0]["conv_tp_weights"])[:-1]]
     return MACEConfig(
         elements=tuple(int(z) for z in np.asarray(root["atomic_numbers"])),
         cutoff=_single(root, "r_max"),
@@ -150,10 +160,13 @@ def _short_range_config(root: Record) -> MACEConfig:
         radial_type="bessel" if bessel else "gaussian",
         num_radial_basis=int(np.size(radial["bessel_weights" if bessel else "gaussian_weights"])),
         num_polynomial_cutoff=_single(envelope, "p"),
+        distance_transform="None" if transform is None else "Agnesi",
         radial_MLP=tuple(widths),
         avg_num_neighbors=neighbors.pop(),
+        interaction=kinds[-1] if len(kinds) > 1 else RESIDUAL[0],
         interaction_first=kinds[0],
         pair_repulsion=pair_repulsion,
+        pair_repulsion_scale=_single(root, "scale_shift.scale", 1.0) if pair_repulsion else 1.0,
     )
 
 
@@ -182,18 +195,24 @@ def _short_range(root: Record, c: MACEConfig) -> PyTree:
         params["bessel_frequencies"] = np.asarray(radial["bessel_weights"], np.float64)
         # rounded to float32 in the file
         prefactor = float(np.asarray(radial["prefactor"])) / (2.0 / c.cutoff) ** 0.5
+    if c.distance_transform == "Agnesi":
+        transform = root["radial_embedding.distance_transform"]
+        params["agnesi"] = np.array([float(np.asarray(transform[name])) for name in ("q", "p", "a")])
     interactions, products = _list(root, "interactions"), _list(root, "products")
     for i, (interaction, product) in enumerate(zip(interactions, products, strict=True)):
         layer = {f"up{l}": matrix for l, matrix in _linear(interaction["linear_up"]).items()}
         layer |= {f"mix{l}": matrix for l, matrix in _linear(interaction["linear"]).items()}
         # higher orders that a file may have in the last layer are used by nothing
         top = c.max_l(i)
-        top_skipped = c.max_ell if interaction.kind == NON_RESIDUAL else top
+        top_skipped = c.max_ell if interaction.kind in NON_RESIDUAL else top
         layer |= {f"out{l}": matrix for l, matrix in _linear(product["linear"]).items() if l <= top}
         skips = _of_elements(interaction["skip_tp"])
         layer |= {f"skip{l}": matrices for l, matrices in skips.items() if l <= top_skipped}
-        network = _radial_network(interaction)
+        network = _radial_network(interaction["conv_tp_weights"])
         network[0] = network[0] * prefactor
+        if interaction.kind in WITH_DENSITY:
+            (density,) = _radial_network(interaction["density_fn"])
+            layer["density"] = density * prefactor
         max_l = 0 if i == 0 else c.max_l(i - 1)
         network[-1] = network[-1] * np.repeat(_path_weights(interaction["conv_tp"], max_l, c), c.channels)[None, :]
         layer |= {f"radial{k}": matrix for k, matrix in enumerate(network)}
@@ -203,10 +222,10 @@ def _short_range(root: Record, c: MACEConfig) -> PyTree:
     return params
 
 
-def _radial_network(interaction: Record) -> list[np.ndarray]:
+def _radial_network(network: Record) -> list[np.ndarray]:
     """Matrices of the radial network, with the constants of e3nn in them."""
     matrices, gain = [], 1.0
-    layers = interaction["conv_tp_weights"].children()
+    layers = network.children()
     for name, layer in layers.items():
         if not name.startswith("layer"):
             raise ValueError(f"The file's radial network has a part {name!r}, which is not read.")
@@ -223,6 +242,8 @@ def _gain(activation: Any) -> float:
     """The factor of e3nn's normalized silu."""
     if not isinstance(activation, Record) or activation.kind != "normalize2mom" or "silu" not in str(activation["f"]):
         function = activation.get("f") if isinstance(activation, Record) else activation
+        if isinstance(function, Record) and function.kind == "getattr":
+            function = function.args[-1]  # a function of torch by its name
         raise ValueError(f"The file's activation is {function!s}; only silu is read.")
     return float(activation["cst"])
 

@@ -7,11 +7,12 @@ import pytest
 
 from lesjax.models.irreps import spherical_harmonics
 from lesjax.models.mace import MACE
-from lesjax.models.mace.model import radial_functions, sum_messages
+from lesjax.models.mace.model import sum_messages
+from lesjax.models.mace.radial import radial_functions
 from lesjax.neighbors import Dense
 from lesjax.published import mace
 from lesjax.published.conversion import convert_with_report
-from lesjax.published.torch_file import read
+from lesjax.published.torch_file import Record, read
 from lesjax.system import System
 from lesjax.units import COULOMB
 
@@ -155,6 +156,60 @@ def test_report(shared_path):
 def test_refused(shared_path, name, value, message):
     root = read(shared_path("checkpoints/mace_dipep_r4_l0.model")).root
     root.state[name] = value
+    with pytest.raises(ValueError, match=message):
+        mace.convert_model(root)
+
+
+def network(weight):
+    """A radial network of e3nn with one matrix."""
+    layer = Record("e3nn.nn._fc._Layer", (), {"_parameters": {"weight": weight}})
+    return Record("e3nn.nn._fc.FullyConnectedNet", (), {"_modules": {"layer0": layer}})
+
+
+def test_density_transform_and_scaled_repulsion(shared_path):
+    """Parts that the published files do not have; benchmarks/mace_variants.py has whole models with them."""
+    root = read(shared_path("checkpoints/mace_synthetic_L1.model")).root
+    constants = {"q": np.array(0.9), "p": np.array(4.5), "a": np.array(1.1)}
+    transform = Record("mace.modules.radial.AgnesiTransform", (), {"_buffers": constants})
+    root["radial_embedding"].state["_modules"]["distance_transform"] = transform
+    root.state["_modules"]["pair_repulsion_fn"] = Record("mace.modules.radial.ZBLBasis", (), {})
+    root["scale_shift"].state["_buffers"]["scale"] = np.array(0.7)
+    weights = np.arange(8.0).reshape(8, 1)
+    kinds = ("RealAgnosticDensityInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
+    for layer, kind in zip(root["interactions"].children().values(), kinds, strict=True):
+        layer.name = f"mace.modules.blocks.{kind}"
+        layer.state["_modules"]["density_fn"] = network(weights)
+    potential = mace.convert_model(root)
+    c, params = potential.config.short_range, potential.params["short_range"]
+    assert (c.interaction_first, c.interaction, c.distance_transform) == (*kinds, "Agnesi")
+    assert (c.pair_repulsion, c.pair_repulsion_scale) == (True, 0.7)
+    np.testing.assert_allclose(params["agnesi"], [0.9, 4.5, 1.1], rtol=1e-6)
+    for i in range(2):
+        np.testing.assert_allclose(params[f"layer{i}"]["density"], weights / 8.0**0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"transform": "SoftTransform"}, "has a SoftTransform; only AgnesiTransform is read"),
+        ({"later": "RealAgnosticAttResidualInteractionBlock"}, "are read, the last two as the first only"),
+        ({"exponent": 0.31}, "the constants of its pair repulsion"),
+        ({"activation": "tanh"}, "activation is tanh; only silu is read"),
+    ],
+)
+def test_parts_that_are_refused(shared_path, change, message):
+    root = read(shared_path("checkpoints/mace_dipep_r4_l0.model")).root
+    modules = root["radial_embedding"].state["_modules"]
+    if "transform" in change:
+        modules["distance_transform"] = Record(f"mace.modules.radial.{change['transform']}", (), {})
+    if "later" in change:
+        root["interactions"].children()["1"].name = f"mace.modules.blocks.{change['later']}"
+    if "exponent" in change:
+        buffers = {"_buffers": {"a_exp": np.array(change["exponent"])}}
+        root.state["_modules"]["pair_repulsion_fn"] = Record("mace.modules.radial.ZBLBasis", (), buffers)
+    if "activation" in change:
+        readout = root["readouts"].children()["1"]
+        readout["non_linearity.acts.0"].state["f"] = Record("builtins.getattr", (None, change["activation"]))
     with pytest.raises(ValueError, match=message):
         mace.convert_model(root)
 

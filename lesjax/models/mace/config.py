@@ -7,8 +7,9 @@ from lesjax.validate import check, elements, flag, one_of, optional, positive, w
 
 
 MAX_CHANNELS, MAX_L = 1024, 4
-RESIDUAL = "RealAgnosticResidualInteractionBlock"
-NON_RESIDUAL = "RealAgnosticInteractionBlock"
+RESIDUAL = ("RealAgnosticResidualInteractionBlock", "RealAgnosticDensityResidualInteractionBlock")
+NON_RESIDUAL = ("RealAgnosticInteractionBlock", "RealAgnosticDensityInteractionBlock")
+WITH_DENSITY = (RESIDUAL[1], NON_RESIDUAL[1])
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,16 @@ class MACEConfig:
         num_radial_basis: number of radial functions (`num_bessel`).
         trainable_bessel: whether the frequencies of the Bessel functions are learned.
         num_polynomial_cutoff: exponent of the polynomial envelope.
+        distance_transform: "None", or "Agnesi": the radial functions are of a distance that is stretched where atoms
+            bond, by their covalent radii.
         radial_MLP: widths of the hidden layers of the radial network.
         avg_num_neighbors: divisor of the sums over neighbours; the mean of the training set if left out.
-        interaction_first: "RealAgnosticResidualInteractionBlock", or without the residual connection of the first layer
-            "RealAgnosticInteractionBlock". Later layers have one.
+        interaction: "RealAgnosticResidualInteractionBlock", or "RealAgnosticDensityResidualInteractionBlock", which
+            divides the sums over neighbours by one and a learned density of them in place of `avg_num_neighbors`.
+        interaction_first: that of the first layer; also without its residual connection, as
+            "RealAgnosticInteractionBlock" or "RealAgnosticDensityInteractionBlock".
         pair_repulsion: add the repulsion of Ziegler, Biersack and Littmark at short distances.
+        pair_repulsion_scale: factor on it; models of mace-torch with a scale of the energies multiply it with that.
     """
 
     elements: tuple[int, ...] = ()
@@ -44,18 +50,22 @@ class MACEConfig:
     num_radial_basis: int = 8
     trainable_bessel: bool = False
     num_polynomial_cutoff: float = 5.0
+    distance_transform: str = "None"
     radial_MLP: tuple[int, ...] = (64, 64, 64)
     avg_num_neighbors: float | None = None
-    interaction_first: str = RESIDUAL
+    interaction: str = RESIDUAL[0]
+    interaction_first: str = RESIDUAL[0]
     pair_repulsion: bool = False
+    pair_repulsion_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check(
             self, elements=elements, cutoff=positive, num_interactions=whole(1, 8), max_ell=whole(0, MAX_L),
             correlation=whole(1, 4), radial_type=one_of("bessel", "gaussian"), num_radial_basis=whole(2, 64),
             trainable_bessel=flag, num_polynomial_cutoff=positive, radial_MLP=widths,
-            avg_num_neighbors=optional(positive), interaction_first=one_of(RESIDUAL, NON_RESIDUAL),
-            pair_repulsion=flag,
+            distance_transform=one_of("None", "Agnesi"), avg_num_neighbors=optional(positive),
+            interaction=one_of(*RESIDUAL), interaction_first=one_of(*RESIDUAL, *NON_RESIDUAL),
+            pair_repulsion=flag, pair_repulsion_scale=positive,
         )  # fmt: skip
         channels, max_l = parse_irreps(self.hidden_irreps)
         if max_l > self.max_ell:
@@ -70,6 +80,10 @@ class MACEConfig:
     def channels(self) -> int:
         """Number of channels of each order."""
         return parse_irreps(self.hidden_irreps)[0]
+
+    def interaction_of(self, layer: int) -> str:
+        """Kind of the interaction of a layer."""
+        return self.interaction if layer else self.interaction_first
 
     def max_l(self, layer: int) -> int:
         """Largest order of the features that a layer gives."""

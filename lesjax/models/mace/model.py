@@ -27,8 +27,9 @@ from jaxtyping import Array, Float
 
 from lesjax.models import basis
 from lesjax.models.irreps import coupling, element_matrices, spherical_harmonics, symmetric_tensors
-from lesjax.models.mace.config import NON_RESIDUAL, MACEConfig
+from lesjax.models.mace.config import NON_RESIDUAL, WITH_DENSITY, MACEConfig
 from lesjax.models.mace.contraction import n_paths, start_sizes, symmetric_products
+from lesjax.models.mace.radial import AGNESI, agnesi, bond_lengths, learned_density, radial_functions
 from lesjax.models.mace.repulsion import nuclear_repulsion
 from lesjax.models.short_range import Features, species_index
 from lesjax.neighbors import Dense
@@ -44,7 +45,7 @@ class MACE(nn.Module):
     """Invariants of each layer; vectors and tensors of the last layer that has them."""
 
     config: MACEConfig
-    no_decay: ClassVar[tuple[str, ...]] = ("bessel_frequencies",)
+    no_decay: ClassVar[tuple[str, ...]] = ("bessel_frequencies", "agnesi")
     feature_scale: ClassVar[str] = "none"
 
     @nn.compact
@@ -61,7 +62,11 @@ class MACE(nn.Module):
             frequencies = self.param("bessel_frequencies", basis.first_frequencies, shape, dtype)
             if not c.trainable_bessel:
                 frequencies = jax.lax.stop_gradient(frequencies)
-        radial = radial_functions(neighbors.of_pairs(distances), frequencies, c)
+        lengths, transformed = neighbors.of_pairs(distances), None
+        if c.distance_transform == "Agnesi":
+            constants = jax.lax.stop_gradient(self.param("agnesi", lambda _: jnp.asarray(AGNESI, dtype)))
+            transformed = agnesi(lengths / bond_lengths(system.atomic_numbers, neighbors, dtype), constants)
+        radial = radial_functions(lengths, frequencies, c, transformed)
         harmonics = spherical_harmonics(-neighbors.vectors / distances[..., None], c.max_ell)
 
         n_elements = len(c.elements)
@@ -79,7 +84,7 @@ class MACE(nn.Module):
                 tensors = symmetric_tensors(features[2].swapaxes(0, 1))
         energy = None
         if c.pair_repulsion:
-            energy = nuclear_repulsion(
+            energy = c.pair_repulsion_scale * nuclear_repulsion(
                 jnp.asarray(system.atomic_numbers), neighbors, distances, float(c.num_polynomial_cutoff)
             )
         return Features(tuple(layers), vectors, tensors, energy)
@@ -120,7 +125,13 @@ class MessageLayer(nn.Module):
         # path by path, so that an array of all their filters for all neighbours is never made
         filters = [neighbors.of_both(matmul(hidden, w)) for w in jax.lax.split(last, [channels] * len(steps), axis=1)]
         sums = sum_messages(sources, filters, harmonics, neighbors, c.max_ell)
-        divisor = 1.0 if c.avg_num_neighbors is None else c.avg_num_neighbors
+        kind = c.interaction_of(self.layer)
+        divisor: float | Array = 1.0 if c.avg_num_neighbors is None else c.avg_num_neighbors
+        if kind in WITH_DENSITY:
+            n_basis = c.num_radial_basis
+            divisor = (
+                1.0 + learned_density(radial, weights("density", n_basis, 1, scale=n_basis**-0.5), neighbors)[None]
+            )
         messages = []
         for l, x in enumerate(sums):
             n_inputs = x.shape[2]
@@ -128,7 +139,7 @@ class MessageLayer(nn.Module):
 
         skip_scale, square = (n_elements * channels) ** -0.5, (n_elements, channels, channels)
         skips: list[Array | None] = [None] * len(orders)
-        if self.layer == 0 and c.interaction_first == NON_RESIDUAL:
+        if kind in NON_RESIDUAL:
             messages = [
                 element_matrices(x, weights(f"skip{l}", *square, scale=skip_scale), elements[None])
                 for l, x in enumerate(messages)
@@ -150,18 +161,6 @@ class MessageLayer(nn.Module):
             total = matmul(total, weights(f"out{l}", channels, channels, scale=channels**-0.5))
             results.append(total if skip is None else total + skip)
         return results
-
-
-def radial_functions(
-    distances: Float[Array, "*e"], frequencies: Float[Array, " b"] | None, c: MACEConfig
-) -> Float[Array, "*e b"]:
-    """Bessel functions of these frequencies, or Gaussians without any, times the envelope."""
-    envelope = basis.polynomial_cutoff(distances, c.cutoff, float(c.num_polynomial_cutoff))[..., None]
-    if frequencies is not None:
-        return basis.bessel_functions(distances, frequencies, c.cutoff) * envelope
-    centers = jnp.asarray(np.linspace(0.0, c.cutoff, c.num_radial_basis), distances.dtype)
-    x = (distances[..., None] - centers.reshape((1,) * distances.ndim + (-1,))) * ((c.num_radial_basis - 1) / c.cutoff)
-    return jnp.exp(-0.5 * x**2) * envelope
 
 
 def message_paths(max_l: int, max_ell: int) -> list[tuple[int, int, int]]:

@@ -14,7 +14,7 @@ from lesjax.neighbors import Dense
 
 
 SCREENING = ((0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016))
-EXPONENT, LENGTH, COULOMB = 0.300, 0.4543 * 0.529, 14.3996
+EXPONENT, PREFACTOR, BOHR, COULOMB = 0.300, 0.4543, 0.529, 14.3996
 
 
 def nuclear_repulsion(
@@ -36,7 +36,7 @@ def nuclear_repulsion(
     of_atom = jnp.stack([charge, charge**EXPONENT, radius], axis=1)
     of_neighbor = neighbors.gather(of_atom)
     z, power, reach = jnp.moveaxis(of_neighbor, 2, 0)
-    length = LENGTH / (jnp.where(neighbors.mask, power + of_atom[:, None, 1], 1.0))
+    length = PREFACTOR * BOHR / (jnp.where(neighbors.mask, power + of_atom[:, None, 1], 1.0))
     screening = sum(c * jnp.exp(-b * distances / length) for c, b in SCREENING)
     reach = jnp.where(neighbors.mask, reach + of_atom[:, None, 2], 1.0)
     pairs = COULOMB * z * of_atom[:, None, 0] / distances * screening * polynomial_cutoff(distances / reach, 1.0, p)

@@ -27,7 +27,12 @@ def test_irreps_that_are_refused(text):
     [
         ({"hidden_irreps": "8x0e+8x1o", "max_ell": 0}, "has order 1, more than `max_ell` = 0: raise that"),
         ({"hidden_irreps": "9999x0e"}, "at most 1024 channels"),
-        ({"interaction_first": "residual"}, "`interaction_first` must be 'RealAgnosticResidualInteractionBlock' or"),
+        ({"interaction_first": "residual"}, "`interaction_first` must be 'RealAgnosticResidualInteractionBlock', 'R"),
+        (
+            {"interaction": "RealAgnosticInteractionBlock"},
+            "`interaction` must be 'RealAgnosticResidualInteractionBlock' o",
+        ),
+        ({"distance_transform": "Soft"}, "`distance_transform` must be 'None' or 'Agnesi'"),
         ({"radial_type": "chebyshev"}, "`radial_type` must be 'bessel' or 'gaussian'"),
         ({"correlation": 5}, "`correlation` must lie from 1 to 4"),
         ({"avg_num_neighbors": 0.0}, "`avg_num_neighbors` must be positive"),

@@ -11,7 +11,7 @@ from ase.data import covalent_radii
 import toy
 from lesjax.models import LatentCharges, LongRangeConfig, ModelConfig, Potential
 from lesjax.models.mace import MACE, MACEConfig
-from lesjax.models.mace.config import NON_RESIDUAL
+from lesjax.models.mace.config import NON_RESIDUAL, RESIDUAL
 from lesjax.system import System
 
 
@@ -19,10 +19,14 @@ X64 = jax.config.jax_enable_x64
 CUTOFF, ATOL = 4.6, 1e-11 if X64 else 2e-5
 
 MODELS = {
-    "scalars": {"hidden_irreps": "5x0e", "max_ell": 3, "interaction_first": NON_RESIDUAL, "radial_type": "gaussian"},
+    "scalars": {"hidden_irreps": "5x0e", "max_ell": 3, "interaction_first": NON_RESIDUAL[0], "radial_type": "gaussian"},
     "vectors": {"hidden_irreps": "4x0e+4x1o", "max_ell": 2, "num_interactions": 3, "correlation": 2},
+    "densities": {
+        "hidden_irreps": "4x0e+4x1o", "max_ell": 2, "interaction_first": NON_RESIDUAL[1], "interaction": RESIDUAL[1],
+        "distance_transform": "Agnesi",
+    },
     "tensors": {"hidden_irreps": "3x0e+3x1o+3x2e", "max_ell": 2, "pair_repulsion": True},
-}
+}  # fmt: skip
 
 
 def make_config(**options):
@@ -111,7 +115,10 @@ def test_forces_and_stress_are_derivatives():
     if not X64:
         pytest.skip("needs JAX_ENABLE_X64=1")
     charges = LatentCharges(dipoles=True, quadrupoles=True, hidden=(3,))
-    options = {"hidden_irreps": "2x0e+2x1o+2x2e", "max_ell": 2, "correlation": 2, "pair_repulsion": True}
+    options = {
+        "hidden_irreps": "2x0e+2x1o+2x2e", "max_ell": 2, "correlation": 2, "pair_repulsion": True,
+        "interaction": RESIDUAL[1], "distance_transform": "Agnesi",
+    }  # fmt: skip
     config = ModelConfig(make_config(**options), LongRangeConfig(charges, k_cutoff=2.0), hidden=(4,))
     potential = toy.moved_potential(config)
     frame = toy.make_frame(np.random.default_rng(1))
@@ -154,6 +161,31 @@ def test_repulsion_of_two_atoms():
         envelope = 1.0 - 21.0 * x**5 + 35.0 * x**6 - 15.0 * x**7 if x < 1.0 else 0.0
         expected = 0.5 * 14.3996 * 11 * 17 / r * sum(c * np.exp(-b * r / a) for c, b in terms) * envelope
         np.testing.assert_allclose(energies, [expected] * 2, rtol=1e-10 if X64 else 1e-5, atol=1e-12)
+
+
+def test_density_and_transformed_distances():
+    """The layer of two atoms with one radial function, written out."""
+    options = {"num_radial_basis": 2, "radial_MLP": (), "distance_transform": "Agnesi", "correlation": 1}
+    config = MACEConfig(
+        (11, 17), CUTOFF, "1x0e", num_interactions=1, max_ell=0, interaction_first=NON_RESIDUAL[1], **options
+    )
+    r = 2.3
+    system = jax.device_put(System.from_ase(ase.Atoms("NaCl", [[0.0, 0.0, 0.0], [0.0, r, 0.0]]), cutoff=CUTOFF))
+    params = MACE(config).init(jax.random.key(0), system)
+    found = MACE(config).apply(params, system).layers[0][:, 0]
+
+    weights = jax.tree.map(lambda x: np.asarray(x, float), params["params"])
+    layer, x = weights["layer0"], r / (0.5 * (covalent_radii[11] + covalent_radii[17]))
+    transformed = 1.0 / (1.0 + 1.0805 * x**0.9183 / (1.0 + x ** (0.9183 - 4.5791)))
+    y = r / CUTOFF
+    envelope = 1.0 - 21.0 * y**5 + 35.0 * y**6 - 15.0 * y**7
+    waves = np.sin(np.array([1, 2]) * np.pi * transformed / CUTOFF)
+    radial = (2.0 / CUTOFF) ** 0.5 * waves / transformed * envelope
+    density = np.tanh((radial @ layer["density"]) ** 2)[0]
+    assert density > 1e-3
+    sums = weights["embedding"][::-1, 0] * layer["up0"] * (radial @ layer["radial0"]) * layer["mix0"] / (1.0 + density)
+    expected = sums[0] * layer["skip0"][:, 0, 0] * layer["product0"][:, 0, 0] * layer["out0"][0, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-11 if X64 else 1e-4)
 
 
 def test_parameters_start_of_the_order_of_one():
