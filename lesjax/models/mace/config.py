@@ -28,8 +28,8 @@ class MACEConfig:
         num_radial_basis: number of radial functions (`num_bessel`).
         trainable_bessel: whether the frequencies of the Bessel functions are learned.
         num_polynomial_cutoff: exponent of the polynomial envelope.
-        distance_transform: "None", or "Agnesi": the radial functions are of a distance that is stretched where atoms
-            bond, by their covalent radii.
+        distance_transform: "None", or "Agnesi": the radial functions are of a number that falls from one to zero, fast
+            where two atoms bond by their covalent radii.
         radial_MLP: widths of the hidden layers of the radial network.
         avg_num_neighbors: divisor of the sums over neighbours; the mean of the training set if left out.
         interaction: "RealAgnosticResidualInteractionBlock", or "RealAgnosticDensityResidualInteractionBlock", which

@@ -5,7 +5,8 @@ Features h^l of an atom have the components m of order l and channels c. A layer
     A_i^{l3} = 1/n̄ Σ_paths W^{l3}_path Σ_j R_path(r_ij) C^{l1 l2 l3} h_j^{l1} Y_{l2}(r_ij)
 
 with the couplings C of the paths (l1, l2, l3) with l1 + l2 + l3 even, the radial network R with a number for each path
-and channel, and one matrix over paths and channels for each order. From A follow the symmetric products of up to
+and channel, and one matrix over paths and channels for each order. The divisor n̄ is the mean number of neighbours, or
+with a density 1 + Σ_j tanh[(w · B(r_ij))²], with the radial functions B. From A follow the symmetric products of up to
 `correlation` factors, `lesjax.models.mace.contraction`, with weights of the element of atom i, and
 
     h_i^l ← W^l Σ_path w_path(z_i) products_path^l + W^l(z_i) h_i^l
@@ -128,10 +129,8 @@ class MessageLayer(nn.Module):
         kind = c.interaction_of(self.layer)
         divisor: float | Array = 1.0 if c.avg_num_neighbors is None else c.avg_num_neighbors
         if kind in WITH_DENSITY:
-            n_basis = c.num_radial_basis
-            divisor = (
-                1.0 + learned_density(radial, weights("density", n_basis, 1, scale=n_basis**-0.5), neighbors)[None]
-            )
+            of_density = weights("density", c.num_radial_basis, 1, scale=c.num_radial_basis**-0.5)
+            divisor = 1.0 + learned_density(radial, of_density, neighbors)[None]
         messages = []
         for l, x in enumerate(sums):
             n_inputs = x.shape[2]
