@@ -43,38 +43,40 @@ def errors(path: pathlib.Path) -> dict[str, float]:
     return dict(found)
 
 
+def make_models(python: str, folder: pathlib.Path, first: int, last: int) -> None:
+    """Write the models of these seeds, in a process with mace-torch."""
+    # e3nn 0.4 reads its constants with pickle
+    environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    subprocess.run([python, MODELS, folder, str(first), str(last)], check=True, env=environment)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True, help="Python of an environment with mace-torch")
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 39), metavar=("FIRST", "LAST"))
-    parser.add_argument("--work", type=pathlib.Path, default=None, help="folder of models that are there already")
     parser.add_argument("--json", default=None)
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    folder = arguments.work or pathlib.Path(tempfile.mkdtemp())
-    folder.mkdir(parents=True, exist_ok=True)
     first, last = arguments.seeds
-    if not (folder / f"{last}.json").exists():
-        # e3nn 0.4 reads its constants with pickle
-        environment = {**os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
-        command = [arguments.python, MODELS, folder, str(first), str(last)]
-        subprocess.run(command, check=True, env=environment)
     largest: dict[str, dict[str, float]] = {}
     refused: collections.Counter[str] = collections.Counter()
     options: collections.Counter[str] = collections.Counter()
-    for seed in range(first, last + 1):
-        path = folder / f"{seed}.model"
-        chosen = json.loads(path.with_suffix(".json").read_text())
-        try:
-            found = errors(path)
-        except ValueError as error:
-            refused[re.sub(r"^'.*?': ", "", str(error))] += 1
-            continue
-        print(seed, found, flush=True)
-        options.update(f"{name} {chosen[name]}" for name in chosen if name not in ("avg_num_neighbors",))
-        of_dtype = largest.setdefault(chosen["dtype"], {})
-        for name, value in found.items():
-            of_dtype[name] = max(of_dtype.get(name, 0.0), value)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        make_models(arguments.python, folder, first, last)
+        for seed in range(first, last + 1):
+            path = folder / f"{seed}.model"
+            chosen = json.loads(path.with_suffix(".json").read_text())
+            try:
+                found = errors(path)
+            except ValueError as error:
+                refused[re.sub(r"^'.*?': ", "", str(error))] += 1
+                continue
+            print(seed, found, flush=True)
+            options.update(f"{key} {value}" for key, value in chosen.items() if key != "avg_num_neighbors")
+            of_dtype = largest.setdefault(chosen["dtype"], {})
+            for key, value in found.items():
+                of_dtype[key] = max(of_dtype.get(key, 0.0), value)
     result = {
         "models": last - first + 1,
         "read": last - first + 1 - refused.total(),

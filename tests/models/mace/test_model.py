@@ -164,7 +164,7 @@ def test_repulsion_of_two_atoms():
 
 
 def test_density_and_transformed_distances():
-    """The layer of two atoms with one radial function, written out."""
+    """The layer of two atoms with two radial functions, written out."""
     options = {"num_radial_basis": 2, "radial_MLP": (), "distance_transform": "Agnesi", "correlation": 1}
     config = MACEConfig(
         (11, 17), CUTOFF, "1x0e", num_interactions=1, max_ell=0, interaction_first=NON_RESIDUAL[1], **options
